@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Link: one connection of this client to the server of its host, and what it gave: the server's
+// identity and the slabs that are mapped here. When the connection is lost the Link is dead for
+// ever; the next call makes a new one.
+//
+// Thread safety: the client's loop, except the bytes of mappings.
+// Ownership: shared, because writers and readers keep the mappings they use alive after a
+// reconnect.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/fields.h"
+#include "common/loop.h"
+#include "common/status_macros.h"
+#include "transport/host.h"
+#include "transport/local/messages.h"
+#include "transport/session.h"
+
+namespace gemel {
+
+// How much longer than a held call's wait_ms its reply may take.
+constexpr Duration kCallGrace = 10s;
+// The longest a call is held by the server before it answers "still waiting".
+constexpr uint32_t kHoldMs = 1000;
+
+class Link : public std::enable_shared_from_this<Link> {
+ public:
+  // Connects and says hello. Unavailable naming the address when no server listens there;
+  // FailedPrecondition naming both versions for another protocol version.
+  static Task<absl::StatusOr<std::shared_ptr<Link>>> Connect(Loop* loop, Net* net, Host* host,
+                                                             std::string address,
+                                                             TimePoint deadline);
+  ~Link();
+
+  bool open() const { return session_->open(); }
+
+  const ClientHelloReply& server() const { return server_; }
+
+  Loop* loop() const { return loop_; }
+
+  void Close();
+
+  // One request of `type`. A reply's handles go into the slab cache by way of `pieces`.
+  template <typename ReplyMessage, typename RequestMessage>
+  Task<absl::StatusOr<std::pair<ReplyMessage, Handles>>> Call(FrameType type,
+                                                              RequestMessage message,
+                                                              TimePoint deadline) {
+    Request request;
+    request.type = type;
+    request.body = EncodeMessage(message);
+    absl::StatusOr<Reply> reply =
+        co_await session_->Call(std::move(request), MutableByteSpan(), deadline);
+    if (!reply.ok()) {
+      co_return Explain(reply.status());
+    }
+    if (!reply->status.ok()) {
+      co_return reply->status;
+    }
+    absl::StatusOr<ReplyMessage> decoded = DecodeMessage<ReplyMessage>(reply->body);
+    if (!decoded.ok()) {
+      co_return decoded.status();
+    }
+    co_return std::make_pair(std::move(*decoded), std::move(reply->handles));
+  }
+
+  // Maps the slabs of `pieces` that are not mapped yet, gives all of them `access`; their places in
+  // order.
+  absl::StatusOr<std::vector<MutableByteSpan>> Place(const std::vector<SlabPiece>& pieces,
+                                                     const Handles& handles, Access access);
+  // Drops the writable mappings of these slabs: one system call a slab (amendment 6).
+  absl::Status MakeReadOnly(const std::vector<SlabPiece>& pieces);
+
+ private:
+  Link(Loop* loop, Host* host, std::string address)
+      : loop_(loop), host_(host), address_(std::move(address)) {}
+
+  absl::Status Explain(const absl::Status& status) const;
+  absl::StatusOr<Mapping*> Find(const SlabPiece& piece, const Handles& handles, size_t* next_handle,
+                                Access access);
+
+  Loop* const loop_;
+  Host* const host_;
+  const std::string address_;
+  std::shared_ptr<Session> session_;
+  ClientHelloReply server_;
+  std::map<uint32_t, std::unique_ptr<Mapping>> slabs_;
+  std::vector<std::unique_ptr<Mapping>> replaced_;  // still read by restores in progress
+};
+
+}  // namespace gemel

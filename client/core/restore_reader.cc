@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "client/core/restore_reader.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/errors.h"
+#include "common/xxh3.h"
+
+namespace gemel {
+namespace {
+
+constexpr uint32_t kFetchChunksMax = 16;  // chunks asked for in one call
+constexpr size_t kFetchWindow = 4;        // such calls in flight
+
+}  // namespace
+
+RestoreReader::RestoreReader(std::shared_ptr<Link> link, BeginRestoreDone begun, TimePoint deadline)
+    : link_(std::move(link)),
+      begun_(std::move(begun)),
+      deadline_(deadline),
+      window_(link_->loop(), kFetchWindow) {
+  for (const RestoreShard& shard : begun_.shards) {
+    chunks_.emplace_back(ChunkCount(shard.bytes));
+  }
+}
+
+Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> RestoreReader::Begin(ClientCore* core,
+                                                                          RestoreOptions options) {
+  GEMEL_CO_ASSIGN_OR_RETURN(EpochToken token, core->TokenOf(options.job));
+  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Link> link, co_await core->Connected(options.deadline));
+  BeginRestore message;
+  message.job = options.job;
+  message.epoch = options.epoch;
+  message.token = token;
+  message.rank = options.rank;
+  message.world_size = options.world_size;
+  while (true) {
+    message.wait_ms = HoldFor(link->loop(), options.deadline);
+    const TimePoint reply_by =
+        Add(link->loop()->Now(), std::chrono::milliseconds(message.wait_ms) + kCallGrace);
+    auto reply = co_await link->Call<BeginRestoreDone>(FrameType::kBeginRestore, message, reply_by);
+    if (!reply.ok()) {
+      co_return reply.status();
+    }
+    BeginRestoreDone& begun = reply->first;
+    if (begun.decision == RestoreDecision::kNeverCommitted) {
+      co_return std::shared_ptr<RestoreReader>();
+    }
+    if (begun.decision == RestoreDecision::kChosen) {
+      co_return std::shared_ptr<RestoreReader>(
+          new RestoreReader(link, std::move(begun), options.deadline));
+    }
+    if (options.progress) {
+      options.progress(begun.progress);
+    }
+    if (link->loop()->Now() >= options.deadline) {
+      co_return error::DeadlineExceeded("restoring job {} still waits: {}", options.job,
+                                        begun.progress);
+    }
+  }
+}
+
+absl::Status RestoreReader::CheckRange(uint32_t shard, uint64_t offset, uint64_t bytes) const {
+  if (shard >= begun_.shards.size()) {
+    return error::InvalidArgument("shard {} of {}: it has {} shards", shard,
+                                  begun_.snapshot.ToString(), begun_.shards.size());
+  }
+  const uint64_t shard_bytes = begun_.shards[shard].bytes;
+  if (offset > shard_bytes || bytes > shard_bytes - offset) {
+    return error::InvalidArgument("bytes [{}, +{}) lie outside shard {} of {} bytes", offset, bytes,
+                                  shard, shard_bytes);
+  }
+  return absl::OkStatus();
+}
+
+Task<absl::Status> RestoreReader::Ensure(uint32_t shard, uint64_t offset, uint64_t bytes) {
+  GEMEL_CO_RETURN_IF_ERROR(CheckRange(shard, offset, bytes));
+  if (bytes == 0) {
+    co_return absl::OkStatus();
+  }
+  const auto end = static_cast<uint32_t>(ChunkCount(offset + bytes));
+  std::vector<Task<absl::Status>> fetches;
+  for (auto chunk = static_cast<uint32_t>(offset / kChunkBytes); chunk < end;) {
+    if (chunks_[shard][chunk].here) {
+      ++chunk;
+      continue;
+    }
+    uint32_t count = 1;
+    while (count < kFetchChunksMax && chunk + count < end && !chunks_[shard][chunk + count].here) {
+      ++count;
+    }
+    fetches.push_back(FetchRange(shared_from_this(), shard, chunk, count));
+    chunk += count;
+  }
+  std::vector<absl::Status> statuses = co_await Gather(link_->loop(), std::move(fetches));
+  co_return FirstError(statuses);
+}
+
+Task<absl::Status> RestoreReader::FetchRange(std::shared_ptr<RestoreReader> self, uint32_t shard,
+                                             uint32_t first_chunk, uint32_t count) {
+  const bool acquired = co_await window_.Acquire(1, deadline_);
+  if (!acquired) {
+    co_return error::DeadlineExceeded("chunk {} of shard {} of {} was not fetched in time",
+                                      first_chunk, shard, begun_.snapshot.ToString());
+  }
+  FetchChunks message;
+  message.restore = begun_.restore;
+  message.shard = shard;
+  message.first_chunk = first_chunk;
+  message.count = count;
+  auto reply = co_await link_->Call<FetchChunksReply>(FrameType::kFetchChunks, message, deadline_);
+  window_.Release(1);
+  if (!reply.ok()) {
+    co_return reply.status();
+  }
+  co_return Install(message, reply->first, reply->second);
+}
+
+absl::Status RestoreReader::Install(const FetchChunks& asked, const FetchChunksReply& reply,
+                                    const Handles& handles) {
+  if (reply.pieces.size() != asked.count || reply.digests.size() != asked.count) {
+    return error::Internal("{} chunks were asked for, {} came", asked.count, reply.pieces.size());
+  }
+  GEMEL_ASSIGN_OR_RETURN(std::vector<MutableByteSpan> places,
+                         link_->Place(reply.pieces, handles, Access::kRead));
+  const uint64_t shard_bytes = begun_.shards[asked.shard].bytes;
+  for (uint32_t i = 0; i < asked.count; ++i) {
+    const uint64_t at = uint64_t{asked.first_chunk + i} * kChunkBytes;
+    if (places[i].size() != std::min(kChunkBytes, shard_bytes - at)) {
+      return error::Internal("chunk {} of shard {} came with {} bytes", asked.first_chunk + i,
+                             asked.shard, places[i].size());
+    }
+    Chunk& chunk = chunks_[asked.shard][asked.first_chunk + i];
+    chunk.bytes = places[i];
+    chunk.digest = reply.digests[i];
+    chunk.here = true;
+  }
+  local_bytes_ += reply.local_bytes;
+  peer_bytes_ += reply.peer_bytes;
+  return absl::OkStatus();
+}
+
+absl::Status RestoreReader::CopyOut(uint32_t shard, uint64_t offset, MutableByteSpan destination) {
+  GEMEL_RETURN_IF_ERROR(CheckRange(shard, offset, destination.size()));
+  while (!destination.empty()) {
+    const auto index = static_cast<uint32_t>(offset / kChunkBytes);
+    Chunk& chunk = chunks_[shard][index];
+    GEMEL_CHECK(chunk.here) << "chunk " << index << " of shard " << shard << " was not ensured";
+    if (!chunk.verified) {
+      const Digest128 found = Xxh3_128(chunk.bytes);
+      if (found != chunk.digest) {
+        return error::DataLoss(
+            "chunk {} of shard {} of {} hashes to {}, not {}: this host's memory changed it", index,
+            shard, begun_.snapshot.ToString(), ToHex(found), ToHex(chunk.digest));
+      }
+      chunk.verified = true;
+    }
+    const size_t at = offset % kChunkBytes;
+    const size_t size = std::min(destination.size(), chunk.bytes.size() - at);
+    std::memcpy(destination.data(), chunk.bytes.data() + at, size);
+    destination = destination.subspan(size);
+    offset += size;
+  }
+  return absl::OkStatus();
+}
+
+Task<absl::Status> RestoreReader::Report(bool verified, std::vector<uint32_t> unreadable,
+                                         std::string why) {
+  ReportRestore message;
+  message.restore = begun_.restore;
+  message.verified = verified;
+  message.unreadable_shards = std::move(unreadable);
+  message.why = std::move(why);
+  const TimePoint reply_by = Add(link_->loop()->Now(), kCallGrace);
+  auto reply =
+      co_await link_->Call<Acknowledged>(FrameType::kReportRestore, std::move(message), reply_by);
+  co_return reply.status();
+}
+
+Task<absl::StatusOr<RestoreEnd>> RestoreReader::AwaitEnd(TimePoint deadline) {
+  while (true) {
+    AwaitRestore message;
+    message.restore = begun_.restore;
+    message.wait_ms = HoldFor(link_->loop(), deadline);
+    const TimePoint reply_by =
+        Add(link_->loop()->Now(), std::chrono::milliseconds(message.wait_ms) + kCallGrace);
+    auto reply =
+        co_await link_->Call<AwaitRestoreDone>(FrameType::kAwaitRestore, message, reply_by);
+    if (!reply.ok()) {
+      co_return reply.status();
+    }
+    if (reply->first.outcome != RestoreOutcome::kPending) {
+      co_return RestoreEnd{reply->first.outcome == RestoreOutcome::kMoved, reply->first.lost};
+    }
+    if (link_->loop()->Now() >= deadline) {
+      co_return error::DeadlineExceeded("restoring {} is not verified by all ranks yet: {}",
+                                        begun_.snapshot.ToString(), reply->first.progress);
+    }
+  }
+}
+
+Task<absl::Status> RestoreReader::Release() {
+  ReleaseRestore message;
+  message.restore = begun_.restore;
+  const TimePoint reply_by = Add(link_->loop()->Now(), kCallGrace);
+  auto reply = co_await link_->Call<Acknowledged>(FrameType::kReleaseRestore, message, reply_by);
+  co_return reply.status();
+}
+
+}  // namespace gemel

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RestoreReader: one rank's part of a restore (DESIGN section 4).
+//
+//   Begin → Ensure(bytes of shards) on the loop → CopyOut() on the caller's thread → Report →
+//   AwaitEnd
+//
+// The server verifies what it fetched before it hands it out; CopyOut() verifies each chunk once
+// more in the memory of this host, before the first byte of it is copied, so no unverified byte is
+// ever seen.
+//
+// Thread safety: the client's loop; CopyOut() on one other thread, never at the same time as an
+// Ensure() of the same chunks. Ownership: shared, because a reply in flight and the caller end in
+// any order. The memory of chunks stays readable until Release() or the end of the connection.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/core/client_core.h"
+#include "common/digest.h"
+
+namespace gemel {
+
+struct RestoreOptions {
+  std::string job;
+  EpochId epoch;
+  uint32_t rank = 0;
+  uint32_t world_size = 1;  // of the new world: any
+  TimePoint deadline = kTimeNever;
+  // Called on the loop when the answer is "wait", with for whom.
+  std::function<void(const std::string& progress)> progress;
+};
+
+struct RestoreEnd {
+  bool moved = false;  // the record moved to an older snapshot for all ranks: begin again
+  std::vector<std::string> lost;  // what was lost and why
+};
+
+class RestoreReader : public std::enable_shared_from_this<RestoreReader> {
+ public:
+  // Null when the job never committed here. DataLoss, naming the shards, when everything that was
+  // committed is lost. DeadlineExceeded names for whom the restore still waits.
+  static Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> Begin(ClientCore* core,
+                                                                    RestoreOptions options);
+
+  const SnapshotId& snapshot() const { return begun_.snapshot; }
+
+  // By rank of the saved world.
+  const std::vector<RestoreShard>& shards() const { return begun_.shards; }
+
+  uint32_t round() const { return begun_.round; }
+
+  // What was lost before this snapshot was chosen; empty in round 0.
+  const std::vector<std::string>& lost() const { return begun_.lost; }
+
+  // Brings the chunks that hold [offset, offset + bytes) of `shard` to this host. DataLoss or
+  // Unavailable name chunk, sources and reasons: Report() it.
+  Task<absl::Status> Ensure(uint32_t shard, uint64_t offset, uint64_t bytes);
+
+  // REQUIRES: Ensure() of these bytes. DataLoss when a chunk does not match its digest.
+  absl::Status CopyOut(uint32_t shard, uint64_t offset, MutableByteSpan destination);
+
+  // Says how it went for this rank. `unreadable` names shards that no source could give.
+  Task<absl::Status> Report(bool verified, std::vector<uint32_t> unreadable, std::string why);
+
+  // Until all ranks have verified, or the record moved.
+  Task<absl::StatusOr<RestoreEnd>> AwaitEnd(TimePoint deadline);
+
+  // The server may reuse the memory.
+  Task<absl::Status> Release();
+
+  uint64_t local_bytes() const { return local_bytes_; }
+
+  uint64_t peer_bytes() const { return peer_bytes_; }
+
+ private:
+  struct Chunk {
+    ByteSpan bytes;
+    Digest128 digest;
+    bool here = false;
+    bool verified = false;
+  };
+
+  RestoreReader(std::shared_ptr<Link> link, BeginRestoreDone begun, TimePoint deadline);
+  Task<absl::Status> FetchRange(std::shared_ptr<RestoreReader> self, uint32_t shard,
+                                uint32_t first_chunk, uint32_t count);
+  absl::Status Install(const FetchChunks& asked, const FetchChunksReply& reply,
+                       const Handles& handles);
+  absl::Status CheckRange(uint32_t shard, uint64_t offset, uint64_t bytes) const;
+
+  const std::shared_ptr<Link> link_;
+  const BeginRestoreDone begun_;
+  const TimePoint deadline_;
+  std::vector<std::vector<Chunk>> chunks_;  // by shard
+  Semaphore window_;                        // FetchChunks calls in flight
+  uint64_t local_bytes_ = 0;
+  uint64_t peer_bytes_ = 0;
+};
+
+}  // namespace gemel

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// DiskFiles: the blocking file operations under RealDisk. Each file is framed, so that a torn, cut
+// or rotten one is seen when it is read. Format (little endian):
+//
+//   0  8 bytes  magic "GEMLFILE"
+//   8  u32      version, 1
+//  12  u64      length of the content
+//  20  u32      CRC32C of bytes 0..19 followed by the content
+//  24  content
+//
+// Temporary files are named "." + name + ".tmp" beside the file; those that a crash left behind are
+// removed by Open(). "LOCK" is held with flock(), so two processes never share a directory.
+//
+// Thread safety: one thread at a time.
+// Ownership: owns the lock until destroyed.
+// Invariants:
+//   (1) a name holds its old or its new content, whole, at every moment and after every crash;
+//   (2) a file whose fsync failed is unlinked and never synced again (its pages may be gone).
+// Errors: as common/disk.h.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/bytes.h"
+
+namespace gemel {
+
+// The system calls whose failure decides about durability; tests replace them. errno as usual.
+class FileCalls {
+ public:
+  virtual ~FileCalls() = default;
+  virtual ssize_t Write(int fd, ByteSpan bytes);
+  virtual int Sync(int fd);
+};
+
+class DiskFiles {
+ public:
+  // Makes `directory` (0700) when it is missing. FailedPrecondition when another process holds it.
+  static absl::StatusOr<std::unique_ptr<DiskFiles>> Open(std::string directory,
+                                                         std::unique_ptr<FileCalls> calls);
+  ~DiskFiles();
+  DiskFiles(const DiskFiles&) = delete;
+  DiskFiles& operator=(const DiskFiles&) = delete;
+
+  absl::StatusOr<std::string> Read(const std::string& name);
+  absl::Status WriteAtomically(const std::string& name, std::string_view content);
+  absl::StatusOr<std::vector<std::string>> List(const std::string& prefix);
+  absl::Status Remove(const std::string& name);
+
+ private:
+  DiskFiles(std::string directory, std::unique_ptr<FileCalls> calls);
+
+  std::string PathOf(std::string_view name) const;
+  absl::Status Lock();
+  absl::Status RemoveTemporaries();
+  absl::Status EnsureDirectory(const std::string& path);
+  absl::Status SyncDirectory(const std::string& path);
+  absl::Status WriteNew(const std::string& path, std::string_view frame);
+  absl::Status ErrorOf(int error, std::string_view what, std::string_view path) const;
+
+  const std::string directory_;
+  const std::unique_ptr<FileCalls> calls_;
+  int lock_fd_ = -1;
+  std::set<std::string> durable_directories_;  // whose entry in their parent we have synced
+};
+
+// The frame around `content`, and back. DataLoss, naming `path` and what differs, for a bad frame;
+// FailedPrecondition for a sound frame of a newer version.
+std::string FrameFile(std::string_view content);
+absl::StatusOr<std::string> UnframeFile(std::string_view frame, std::string_view path);
+
+}  // namespace gemel

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// SimDiskState and SimDisk: the simulated Disk. The state is the medium and survives the process; a
+// SimDisk is one process's use of it, on a SimLoop. Operations run one after the other, each taking
+// 50 to 500 us of virtual time, drawn from the disk's Random.
+//
+// Thread safety: one thread.
+// Ownership: SimDisk borrows loop and state; both outlive it. One SimDisk at a time uses a state.
+// Invariants:
+//   (1) what an operation reported as done is never undone, except by RollBackTo() and Rot();
+//   (2) a file is whole at every moment: an unfinished write leaves the old or the new content;
+//   (3) of the operations that a crash cuts off, a prefix in the order of the calls took effect.
+// Errors: as Disk, at the same inputs as RealDisk; the knobs below make the rest.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/disk.h"
+#include "common/loop.h"
+#include "common/random.h"
+
+namespace gemel {
+
+class SimDiskState {
+ public:
+  using Contents = std::map<std::string, std::string>;
+
+  // The machine or the process died: operations under way come to their chance end. Call it after
+  // the loop was killed; a new SimDisk does it too.
+  void Crash(Random* random);
+
+  // While full, every write gives ResourceExhausted; removing works.
+  void set_full(bool full) { full_ = full; }
+
+  // The next write or removal gives Unavailable and leaves its file old or new.
+  void FailNextSync() { fail_next_sync_ = true; }
+
+  // Operations take `factor` times as long. REQUIRES: factor > 0.
+  void set_slowness(uint32_t factor);
+
+  // The file's bytes decay: Read() gives DataLoss until it is written anew. False when there is
+  // none.
+  bool Rot(const std::string& name);
+
+  // Puts an old picture of the disk back, as a restored backup or a reverted volume does.
+  void RollBackTo(Contents contents);
+
+  // Everything gone, as after a replaced disk.
+  void Wipe() { RollBackTo({}); }
+
+  // What would be there after a crash that took no unfinished operation along. Rotten files as
+  // written.
+  Contents contents() const;
+
+ private:
+  friend class SimDisk;
+
+  struct File {
+    std::string content;
+    bool rotten = false;
+  };
+
+  // One write (content set) or removal.
+  struct Change {
+    uint64_t serial = 0;
+    std::string name;
+    std::optional<std::string> content;
+  };
+
+  void Apply(Change change);
+  absl::Status Finish(uint64_t serial, Random* random);
+  absl::StatusOr<std::string> Read(const std::string& name) const;
+  std::vector<std::string> List(const std::string& prefix) const;
+  bool ClashesWithDirectory(const std::string& name) const;
+
+  std::map<std::string, File> files_;
+  std::deque<Change> unfinished_;  // in the order of the calls
+  uint64_t next_serial_ = 1;
+  uint32_t slowness_ = 1;
+  bool full_ = false;
+  bool fail_next_sync_ = false;
+  bool in_use_ = false;
+};
+
+class SimDisk final : public Disk {
+ public:
+  // Settles what a former process left unfinished (SimDiskState::Crash).
+  SimDisk(Loop* loop, SimDiskState* state, Random random);
+  // Operations under way give Cancelled; the next SimDisk or Crash() settles them.
+  ~SimDisk() override;
+
+  Task<absl::StatusOr<std::string>> Read(std::string name) override;
+  Task<absl::Status> WriteAtomically(std::string name, std::string content) override;
+  Task<absl::StatusOr<std::vector<std::string>>> List(std::string prefix) override;
+  Task<absl::Status> Remove(std::string name) override;
+
+ private:
+  // What operations under way need. Shared: their coroutines may outlive the disk.
+  struct Use {
+    Loop* loop;
+    SimDiskState* state;
+    Random random;
+    TimePoint free_at{};  // when the last operation begun so far ends
+    bool closed = false;
+  };
+
+  static Task<absl::StatusOr<std::string>> DoRead(std::shared_ptr<Use> use, std::string name);
+  static Task<absl::StatusOr<std::vector<std::string>>> DoList(std::shared_ptr<Use> use,
+                                                               std::string prefix);
+  static Task<absl::Status> DoChange(std::shared_ptr<Use> use, SimDiskState::Change change);
+  static Task<absl::Status> TakeTurn(std::shared_ptr<Use> use);
+
+  const std::shared_ptr<Use> use_;
+};
+
+}  // namespace gemel

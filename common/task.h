@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Task<T>: a lazy coroutine that yields one T to the coroutine that awaits it.
+//
+//   Task<absl::StatusOr<Reply>> Call(Request request);      // parameters by value
+//   Reply reply = co_await Call(std::move(request));
+//
+// Thread safety: a Task lives and runs on one Loop.
+// Ownership: the Task owns its frame; destroying a Task destroys the frame and, through it, every
+// frame it awaits. Awaiting transfers control symmetrically, so chains of any length use one stack
+// frame. Invariants:
+//   (1) a Task is awaited at most once;
+//   (2) nothing thrown leaves a Task: an exception ends the process (no exception crosses our
+//   code).
+#pragma once
+
+#include <coroutine>
+#include <exception>
+#include <optional>
+#include <utility>
+
+#include "common/check.h"
+
+namespace gemel {
+
+template <typename T>
+class Task;
+
+namespace internal {
+
+struct FinalAwaiter {
+  bool await_ready() const noexcept { return false; }
+
+  template <typename Promise>
+  std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> handle) const noexcept {
+    std::coroutine_handle<> continuation = handle.promise().continuation;
+    return continuation ? continuation : std::noop_coroutine();
+  }
+
+  void await_resume() const noexcept {}
+};
+
+struct TaskPromiseBase {
+  std::coroutine_handle<> continuation;
+
+  std::suspend_always initial_suspend() const noexcept { return {}; }
+
+  FinalAwaiter final_suspend() const noexcept { return {}; }
+
+  [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
+};
+
+template <typename T>
+struct TaskPromise : TaskPromiseBase {
+  std::optional<T> value;
+
+  Task<T> get_return_object();
+
+  template <typename U>
+  void return_value(U&& result) {
+    value.emplace(std::forward<U>(result));
+  }
+
+  T Take() {
+    GEMEL_CHECK(value.has_value());
+    return std::move(*value);
+  }
+};
+
+template <>
+struct TaskPromise<void> : TaskPromiseBase {
+  Task<void> get_return_object();
+
+  void return_void() const noexcept {}
+
+  void Take() const noexcept {}
+};
+
+}  // namespace internal
+
+template <typename T>
+class [[nodiscard]] Task {
+ public:
+  using promise_type = internal::TaskPromise<T>;
+  using Handle = std::coroutine_handle<promise_type>;
+
+  explicit Task(Handle handle) : handle_(handle) {}
+
+  Task(Task&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+
+  Task& operator=(Task&& other) noexcept {
+    if (this != &other) {
+      Reset();
+      handle_ = std::exchange(other.handle_, nullptr);
+    }
+    return *this;
+  }
+
+  Task(const Task&) = delete;
+  Task& operator=(const Task&) = delete;
+
+  ~Task() { Reset(); }
+
+  auto operator co_await() && noexcept {
+    struct Awaiter {
+      Handle handle;
+
+      bool await_ready() const noexcept { return false; }
+
+      std::coroutine_handle<> await_suspend(std::coroutine_handle<> caller) const noexcept {
+        handle.promise().continuation = caller;
+        return handle;
+      }
+
+      T await_resume() const { return handle.promise().Take(); }
+    };
+
+    GEMEL_CHECK(handle_ && !handle_.done());
+    return Awaiter{handle_};
+  }
+
+ private:
+  void Reset() {
+    if (handle_) {
+      handle_.destroy();
+      handle_ = nullptr;
+    }
+  }
+
+  Handle handle_;
+};
+
+namespace internal {
+
+template <typename T>
+Task<T> TaskPromise<T>::get_return_object() {
+  return Task<T>(std::coroutine_handle<TaskPromise<T>>::from_promise(*this));
+}
+
+inline Task<void> TaskPromise<void>::get_return_object() {
+  return Task<void>(std::coroutine_handle<TaskPromise<void>>::from_promise(*this));
+}
+
+}  // namespace internal
+}  // namespace gemel

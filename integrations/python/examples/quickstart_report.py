@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the main job showed: figures, a table and a timeline. Pure functions of a Story."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+WARM_UP_STEPS = 2  # the first steps of a process fill caches; they are in the plot, not in the medians
+
+
+@dataclass
+class Story:
+    """The three runs: per rank, the events that train.py logged. Times are of the wall clock, in seconds."""
+
+    cluster: str
+    steps: int
+    kill_at: int
+    seed: int
+    killed_at: float
+    detect_ms: float
+    resumed_at: float
+    lost_server: str
+    new_homes: list[str]
+    whole: list[list[dict]]
+    cut: list[list[dict]]
+    resumed: list[list[dict]]
+
+
+def only(events: list[dict], kind: str) -> list[dict]:
+    return [e for e in events if e["event"] == kind]
+
+
+def losses(events: list[dict]) -> dict[int, str]:
+    return {e["step"]: e["loss"] for e in only(events, "step")}
+
+
+def measure(story: Story) -> dict:
+    """The content of quickstart.json. ``bit_equal`` is the verdict."""
+    restored = [only(events, "restored")[0] for events in story.resumed]
+    slowest = max(restored, key=lambda e: e["ms"])
+    step = slowest["step"]
+    first_new = [only(events, "step")[0]["at"] for events in story.resumed]
+    saved = [e for events in story.cut for e in only(events, "step")[WARM_UP_STEPS:]]
+    trained = max(e["step"] for events in story.cut for e in only(events, "save"))
+    commits = [ms for events in story.resumed for e in only(events, "saves") for ms in e["commit_ms"] if ms]
+    return {
+        "bit_equal": is_bit_equal(story, [e["step"] for e in restored]),
+        "compared_steps": story.steps - step,
+        "steps": story.steps,
+        "killed_in_save_of_step": trained,
+        "save_was_unfinished": story.cut[0][-1]["event"] == "save",
+        "restored_step": step,
+        "steps_lost": trained - step,
+        "restore_ms": slowest["ms"],
+        "restore_phases_ms": slowest["phases"],
+        "restored_from": {key: sum(e["sources"].get(key, 0) for e in restored) for key in slowest["sources"]},
+        "restored_on": story.new_homes,
+        "lost_server": story.lost_server,
+        "detect_ms": story.detect_ms,
+        "kill_to_first_new_step_ms": (max(first_new) - story.killed_at) * 1e3,
+        "blocked_ms_per_step": _median(e["blocked_ms"] for e in saved),
+        "commit_ms": _median(commits),
+        "step_ms_with": _median(e["ms"] for e in saved),
+        "step_ms_without": _median(e["ms"] for r in story.whole for e in only(r, "step")[WARM_UP_STEPS:]),
+        "state_bytes": sum(only(events, "step")[-1]["shard_bytes"] for events in story.resumed),
+        "parameters": only(story.whole[0], "done")[0]["parameters"],
+        "cluster": story.cluster,
+        "seed": story.seed,
+        "ranks": len(story.whole),
+    }
+
+
+def _median(values) -> float:
+    values = list(values)
+    return median(values) if values else 0.0
+
+
+def is_bit_equal(story: Story, restored_steps: list[int]) -> bool:
+    """Did every rank start from one step, and go on with exactly the losses of the uninterrupted run?"""
+    first = restored_steps[0]
+    if set(restored_steps) != {first} or not 0 < first < story.steps:
+        return False
+    expected = losses(story.whole[0])
+    wanted = {step: expected.get(step) for step in range(first + 1, story.steps + 1)}
+    return None not in wanted.values() and all(losses(events) == wanted for events in story.resumed)
+
+
+def table(facts: dict) -> str:
+    """The figures for a person."""
+    phases = ", ".join(f"{name} {ms:.0f} ms" for name, ms in facts["restore_phases_ms"].items())
+    sources = ", ".join(f"{_mib(count)} {name.removesuffix('_bytes')}" for name, count in facts["restored_from"].items())
+    rows = [
+        ("parameters, state", f"{facts['parameters'] / 1e6:.2f} M, {_mib(facts['state_bytes'])} over {facts['ranks']} ranks"),
+        ("steps", f"{facts['steps']}, one snapshot each"),
+        ("a step without snapshots", f"{facts['step_ms_without']:.0f} ms (median)"),
+        ("a step with snapshots", f"{facts['step_ms_with']:.0f} ms (median)"),
+        ("blocked in save()", f"{facts['blocked_ms_per_step']:.1f} ms a step; committed after {facts['commit_ms']:.0f} ms (medians)"),
+        ("killed", f"{facts['lost_server']}, rank 0 and rank 1, in the save of step {facts['killed_in_save_of_step']}"),
+        ("server's death detected", f"after {facts['detect_ms']:.0f} ms"),
+        ("restored", f"step {facts['restored_step']} on {', '.join(facts['restored_on'])}: {facts['steps_lost']} step(s) to do again"),
+        ("restore", f"{facts['restore_ms']:.0f} ms ({phases})" if phases else f"{facts['restore_ms']:.0f} ms"),
+        ("bytes came from", sources or "not reported"),
+        ("kill to first new step", f"{facts['kill_to_first_new_step_ms'] / 1e3:.1f} s, starting Python and torch included"),
+        ("losses after it", f"{facts['compared_steps']} steps " + (
+            "BIT-EQUAL to the uninterrupted run" if facts["bit_equal"] else "DIFFER from the uninterrupted run")),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def plot(story: Story, facts: dict, path: Path) -> None:
+    """The timeline: what each rank did before and after the kill, and the losses of both runs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (time_axis, loss_axis) = pyplot.subplots(2, 1, figsize=(11, 6.5), height_ratios=(3, 4))
+    _plot_time(time_axis, story, facts)
+    _plot_losses(loss_axis, story, facts)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _plot_time(axis, story: Story, facts: dict) -> None:
+    zero = min(only(events, "restored")[0]["at"] for events in story.cut)
+    for rank in range(len(story.cut)):
+        steps = only(story.cut[rank], "step") + only(story.resumed[rank], "step")
+        ends = [e["at"] - zero for e in steps]
+        blocked = [e["blocked_ms"] / 1e3 for e in steps]
+        rest = [e["ms"] / 1e3 - b for e, b in zip(steps, blocked)]
+        axis.barh([rank] * len(steps), rest, left=[t - b - r for t, b, r in zip(ends, blocked, rest)], height=0.5,
+                  color="#4878a8", edgecolor="white", linewidth=0.4, label="training" if rank == 0 else None)
+        axis.barh([rank] * len(steps), blocked, left=[t - b for t, b in zip(ends, blocked)], height=0.5,
+                  color="#e08a2c", label="blocked in save()" if rank == 0 else None)
+        back = only(story.resumed[rank], "restored")[0]
+        axis.barh(rank, back["ms"] / 1e3, left=back["at"] - zero - back["ms"] / 1e3, height=0.5, color="#3d9a5f",
+                  label="restore" if rank == 0 else None)
+    killed = story.killed_at - zero
+    axis.axvline(killed, color="#c03030", label=f"kill -9 of {story.lost_server} and both ranks")
+    axis.axvspan(killed, killed + story.detect_ms / 1e3, color="#c03030", alpha=0.25,
+                 label=f"detection, {story.detect_ms:.0f} ms")
+    axis.axvspan(story.resumed_at - zero, min(only(r, "restored")[0]["at"] - only(r, "restored")[0]["ms"] / 1e3
+                 for r in story.resumed) - zero, color="#888888", alpha=0.2, label="Python and torch start")
+    axis.set_yticks(range(len(story.cut)), [f"rank {rank}" for rank in range(len(story.cut))])
+    axis.set_ylim(-0.6, len(story.cut) + 0.4)
+    axis.set_xlabel("seconds since training with snapshots began")
+    axis.set_title(f"Host lost in the save of step {facts['killed_in_save_of_step']}; step "
+                   f"{facts['restored_step']} restored in {facts['restore_ms']:.0f} ms")
+    axis.legend(ncols=3, fontsize=8, loc="upper center")
+
+
+def _plot_losses(axis, story: Story, facts: dict) -> None:
+    for events, style, label in ((story.whole[0], {"color": "#bbbbbb", "linewidth": 5}, "uninterrupted"),
+                                 (story.cut[0], {"color": "#4878a8"}, "before the kill"),
+                                 (story.resumed[0], {"color": "#3d9a5f"}, "after the restore")):
+        points = losses(events)
+        axis.plot(list(points), [float.fromhex(v) for v in points.values()], label=label, **style)
+    axis.axvline(facts["killed_in_save_of_step"], color="#c03030")
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss")
+    axis.set_title(f"{facts['compared_steps']} losses after the restore: " + (
+        "equal in every bit" if facts["bit_equal"] else "NOT equal"))
+    axis.legend(fontsize=8)

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "placement/model/records.h"
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/codec.h"
+#include "common/crc32c.h"
+#include "common/errors.h"
+#include "common/fields.h"
+#include "common/xxh3.h"
+
+namespace gemel::model {
+namespace {
+
+constexpr uint32_t kRecordMagic = 0x52434d47;    // "GMCR"
+constexpr uint32_t kManifestMagic = 0x464d4d47;  // "GMMF"
+constexpr uint8_t kVersion = 1;
+constexpr size_t kShardEntryBytes = 16 + 8 + 8;
+
+std::string Sealed(Encoder* encoder) {
+  std::string bytes = encoder->Take();
+  Encoder tail;
+  tail.Int(Crc32c(AsBytes(bytes)));
+  return bytes + tail.Take();
+}
+
+// The bytes before the checksum, once checksum, magic and version are right.
+absl::StatusOr<std::string_view> Unsealed(std::string_view bytes, uint32_t magic,
+                                          std::string_view what) {
+  if (bytes.size() < 2 * sizeof(uint32_t) + 1) {
+    return error::InvalidArgument("{} of {} bytes is cut short", what, bytes.size());
+  }
+  const std::string_view checked = bytes.substr(0, bytes.size() - sizeof(uint32_t));
+  Decoder tail(bytes.substr(checked.size()));
+  if (tail.Int<uint32_t>("crc32c") != Crc32c(AsBytes(checked))) {
+    return error::InvalidArgument("{} of {} bytes fails its checksum", what, bytes.size());
+  }
+  Decoder head(checked);
+  if (head.Int<uint32_t>("magic") != magic) {
+    return error::InvalidArgument("{}: the magic is not that of a {}", what, what);
+  }
+  const auto version = head.Int<uint8_t>("version");
+  if (version != kVersion) {
+    return error::FailedPrecondition("{} has version {}; this Gemel reads version {}", what,
+                                     version, kVersion);
+  }
+  return checked.substr(sizeof(uint32_t) + 1);
+}
+
+template <typename Record>
+void RecordFields(Record& record, auto&& field) {
+  field("cluster", record.cluster);
+  field("snapshot", record.snapshot);
+  field("manifest_root", record.manifest_root);
+  field("layout_hash", record.layout_hash);
+  field("map_version", record.map_version);
+  field("bytes", record.bytes);
+  field("world_size", record.world_size);
+  field("copies", record.copies);
+  field("min_copies", record.min_copies);
+  field("keep_latest", record.keep_latest);
+  field("committed_unix_s", record.committed_unix_s);
+}
+
+absl::Status CheckName(std::string_view name, size_t bytes_max, std::string_view what) {
+  const bool printable = std::all_of(
+      name.begin(), name.end(), [](char c) { return c > ' ' && c < 0x7f && c != '/' && c != '@'; });
+  if (name.empty() || name.size() > bytes_max || !printable) {
+    return error::InvalidArgument(
+        "{} '{}' must be 1 to {} printable ASCII characters without '/', '@' or spaces", what,
+        name.substr(0, bytes_max), bytes_max);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string EncodeCommitRecord(const CommitRecord& record) {
+  Encoder encoder;
+  encoder.Int(kRecordMagic).Int(kVersion);
+  RecordFields(record, FieldEncoder(&encoder));
+  std::string bytes = Sealed(&encoder);
+  GEMEL_CHECK_LE(bytes.size(), kCommitRecordBytesMax) << record.snapshot.ToString();
+  return bytes;
+}
+
+absl::StatusOr<CommitRecord> DecodeCommitRecord(std::string_view bytes) {
+  auto content = Unsealed(bytes, kRecordMagic, "commit record");
+  if (!content.ok()) {
+    return content.status();
+  }
+  Decoder decoder(*content);
+  CommitRecord record;
+  RecordFields(record, FieldDecoder(&decoder));
+  if (record.world_size == 0 || record.world_size > kWorldSizeMax) {
+    decoder.Fail("world_size", "is out of range");
+  }
+  if (absl::Status status = decoder.Finish("commit record"); !status.ok()) {
+    return status;
+  }
+  return record;
+}
+
+std::string EncodeManifest(const Manifest& manifest) {
+  GEMEL_CHECK_LE(manifest.shards.size(), kWorldSizeMax);
+  Encoder encoder;
+  encoder.Int(kManifestMagic).Int(kVersion);
+  FieldEncoder field(&encoder);
+  field("snapshot", manifest.snapshot);
+  encoder.Int(static_cast<uint32_t>(manifest.shards.size()));
+  for (const ManifestShard& shard : manifest.shards) {
+    field("root", shard.root);
+    field("bytes", shard.bytes);
+    field("layout_bytes", shard.layout_bytes);
+  }
+  return Sealed(&encoder);
+}
+
+absl::StatusOr<Manifest> DecodeManifest(std::string_view bytes) {
+  auto content = Unsealed(bytes, kManifestMagic, "manifest");
+  if (!content.ok()) {
+    return content.status();
+  }
+  Decoder decoder(*content);
+  FieldDecoder field(&decoder);
+  Manifest manifest;
+  field("snapshot", manifest.snapshot);
+  const uint32_t count = decoder.Count("shards", kShardEntryBytes);
+  for (uint32_t i = 0; i < count && decoder.ok(); ++i) {
+    ManifestShard& shard = manifest.shards.emplace_back();
+    field("root", shard.root);
+    field("bytes", shard.bytes);
+    field("layout_bytes", shard.layout_bytes);
+    if (shard.layout_bytes > shard.bytes) {
+      decoder.Fail("layout_bytes", "is more than the shard has");
+    }
+  }
+  if (absl::Status status = decoder.Finish("manifest"); !status.ok()) {
+    return status;
+  }
+  return manifest;
+}
+
+Digest128 ManifestRoot(std::string_view encoded_manifest) {
+  return Xxh3_128(AsBytes(encoded_manifest));
+}
+
+absl::StatusOr<Manifest> DecodeManifestOf(const CommitRecord& record, std::string_view bytes) {
+  if (ManifestRoot(bytes) != record.manifest_root) {
+    return error::DataLoss("manifest of {}: its {} bytes do not hash to the record's root {}",
+                           record.snapshot.ToString(), bytes.size(), ToHex(record.manifest_root));
+  }
+  auto manifest = DecodeManifest(bytes);
+  if (!manifest.ok()) {
+    return manifest.status();
+  }
+  if (manifest->snapshot != record.snapshot || manifest->shards.size() != record.world_size) {
+    return error::DataLoss("manifest of {} names {} with {} shards", record.snapshot.ToString(),
+                           manifest->snapshot.ToString(), manifest->shards.size());
+  }
+  return manifest;
+}
+
+absl::Status CheckJobName(std::string_view job) { return CheckName(job, kJobNameBytesMax, "job"); }
+
+absl::Status CheckSnapshotName(std::string_view name) {
+  return CheckName(name, kSnapshotNameBytesMax, "snapshot name");
+}
+
+}  // namespace gemel::model

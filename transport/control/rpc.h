@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Control-plane calls as logic sees them: a method name and serialized protobuf messages of
+// proto/gemel/v1/placement.proto. Production: gRPC (transport/control/grpc_*); simulation:
+// transport/sim/sim_rpc.h.
+//
+// Every call has a deadline. DeadlineExceeded and Unavailable leave the outcome UNKNOWN: read the
+// state again, never reissue blindly.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "common/errors.h"
+#include "common/task.h"
+#include "common/time.h"
+
+namespace gemel {
+
+class RpcChannel {
+ public:
+  virtual ~RpcChannel() = default;
+  virtual Task<absl::StatusOr<std::string>> Call(std::string method, std::string request,
+                                                 TimePoint deadline) = 0;
+  // "127.0.0.1:7601", for messages.
+  virtual std::string address() const = 0;
+};
+
+// One call as its handler sees it.
+class RpcCall {
+ public:
+  virtual ~RpcCall() = default;
+  // True when the caller went away (its process died, it cancelled, its deadline passed).
+  virtual bool cancelled() const = 0;
+  // Runs `gone` once, on the loop, when the caller's connection breaks before the reply: the fast
+  // sign of a dead server (its long poll ends). Not run after the reply.
+  virtual void OnCallerGone(std::function<void()> gone) = 0;
+};
+
+class RpcService {
+ public:
+  virtual ~RpcService() = default;
+  virtual Task<absl::StatusOr<std::string>> Handle(std::shared_ptr<RpcCall> call,
+                                                   std::string method, std::string request) = 0;
+};
+
+// Calls `method` with protobuf `request`; parses the reply.
+template <typename Response, typename RequestMessage>
+Task<absl::StatusOr<Response>> CallRpc(RpcChannel* channel, std::string method,
+                                       RequestMessage request, TimePoint deadline) {
+  absl::StatusOr<std::string> raw =
+      co_await channel->Call(method, request.SerializeAsString(), deadline);
+  if (!raw.ok()) {
+    co_return raw.status();
+  }
+  Response response;
+  if (!response.ParseFromString(*raw)) {
+    co_return error::Internal("{} at {} answered {} bytes that do not parse: mixed versions?",
+                              method, channel->address(), raw->size());
+  }
+  co_return response;
+}
+
+}  // namespace gemel

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Net: the transport contract below Session (DESIGN section 7). Three fabrics implement it: `local`
+// (unix://path, with handles), `tcp` (tcp://127.0.0.1:port) and `sim` (sim://node/port). Lanes, our
+// own congestion control and verbs take their places behind this contract later.
+//
+// Thread safety: one loop. Nothing here calls back from within a call made by the user.
+// Completion: Send() returns at level LOCAL (the source may be reused). PLACED and VERIFIED are
+// replies of the peer, which Session pairs up. COMMITTED is placement's word.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/task.h"
+#include "common/time.h"
+#include "transport/frame.h"
+#include "transport/host.h"
+
+namespace gemel {
+
+using Handles = std::vector<std::shared_ptr<SharedHandle>>;
+
+// Where the bytes of one payload go. The owner of the memory revokes by setting *revoked: what has
+// not yet arrived is then read into scratch and dropped, so revoking is a fence.
+struct Placement {
+  MutableByteSpan place;  // empty: drop the payload
+  std::shared_ptr<bool> revoked = nullptr;
+};
+
+struct OutgoingFrame {
+  FrameHeader header;  // sizes, checksums and handle_count are filled in by the fabric
+  std::string body;
+  ByteSpan payload;                            // not copied: valid until Send() returns
+  std::shared_ptr<const void> keep = nullptr;  // keeps `payload` alive if the caller goes away
+  Handles handles;                             // local fabric only
+};
+
+struct IncomingFrame {
+  FrameHeader header;
+  std::string body;
+  MutableByteSpan payload;  // at its place; empty when dropped
+  bool payload_dropped = false;
+  Handles handles;
+};
+
+// The user's side of a connection.
+class ConnectionEvents {
+ public:
+  virtual ~ConnectionEvents() = default;
+  // Header and body have arrived and match their checksums; a payload follows.
+  virtual Placement PlacePayload(const FrameHeader& header, std::string_view body) = 0;
+  virtual void OnFrame(IncomingFrame frame) = 0;
+  // Once, last. Unavailable: the peer is gone; InvalidArgument: it sent garbage; else our own
+  // Close().
+  virtual void OnClosed(absl::Status why) = 0;
+};
+
+class Connection {
+ public:
+  // Closes without a further event.
+  virtual ~Connection() = default;
+  // `events` must outlive the connection or its Close(). Called once, before anything else.
+  virtual void Start(ConnectionEvents* events) = 0;
+  // Level LOCAL. Frames leave in the order of the calls. After an error the connection is closed.
+  virtual Task<absl::Status> Send(OutgoingFrame frame) = 0;
+  // Fails every Send() in progress; OnClosed(why) follows from the loop's queue.
+  virtual void Close(absl::Status why) = 0;
+  // For messages to people: "tcp://127.0.0.1:7611".
+  virtual std::string peer() const = 0;
+};
+
+class Listener {
+ public:
+  // Stops listening; connections that were accepted live on.
+  virtual ~Listener() = default;
+  // With the port the system chose when 0 was asked for.
+  virtual std::string address() const = 0;
+};
+
+class Net {
+ public:
+  using AcceptCallback = std::function<void(std::unique_ptr<Connection>)>;
+
+  virtual ~Net() = default;
+  // Unavailable, naming the address and the way out, when nobody listens there.
+  // PermissionDenied for an address beyond this machine: until TLS exists only loopback and unix.
+  virtual Task<absl::StatusOr<std::unique_ptr<Connection>>> Connect(std::string address,
+                                                                    TimePoint deadline) = 0;
+  // AlreadyExists when the address is taken (says by what, where the system tells).
+  virtual absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string address,
+                                                           AcceptCallback accept) = 0;
+};
+
+}  // namespace gemel

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RegionTable: memory that peers may write into, and the state of every slice of it (DESIGN section
+// 7). A grant names {region, generation}; nobody writes without one; closing the region is the
+// fence.
+//
+// Slice (= chunk) states:   empty → placing(session) → placed → sealed
+//   * a second write of a slice that is placing or placed is dropped into scratch and answered by
+//   the
+//     state it finds, so a late, cut or corrupt duplicate never touches good bytes;
+//   * a slice whose bytes do not match the digest sent with it goes back to empty and is counted;
+//   * Close() revokes every placement in progress and ends the region: region ids and generations
+//     never repeat, so a writer that held the grant finds neither. Only then may the content be
+//     hashed or the memory be reused. A slice that was placed is sealed then.
+//
+// Thread safety: one loop.
+// Ownership: spans are borrowed from the slabs' owner, valid until Close().
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/bytes.h"
+#include "common/digest.h"
+#include "transport/net.h"
+
+namespace gemel {
+
+class Session;
+
+// What the writer needs to know: a capability for one object's bytes.
+struct Grant {
+  uint64_t region = 0;
+  uint64_t generation = 0;
+  uint64_t bytes = 0;
+};
+
+enum class SliceState : uint8_t { kEmpty, kPlacing, kPlaced, kSealed };
+
+class RegionTable {
+ public:
+  // `extents` in order make up the region; every one but the last is a multiple of kChunkBytes
+  // long. `first_generation` must never repeat for a region id within an incarnation.
+  Grant Open(std::vector<MutableByteSpan> extents, uint64_t bytes, const void* writer);
+
+  // Where a kWrite frame may put its payload: its slice, or nowhere with the reason:
+  // FailedPrecondition (stale generation: fenced), NotFound (no such region), InvalidArgument
+  // (misaligned, wrong length, outside), AlreadyExists (placed already), Unavailable (placing by
+  // another session), PermissionDenied (another writer than the grant's). On success the slice is
+  // placing.
+  absl::StatusOr<Placement> BeginPlacing(const FrameHeader& header, const void* writer);
+
+  // The payload is all there. Hashes the slice, compares with `expected`: placed, or DataLoss
+  // naming region, offset and both digests (slice empty again).
+  absl::Status FinishPlacing(const FrameHeader& header, const Digest128& expected,
+                             const void* writer);
+
+  // A session died: its slices that are placing become empty again.
+  void AbandonWriter(const void* writer);
+
+  // The fence. `complete` when all slices were placed; their digests in order then. The region is
+  // gone. NotFound and FailedPrecondition as BeginPlacing(): nothing changed.
+  struct Closed {
+    bool complete = false;
+    uint32_t missing = 0;
+    std::vector<Digest128> digests;
+  };
+
+  absl::StatusOr<Closed> Close(uint64_t region, uint64_t generation);
+
+  bool Contains(uint64_t region) const { return regions_.contains(region); }
+
+  // NotFound when there is no such slice.
+  absl::StatusOr<SliceState> StateOf(uint64_t region, uint64_t offset) const;
+
+  // Slices whose bytes did not match their digest, ever.
+  uint64_t corrupt_slices() const { return corrupt_slices_; }
+
+  size_t size() const { return regions_.size(); }
+
+ private:
+  struct Slice {
+    SliceState state = SliceState::kEmpty;
+    const void* lane = nullptr;  // who places it
+    std::shared_ptr<bool> revoked;
+    Digest128 digest;
+  };
+
+  struct Region {
+    std::vector<MutableByteSpan> extents;
+    uint64_t bytes = 0;
+    uint64_t generation = 0;
+    const void* writer = nullptr;
+    std::vector<Slice> slices;
+  };
+
+  absl::StatusOr<Region*> Find(uint64_t region, uint64_t generation);
+  absl::StatusOr<Region*> FindToWrite(const FrameHeader& header, const void* writer);
+  static absl::Status CheckSlice(const FrameHeader& header, const Region& region);
+  static Slice& SliceOf(const FrameHeader& header, Region* region);
+  static MutableByteSpan SpanOf(const Region& region, uint64_t offset, uint64_t length);
+  static void Revoke(Slice* slice);
+
+  std::map<uint64_t, Region> regions_;
+  uint64_t next_region_ = 1;
+  uint64_t next_generation_ = 1;
+  uint64_t corrupt_slices_ = 0;
+};
+
+}  // namespace gemel

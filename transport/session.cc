@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/session.h"
+
+#include <optional>
+#include <utility>
+
+#include "common/check.h"
+#include "common/errors.h"
+
+namespace gemel {
+namespace {
+
+absl::Status CheckRequest(const Request& request) {
+  if (request.body.size() > kFrameBodyBytesMax || request.payload.size() > kFramePayloadBytesMax ||
+      request.handles.size() > kFrameHandlesMax) {
+    return error::InvalidArgument(
+        "a request of type {} with a body of {} bytes, a payload of {} and {} handles is over the "
+        "limits of {}, {} and {}",
+        static_cast<int>(request.type), request.body.size(), request.payload.size(),
+        request.handles.size(), kFrameBodyBytesMax, kFramePayloadBytesMax, kFrameHandlesMax);
+  }
+  return absl::OkStatus();
+}
+
+OutgoingFrame FrameOf(uint64_t op, Request request) {
+  OutgoingFrame frame;
+  frame.header.type = request.type;
+  frame.header.op = op;
+  frame.header.region = request.region;
+  frame.header.generation = request.generation;
+  frame.header.offset = request.offset;
+  frame.body = std::move(request.body);
+  frame.payload = request.payload;
+  frame.keep = std::move(request.keep);
+  frame.handles = std::move(request.handles);
+  return frame;
+}
+
+Reply ErrorReply(absl::Status status) {
+  Reply reply;
+  reply.status = std::move(status);
+  return reply;
+}
+
+// An error travels as its code, with its message for a body; it carries nothing else.
+OutgoingFrame FrameOf(const FrameHeader& request, Reply reply) {
+  if (reply.status.ok() &&
+      (reply.body.size() > kFrameBodyBytesMax || reply.payload.size() > kFramePayloadBytesMax)) {
+    reply =
+        ErrorReply(error::Internal("the answer has a body of {} bytes and a payload of {}: over "
+                                   "the limits of a frame",
+                                   reply.body.size(), reply.payload.size()));
+  }
+  OutgoingFrame frame;
+  frame.header = request;
+  frame.header.flags = kFlagReply;
+  frame.header.status = static_cast<uint32_t>(reply.status.code());
+  if (!reply.status.ok()) {
+    frame.body = std::string(MessageOf(reply.status).substr(0, kFrameBodyBytesMax));
+    return frame;
+  }
+  frame.body = std::move(reply.body);
+  frame.payload = reply.payload;
+  frame.keep = std::move(reply.keep);
+  frame.handles = std::move(reply.handles);
+  return frame;
+}
+
+absl::Status Ended(const std::string& peer, const absl::Status& why) {
+  return error::Unavailable("the session with {} ended: {}", peer, MessageOf(why));
+}
+
+// Counts a task from its beginning to its end, however it ends.
+class Counted {
+ public:
+  explicit Counted(size_t* count) : count_(count) { *count_ += 1; }
+
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+  ~Counted() {
+    GEMEL_CHECK_GT(*count_, 0U);
+    *count_ -= 1;
+  }
+
+ private:
+  size_t* const count_;
+};
+
+}  // namespace
+
+// One Call() in progress. The task that sends the request shares it.
+struct Session::PendingCall {
+  explicit PendingCall(Loop* loop) : changed(loop) {}
+
+  FrameType type = FrameType::kProbe;
+  MutableByteSpan into;
+  std::shared_ptr<bool> revoked = std::make_shared<bool>(false);
+  bool sent = false;    // the request has reached LOCAL, or never will
+  bool failed = false;  // the session ended
+  std::optional<absl::StatusOr<Reply>> result;
+  WaitQueue changed;
+
+  // A reply that overtakes its request's last bytes waits for them: the source is still being read.
+  bool done() const { return result.has_value() && (sent || failed); }
+};
+
+Placement SessionHandler::PlaceRequestPayload(Session* /*session*/, const FrameHeader& /*header*/,
+                                              std::string_view /*body*/) {
+  return Placement();
+}
+
+std::shared_ptr<Session> Session::Start(Loop* loop, std::unique_ptr<Connection> connection,
+                                        SessionHandler* handler, Options options) {
+  GEMEL_CHECK(loop != nullptr && connection != nullptr);
+  GEMEL_CHECK_GT(options.requests_in_flight_max, 0U);
+  std::shared_ptr<Session> session(new Session(loop, std::move(connection), handler, options));
+  session->connection_->Start(session.get());
+  return session;
+}
+
+Session::Session(Loop* loop, std::unique_ptr<Connection> connection, SessionHandler* handler,
+                 Options options)
+    : loop_(loop),
+      connection_(std::move(connection)),
+      handler_(handler),
+      options_(options),
+      peer_(connection_->peer()) {}
+
+Session::~Session() {
+  GEMEL_CHECK(pending_.empty()) << pending_.size() << " calls outlive their session";
+  GEMEL_CHECK_EQ(requests_in_flight_, 0U);
+}
+
+Task<absl::StatusOr<Reply>> Session::Call(Request request, MutableByteSpan reply_into,
+                                          TimePoint deadline) {
+  return RunCall(shared_from_this(), std::move(request), reply_into, deadline);
+}
+
+namespace {
+
+// Runs its function when the frame that holds it goes, at its end or destroyed in the middle.
+template <typename Function>
+class AtEnd {
+ public:
+  explicit AtEnd(Function function) : function_(std::move(function)) {}
+
+  AtEnd(const AtEnd&) = delete;
+  AtEnd& operator=(const AtEnd&) = delete;
+
+  ~AtEnd() { function_(); }
+
+ private:
+  Function function_;
+};
+
+}  // namespace
+
+Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Request request,
+                                             MutableByteSpan reply_into, TimePoint deadline) {
+  absl::Status fitting = CheckRequest(request);
+  if (!fitting.ok()) {
+    co_return fitting;
+  }
+  if (!self->open_) {
+    co_return Ended(self->peer_, self->ended_why_);
+  }
+  if (self->loop_->Now() >= deadline) {
+    co_return error::DeadlineExceeded("nothing was sent to {}: the deadline had passed",
+                                      self->peer_);
+  }
+  const uint64_t op = self->next_op_++;
+  auto call = std::make_shared<PendingCall>(self->loop_);
+  call->type = request.type;
+  call->into = reply_into;
+  self->pending_.emplace(op, call);
+  AtEnd ending([session = self.get(), call = call.get(), op] {
+    *call->revoked = true;
+    session->pending_.erase(op);
+    if (!call->sent) {
+      session->Close(
+          error::DeadlineExceeded("request {} of type {} was given up before it was sent", op,
+                                  static_cast<int>(call->type)));
+    }
+  });
+  OutgoingFrame frame = FrameOf(op, std::move(request));
+  self->loop_->Spawn(SendRequest(self, call, std::move(frame)));
+  while (!call->done()) {
+    const bool notified = co_await call->changed.WaitUntil(deadline);
+    if (!notified && !call->done()) {
+      co_return error::DeadlineExceeded(
+          "{} has not answered request {} of type {} in time: its outcome is unknown", self->peer_,
+          op, static_cast<int>(call->type));
+    }
+  }
+  co_return std::move(*call->result);
+}
+
+Task<void> Session::SendRequest(std::shared_ptr<Session> self, std::shared_ptr<PendingCall> call,
+                                OutgoingFrame frame) {
+  // Given up before its turn came: the session is closed, the source perhaps gone.
+  if (self->open_) {
+    absl::Status sent = co_await self->connection_->Send(std::move(frame));
+    if (!sent.ok() && !call->result.has_value()) {
+      call->result = Ended(self->peer_, sent);
+    }
+  }
+  call->sent = true;
+  call->changed.NotifyAll();
+}
+
+void Session::Close(absl::Status why) {
+  if (!open_) {
+    return;
+  }
+  open_ = false;
+  ended_why_ = why;
+  connection_->Close(why);
+  FailPending(why);
+}
+
+void Session::FailPending(const absl::Status& why) {
+  for (auto& [op, call] : pending_) {
+    *call->revoked = true;
+    call->failed = true;
+    if (!call->result.has_value()) {
+      call->result = Ended(peer_, why);
+    }
+    call->changed.NotifyAll();
+  }
+}
+
+Placement Session::PlacePayload(const FrameHeader& header, std::string_view body) {
+  if (header.is_reply()) {
+    return PlaceReplyPayload(header);
+  }
+  refusing_ = requests_in_flight_ >= options_.requests_in_flight_max;
+  if (refusing_ || handler_ == nullptr) {
+    return Placement();
+  }
+  return handler_->PlaceRequestPayload(this, header, body);
+}
+
+Placement Session::PlaceReplyPayload(const FrameHeader& header) {
+  const auto found = pending_.find(header.op);
+  if (found == pending_.end() || found->second->result.has_value() || header.status != 0) {
+    return Placement();  // late, duplicate or an error: invariants (2) and (4)
+  }
+  const PendingCall& call = *found->second;
+  if (header.payload_bytes > call.into.size()) {
+    Close(error::InvalidArgument("{} answers request {} with {} bytes where {} were asked for",
+                                 peer_, header.op, header.payload_bytes, call.into.size()));
+    return Placement();
+  }
+  return Placement{call.into.first(header.payload_bytes), call.revoked};
+}
+
+void Session::OnFrame(IncomingFrame frame) {
+  if (frame.header.is_reply()) {
+    OnReply(std::move(frame));
+  } else {
+    OnRequest(std::move(frame));
+  }
+}
+
+void Session::OnReply(IncomingFrame frame) {
+  const auto found = pending_.find(frame.header.op);
+  if (found == pending_.end() || found->second->result.has_value()) {
+    return;  // invariant (4)
+  }
+  PendingCall& call = *found->second;
+  if (frame.header.type != call.type) {
+    Close(error::InvalidArgument("{} answers request {} of type {} as type {}", peer_,
+                                 frame.header.op, static_cast<int>(call.type),
+                                 static_cast<int>(frame.header.type)));
+    return;
+  }
+  if (frame.header.status != 0) {
+    call.result = MakeStatus(static_cast<absl::StatusCode>(frame.header.status), frame.body);
+  } else {
+    Reply reply;
+    reply.body = std::move(frame.body);
+    reply.payload = frame.payload;
+    reply.handles = std::move(frame.handles);
+    call.result = std::move(reply);
+  }
+  call.changed.NotifyAll();
+}
+
+void Session::OnRequest(IncomingFrame frame) {
+  const bool over = requests_in_flight_ >= options_.requests_in_flight_max;
+  const bool refused = std::exchange(refusing_, false) || over;
+  if (refused) {
+    Refuse(frame.header);
+    return;
+  }
+  IncomingRequest request;
+  request.header = frame.header;
+  request.body = std::move(frame.body);
+  request.payload = frame.payload;
+  request.payload_dropped = frame.payload_dropped;
+  request.handles = std::move(frame.handles);
+  loop_->Spawn(Answer(shared_from_this(), std::move(request)));
+}
+
+void Session::Refuse(const FrameHeader& request) {
+  if (refusals_in_flight_ >= options_.requests_in_flight_max) {
+    Close(
+        error::ResourceExhausted("{} sends requests and does not read its answers: {} wait for it",
+                                 peer_, refusals_in_flight_));
+    return;
+  }
+  loop_->Spawn(SendRefusal(shared_from_this(), request));
+}
+
+Task<void> Session::SendRefusal(std::shared_ptr<Session> self, FrameHeader request) {
+  Counted counted(&self->refusals_in_flight_);
+  Reply refusal = ErrorReply(
+      error::ResourceExhausted("{} requests of this session are being answered: wait for some",
+                               self->options_.requests_in_flight_max));
+  co_await SendReply(self, request, std::move(refusal));
+}
+
+Task<void> Session::Answer(std::shared_ptr<Session> self, IncomingRequest request) {
+  Counted counted(&self->requests_in_flight_);
+  const FrameHeader header = request.header;
+  Reply reply;
+  if (self->handler_ == nullptr) {
+    reply.status = error::Unimplemented("this side of the session answers no requests");
+  } else {
+    reply = co_await self->handler_->Handle(self, std::move(request));
+  }
+  co_await SendReply(self, header, std::move(reply));
+}
+
+Task<void> Session::SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply) {
+  if (!self->open_) {
+    co_return;
+  }
+  OutgoingFrame frame = FrameOf(request, std::move(reply));
+  // A failure closes the connection: OnClosed() tells.
+  static_cast<void>(co_await self->connection_->Send(std::move(frame)));
+}
+
+void Session::OnClosed(absl::Status why) {
+  std::shared_ptr<Session> self = shared_from_this();  // the handler may let go of us
+  if (open_) {
+    open_ = false;
+    ended_why_ = why;
+    FailPending(why);
+  }
+  if (handler_ != nullptr) {
+    handler_->OnSessionClosed(this, ended_why_);
+  }
+}
+
+}  // namespace gemel

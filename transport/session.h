@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Session: requests and replies, both ways, over one Connection.
+//
+// Thread safety: one loop.
+// Ownership: shared_ptr, because replies in flight, the handler's tasks and the owner all hold it
+// and end in any order. Invariants:
+//   (1) every Call() ends: with the reply, with the peer's error, or at its deadline;
+//   (2) a call that ends at its deadline has an UNKNOWN outcome (DeadlineExceeded). Its reply
+//   buffer is
+//       no longer written: a late reply goes to scratch. If its own frame is not yet all sent, the
+//       connection is closed, so that its source is not read any more either;
+//   (3) at most Options::requests_in_flight_max handlers run; beyond that the peer is answered
+//       ResourceExhausted at once, its payload dropped unplaced. A peer that leaves as many of
+//       those answers unread is closed;
+//   (4) a duplicate or unknown reply is ignored.
+// Errors of Call(): the peer's; DeadlineExceeded (2); Unavailable when the session ended;
+// InvalidArgument when the request is over the frame's limits (nothing was sent then).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "common/loop.h"
+#include "common/sync.h"
+#include "transport/net.h"
+
+namespace gemel {
+
+class Session;
+
+struct Request {
+  FrameType type = FrameType::kProbe;
+  uint64_t region = 0;
+  uint64_t generation = 0;
+  uint64_t offset = 0;
+  std::string body;
+  ByteSpan payload;
+  std::shared_ptr<const void> keep = nullptr;
+  Handles handles;
+};
+
+// Status is the peer's verdict; the rest is meaningful when it is OK.
+struct Reply {
+  absl::Status status;
+  std::string body;
+  ByteSpan payload;  // outgoing: what to send; incoming: where it was placed
+  std::shared_ptr<const void> keep = nullptr;  // outgoing: keeps `payload` alive until LOCAL
+  Handles handles;
+};
+
+struct IncomingRequest {
+  FrameHeader header;
+  std::string body;
+  MutableByteSpan payload;
+  bool payload_dropped = false;
+  Handles handles;
+};
+
+// The side that answers.
+class SessionHandler {
+ public:
+  virtual ~SessionHandler() = default;
+  // Where the payload of a request goes; default: dropped.
+  virtual Placement PlaceRequestPayload(Session* session, const FrameHeader& header,
+                                        std::string_view body);
+  // Runs as a task of its own; requests of one session may overlap.
+  virtual Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) = 0;
+  virtual void OnSessionClosed(Session* session, const absl::Status& why) = 0;
+};
+
+class Session final : public std::enable_shared_from_this<Session>, private ConnectionEvents {
+ public:
+  struct Options {
+    size_t requests_in_flight_max = 1024;
+  };
+
+  // `handler` may be null (a pure caller: requests of the peer are refused) and must outlive the
+  // session's last event; Detach() ends that early.
+  static std::shared_ptr<Session> Start(Loop* loop, std::unique_ptr<Connection> connection,
+                                        SessionHandler* handler, Options options);
+  ~Session() override;
+
+  // Sends `request`, waits for the reply. A reply payload is placed into `reply_into`, which must
+  // be large enough and stays the caller's; a longer one closes the session (InvalidArgument).
+  Task<absl::StatusOr<Reply>> Call(Request request, MutableByteSpan reply_into, TimePoint deadline);
+
+  // Ends everything: calls in flight get Unavailable with `why`.
+  void Close(absl::Status why);
+
+  // No further call to the handler.
+  void Detach() { handler_ = nullptr; }
+
+  bool open() const { return open_; }
+
+  std::string peer() const { return peer_; }
+
+  // Who the other side is, once its hello was accepted; the handler's to set and read.
+  std::shared_ptr<void> user_state;  // shared: its tasks may outlive the session
+
+ private:
+  struct PendingCall;
+
+  Session(Loop* loop, std::unique_ptr<Connection> connection, SessionHandler* handler,
+          Options options);
+  Placement PlacePayload(const FrameHeader& header, std::string_view body) override;
+  Placement PlaceReplyPayload(const FrameHeader& header);
+  void OnFrame(IncomingFrame frame) override;
+  void OnClosed(absl::Status why) override;
+  void OnReply(IncomingFrame frame);
+  void OnRequest(IncomingFrame frame);
+  void Refuse(const FrameHeader& request);
+  void FailPending(const absl::Status& why);
+
+  // Coroutines hold the session through `self`.
+  static Task<absl::StatusOr<Reply>> RunCall(std::shared_ptr<Session> self, Request request,
+                                             MutableByteSpan reply_into, TimePoint deadline);
+  static Task<void> SendRequest(std::shared_ptr<Session> self, std::shared_ptr<PendingCall> call,
+                                OutgoingFrame frame);
+  static Task<void> Answer(std::shared_ptr<Session> self, IncomingRequest request);
+  static Task<void> SendRefusal(std::shared_ptr<Session> self, FrameHeader request);
+  static Task<void> SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply);
+
+  Loop* const loop_;
+  std::unique_ptr<Connection> connection_;
+  SessionHandler* handler_;
+  const Options options_;
+  const std::string peer_;
+  bool open_ = true;
+  uint64_t next_op_ = 1;
+  size_t requests_in_flight_ = 0;
+  size_t refusals_in_flight_ = 0;
+  bool refusing_ = false;  // the request whose payload is arriving was over the bound
+  absl::Status ended_why_;
+  std::map<uint64_t, std::shared_ptr<PendingCall>> pending_;  // shared with the task that sends
+};
+
+}  // namespace gemel

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/socket_connection.h"
+
+#include <sys/epoll.h>
+
+#include <array>
+#include <utility>
+
+#include "common/check.h"
+#include "common/crc32c.h"
+#include "common/errors.h"
+#include "common/sync.h"
+#include "transport/outcome.h"
+#include "transport/stream_socket.h"
+
+namespace gemel {
+namespace {
+
+// Of one connection per wake-up, so that one busy peer does not starve the others: the watch is
+// level triggered and calls again.
+constexpr int kReadsPerWakeup = 64;
+
+}  // namespace
+
+// One Send() in progress.
+struct SocketConnection::Sending {
+  Sending(SocketConnection* connection, OutgoingFrame outgoing)
+      : frame(std::move(outgoing)),
+        header(EncodeFrameHeader(frame.header)),
+        done(connection->loop_),
+        owner(connection) {
+    position = owner->sendings_.insert(owner->sendings_.end(), this);
+  }
+
+  Sending(const Sending&) = delete;
+  Sending& operator=(const Sending&) = delete;
+
+  ~Sending() {
+    if (owner == nullptr) {
+      return;
+    }
+    SocketConnection* connection = std::exchange(owner, nullptr);
+    connection->sendings_.erase(position);
+    if (written > 0) {
+      connection->Close(error::Cancelled("a frame to {} was given up after {} bytes",
+                                         connection->peer_, written));
+    }
+  }
+
+  size_t total() const { return header.size() + frame.body.size() + frame.payload.size(); }
+
+  IoResult WriteOnce(int fd) const {
+    std::array<ByteSpan, 3> pieces = {std::as_bytes(std::span(header)), AsBytes(frame.body),
+                                      frame.payload};
+    size_t skip = written;
+    for (ByteSpan& piece : pieces) {
+      const size_t gone = std::min(skip, piece.size());
+      piece = piece.subspan(gone);
+      skip -= gone;
+    }
+    static const Handles kNone;
+    return SendSome(fd, pieces, written == 0 ? frame.handles : kNone);
+  }
+
+  // No longer read: `status` is what Send() returns.
+  void Finish(absl::Status status) {
+    owner->sendings_.erase(position);
+    owner = nullptr;
+    done.Set(std::move(status));
+  }
+
+  const OutgoingFrame frame;
+  const std::array<uint8_t, kFrameHeaderBytes> header;
+  OneShot<absl::Status> done;
+  SocketConnection* owner;  // null when finished
+  std::list<Sending*>::iterator position;
+  size_t written = 0;
+};
+
+SocketConnection::SocketConnection(EpollLoop* loop, Descriptor socket, std::string peer,
+                                   Carries carries)
+    : loop_(loop), socket_(std::move(socket)), peer_(std::move(peer)), carries_(carries) {
+  GEMEL_CHECK(socket_.valid());
+}
+
+SocketConnection::~SocketConnection() {
+  *alive_ = false;
+  if (open()) {
+    Close(error::Cancelled("the connection to {} was dropped", peer_));
+  }
+}
+
+void SocketConnection::Start(ConnectionEvents* events) {
+  GEMEL_CHECK(events_ == nullptr && events != nullptr);
+  events_ = events;
+  if (open()) {
+    WatchSocket();
+  } else {
+    PostClosed();
+  }
+}
+
+absl::Status SocketConnection::CheckOutgoing(const OutgoingFrame& frame) const {
+  if (!open()) {
+    return closed_why_;
+  }
+  if (frame.body.size() > kFrameBodyBytesMax || frame.payload.size() > kFramePayloadBytesMax ||
+      frame.handles.size() > kFrameHandlesMax) {
+    return error::InvalidArgument(
+        "a frame with a body of {} bytes, a payload of {} and {} handles is over the limits",
+        frame.body.size(), frame.payload.size(), frame.handles.size());
+  }
+  if (carries_ == Carries::kBytes && !frame.handles.empty()) {
+    return error::InvalidArgument("{} handles cannot go to {}: only a unix socket carries them",
+                                  frame.handles.size(), peer_);
+  }
+  for (const std::shared_ptr<SharedHandle>& handle : frame.handles) {
+    if (handle == nullptr || handle->descriptor() < 0) {
+      return error::InvalidArgument("a handle to {} has no descriptor of this host", peer_);
+    }
+  }
+  return absl::OkStatus();
+}
+
+Task<absl::Status> SocketConnection::Send(OutgoingFrame frame) {
+  GEMEL_CHECK(events_ != nullptr) << "Start() comes first";
+  absl::Status allowed = CheckOutgoing(frame);
+  if (!allowed.ok()) {
+    Close(allowed);
+    co_return allowed;
+  }
+  frame.header.body_bytes = static_cast<uint32_t>(frame.body.size());
+  frame.header.payload_bytes = static_cast<uint32_t>(frame.payload.size());
+  frame.header.body_crc32c = Crc32c(AsBytes(frame.body));
+  frame.header.handle_count = static_cast<uint32_t>(frame.handles.size());
+  Sending sending(this, std::move(frame));
+  if (!waiting_to_write_) {
+    WriteSome();
+  }
+  // The connection may be gone from here on; the node is ours.
+  co_await sending.done.WaitUntil(kTimeNever);
+  co_return sending.done.value();
+}
+
+void SocketConnection::Close(absl::Status why) {
+  GEMEL_CHECK(!why.ok());
+  if (!open()) {
+    return;
+  }
+  closed_why_ = why;
+  loop_->Unwatch(socket_.get());
+  socket_.Reset();
+  while (!sendings_.empty()) {
+    sendings_.front()->Finish(why);
+  }
+  if (events_ != nullptr && *alive_) {
+    PostClosed();
+  }
+}
+
+void SocketConnection::PostClosed() {
+  loop_->Post([this, alive = alive_] {
+    if (*alive) {
+      events_->OnClosed(closed_why_);
+    }
+  });
+}
+
+void SocketConnection::WatchSocket() {
+  const uint32_t interest = EPOLLIN | (waiting_to_write_ ? EPOLLOUT : 0U);
+  loop_->Watch(socket_.get(), interest, [this](uint32_t ready) { OnReady(ready); });
+}
+
+void SocketConnection::OnReady(uint32_t ready) {
+  GEMEL_CHECK(open() && events_ != nullptr);
+  if ((ready & EPOLLOUT) != 0) {
+    WriteSome();
+  }
+  if (open() && (ready & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
+    ReadSome();
+  }
+}
+
+void SocketConnection::ReadSome() {
+  std::shared_ptr<bool> alive = alive_;
+  for (int reads = 0; reads < kReadsPerWakeup; ++reads) {
+    const bool more = ReadStep();
+    if (!*alive || !more) {
+      return;
+    }
+  }
+}
+
+// One reception; false when there is nothing more to read now, or the connection is closed or gone.
+bool SocketConnection::ReadStep() {
+  Handles handles;
+  const MutableByteSpan target = reader_.Target();
+  const IoResult got = ReceiveSome(socket_.get(), target,
+                                   carries_ == Carries::kBytesAndHandles ? &handles : nullptr);
+  if (got.error != 0) {
+    if (!got.blocked()) {
+      Close(StatusOfErrno(got.error, fmt::format("receiving from {}", peer_)));
+    }
+    return false;
+  }
+  if (got.bytes == 0) {
+    Close(reader_.inside_frame()
+              ? error::Unavailable("{} ended the connection: cut inside a frame", peer_)
+              : error::Unavailable("{} ended the connection", peer_));
+    return false;
+  }
+  return OnBytes(got, std::move(handles));
+}
+
+bool SocketConnection::OnBytes(const IoResult& got, Handles handles) {
+  if (got.handles_cut) {
+    Close(
+        error::InvalidArgument("{} sent more handles than the {} a frame may have, or than this "
+                               "process may open (ulimit -n)",
+                               peer_, kFrameHandlesMax));
+    return false;
+  }
+  absl::Status fitting = reader_.AddHandles(std::move(handles));
+  if (!fitting.ok()) {
+    Close(Annotate(fitting, peer_));
+    return false;
+  }
+  const absl::StatusOr<FrameProgress> progress = reader_.Advance(got.bytes);
+  if (!progress.ok()) {
+    Close(Annotate(progress.status(), peer_));
+    return false;
+  }
+  return Deliver(*progress);
+}
+
+bool SocketConnection::Deliver(FrameProgress progress) {
+  std::shared_ptr<bool> alive = alive_;
+  if (progress == FrameProgress::kPlace) {
+    Placement placement = events_->PlacePayload(reader_.header(), reader_.body());
+    if (!*alive || !open()) {
+      return false;
+    }
+    reader_.Place(std::move(placement));
+  } else if (progress == FrameProgress::kFrame) {
+    events_->OnFrame(reader_.Take());
+  }
+  return *alive && open();
+}
+
+void SocketConnection::WriteSome() {
+  bool blocked = false;
+  while (!sendings_.empty() && !blocked) {
+    Sending* head = sendings_.front();
+    const IoResult sent = head->WriteOnce(socket_.get());
+    blocked = sent.error != 0;
+    if (blocked && !sent.blocked()) {
+      Close(StatusOfErrno(sent.error, fmt::format("sending to {}", peer_)));
+      return;
+    }
+    head->written += sent.bytes;
+    GEMEL_CHECK_LE(head->written, head->total());
+    if (head->written == head->total()) {
+      head->Finish(absl::OkStatus());
+    }
+  }
+  if (blocked != waiting_to_write_) {
+    waiting_to_write_ = blocked;
+    WatchSocket();
+  }
+}
+
+}  // namespace gemel

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/stream_socket.h"
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "common/check.h"
+#include "transport/outcome.h"
+
+namespace gemel {
+namespace {
+
+constexpr size_t kPiecesMax = 3;
+constexpr size_t kControlBytes = CMSG_SPACE(kFrameHandlesMax * sizeof(int));
+
+struct alignas(cmsghdr) ControlBuffer {
+  std::array<char, kControlBytes> bytes{};
+};
+
+// Every descriptor in `message` becomes ours before anything else can fail.
+void TakeHandles(const msghdr& message, Handles* handles) {
+  auto* header = const_cast<msghdr*>(&message);  // CMSG_NXTHDR is not const-correct
+  for (cmsghdr* part = CMSG_FIRSTHDR(header); part != nullptr; part = CMSG_NXTHDR(header, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) {
+      continue;
+    }
+    GEMEL_CHECK_GE(part->cmsg_len, CMSG_LEN(0));
+    const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(int));
+      handles->push_back(std::make_shared<DescriptorHandle>(Descriptor(fd)));
+    }
+  }
+}
+
+void PutHandles(const Handles& handles, msghdr* message, ControlBuffer* control) {
+  GEMEL_CHECK_LE(handles.size(), kFrameHandlesMax);
+  message->msg_control = control->bytes.data();
+  message->msg_controllen = CMSG_SPACE(handles.size() * sizeof(int));
+  cmsghdr* part = CMSG_FIRSTHDR(message);
+  part->cmsg_level = SOL_SOCKET;
+  part->cmsg_type = SCM_RIGHTS;
+  part->cmsg_len = CMSG_LEN(handles.size() * sizeof(int));
+  for (size_t i = 0; i < handles.size(); ++i) {
+    const int fd = handles[i]->descriptor();
+    std::memcpy(CMSG_DATA(part) + i * sizeof(int), &fd, sizeof(int));
+  }
+}
+
+IoResult ResultOf(ssize_t rc) {
+  IoResult result;
+  if (rc < 0) {
+    result.error = errno;
+  } else {
+    result.bytes = static_cast<size_t>(rc);
+  }
+  return result;
+}
+
+}  // namespace
+
+bool IoResult::blocked() const { return OutcomeOfErrno(error).outcome == Outcome::kRetryLane; }
+
+IoResult ReceiveSome(int fd, MutableByteSpan into, Handles* handles) {
+  GEMEL_CHECK(!into.empty());
+  iovec piece{into.data(), into.size()};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  ControlBuffer control;
+  if (handles != nullptr) {
+    message.msg_control = control.bytes.data();
+    message.msg_controllen = control.bytes.size();
+  }
+  IoResult result = ResultOf(recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+  if (result.error == 0 && handles != nullptr) {
+    TakeHandles(message, handles);
+    result.handles_cut = (message.msg_flags & MSG_CTRUNC) != 0;
+  }
+  return result;
+}
+
+IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles) {
+  GEMEL_CHECK_LE(pieces.size(), kPiecesMax);
+  std::array<iovec, kPiecesMax> vector{};
+  size_t used = 0;
+  for (const ByteSpan& piece : pieces) {
+    if (!piece.empty()) {
+      vector[used].iov_base = const_cast<std::byte*>(piece.data());  // the kernel only reads it
+      vector[used].iov_len = piece.size();
+      used += 1;
+    }
+  }
+  GEMEL_CHECK_GT(used, 0U);
+  msghdr message{};
+  message.msg_iov = vector.data();
+  message.msg_iovlen = used;
+  ControlBuffer control;
+  if (!handles.empty()) {
+    PutHandles(handles, &message, &control);
+  }
+  return ResultOf(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+
+}  // namespace gemel

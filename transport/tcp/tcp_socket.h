@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The `tcp` fabric: connections over TCP, loopback only until TLS exists. Carries no handles.
+//
+// Thread safety: the loop's thread.
+// Errors: those of ParseLoopbackAddress(); Unavailable when nobody listens; DeadlineExceeded;
+// AlreadyExists when the port is taken.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "common/epoll_loop.h"
+#include "common/events.h"
+#include "transport/net.h"
+
+namespace gemel {
+
+struct TcpOptions {
+  // Set on every socket: the system's default may be one that halves loopback (bbr). When the
+  // kernel lacks it the system's default is used and the event "tcp_congestion_fallback" is told
+  // once. Empty: leave the system's default.
+  std::string congestion_control = "cubic";
+};
+
+// What both directions share; outlives every listener and Connect() in progress.
+class TcpFabric {
+ public:
+  // `events` may be null.
+  TcpFabric(EpollLoop* loop, EventSink* events, TcpOptions options);
+
+  // `host_and_port` as in ParseLoopbackAddress().
+  Task<absl::StatusOr<std::unique_ptr<Connection>>> Connect(std::string host_and_port,
+                                                            TimePoint deadline);
+  absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string host_and_port,
+                                                   Net::AcceptCallback accept);
+
+ private:
+  void Tune(int fd);
+
+  EpollLoop* const loop_;
+  EventSink* const events_;
+  const TcpOptions options_;
+  bool fallback_told_ = false;
+};
+
+}  // namespace gemel
