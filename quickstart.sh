@@ -20,7 +20,7 @@ gemel_build release gemel gemel-server gemel-placement gemel_python
 out="${GEMEL_ROOT}/quickstart-out"
 gemel_say "main job: two FSDP2 ranks on three servers; one host will be killed"
 code=0
-PATH="${GEMEL_ROOT}/build/release/bin:${PATH}" PYTHONPATH="${GEMEL_ROOT}/build/release/python${PYTHONPATH:+:${PYTHONPATH}}" \
+PATH="${GEMEL_ROOT}/build/release/bin:${PATH}" PYTHONPATH="${GEMEL_ROOT}/build/release/python:${GEMEL_ROOT}/integrations/python${PYTHONPATH:+:${PYTHONPATH}}" \
   "${GEMEL_VENV}/bin/python" integrations/python/examples/quickstart.py --out "${out}" "$@" || code=$?
 if ((code != 0)); then
   trap - ERR

@@ -13,7 +13,7 @@ GEMEL_VENV="${GEMEL_ROOT}/.venv"
 
 GEMEL_PACKAGES_BUILD=(g++ cmake ninja-build ccache pkg-config git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler librocksdb-dev libabsl-dev
-  libgtest-dev libgmock-dev libbenchmark-dev libfmt-dev libspdlog-dev libcli11-dev prometheus-cpp-dev
+  libgtest-dev libgmock-dev libbenchmark-dev libfmt-dev libspdlog-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
   libtomlplusplus-dev libxxhash-dev python3-dev python3-venv iproute2 procps)
 GEMEL_PACKAGES_CHECKERS=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev lld-19)
 
@@ -101,6 +101,7 @@ gemel_make_venv() {
     gemel_say "python: .venv is up to date"
     return
   fi
+  [[ ! -L "${GEMEL_VENV}" ]] || gemel_die ".venv is a symbolic link, and making it anew would empty what it points to: remove the link."
   gemel_say "python: making .venv with ${python} (torch and its companions, some minutes the first time)"
   gemel_logged venv "${python}" -m venv --clear "${GEMEL_VENV}" || gemel_die \
     "${python} could not make .venv (build/logs/venv.log): check free disk space, then start again."

@@ -65,7 +65,7 @@ struct SleepAwaiter {
   void await_suspend(std::coroutine_handle<> caller) {
     auto resume = [this, caller] {
       timer = Loop::kNoTimer;
-      caller.resume();
+      Resume(caller);
     };
     if (when == TimePoint::min()) {
       loop->Post(std::move(resume));
@@ -90,7 +90,7 @@ void Loop::Spawn(Task<void> task) {
   }
   internal::RootTask root = internal::RootTask::Run(std::move(task));
   root.LinkInto(this);
-  Post([handle = root.handle] { handle.resume(); });
+  Post([handle = root.handle] { internal::Resume(handle); });
 }
 
 Task<void> Loop::SleepUntil(TimePoint when) {

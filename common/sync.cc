@@ -69,7 +69,7 @@ void WaitQueue::Wake(Waiter* waiter, bool notified) {
     loop_->CancelTimer(waiter->timer);
     waiter->timer = Loop::kNoTimer;
   }
-  loop_->Post([caller = waiter->caller] { caller.resume(); });
+  loop_->Post([caller = waiter->caller] { internal::Resume(caller); });
 }
 
 void WaitQueue::NotifyAll() {

@@ -7,11 +7,13 @@
 //
 // Thread safety: a Task lives and runs on one Loop.
 // Ownership: the Task owns its frame; destroying a Task destroys the frame and, through it, every
-// frame it awaits. Awaiting transfers control symmetrically, so chains of any length use one stack
-// frame. Invariants:
+// frame it awaits.
+// Invariants:
 //   (1) a Task is awaited at most once;
-//   (2) nothing thrown leaves a Task: an exception ends the process (no exception crosses our
-//   code).
+//   (2) nothing thrown leaves a Task: an exception ends the process;
+//   (3) a coroutine never runs on another's stack: it names the next one and returns to Resume(),
+//       so chains and loops of any length use one stack frame. (Symmetric transfer would need tail
+//       calls, which g++ does not make at -O0 or under sanitizers.)
 #pragma once
 
 #include <coroutine>
@@ -28,13 +30,38 @@ class Task;
 
 namespace internal {
 
+// What Resume() on this thread runs next.
+struct Turn {
+  std::coroutine_handle<> next;
+  bool open = false;  // inside Resume()
+};
+
+inline constinit thread_local Turn turn;
+
+// Runs `first` and all it passes its turn to. Loops and awaiters resume coroutines with this only.
+inline void Resume(std::coroutine_handle<> first) {
+  const Turn outer = std::exchange(turn, Turn{first, true});
+  while (turn.next) {
+    std::coroutine_handle<> next = std::exchange(turn.next, nullptr);
+    next.resume();
+  }
+  turn = outer;
+}
+
+// The last act of a coroutine that suspends: `next` goes on.
+inline void PassTurn(std::coroutine_handle<> next) {
+  GEMEL_CHECK(turn.open && !turn.next) << "a coroutine was resumed without Resume()";
+  turn.next = next;
+}
+
 struct FinalAwaiter {
   bool await_ready() const noexcept { return false; }
 
   template <typename Promise>
-  std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> handle) const noexcept {
-    std::coroutine_handle<> continuation = handle.promise().continuation;
-    return continuation ? continuation : std::noop_coroutine();
+  void await_suspend(std::coroutine_handle<Promise> handle) const noexcept {
+    if (handle.promise().continuation) {
+      PassTurn(handle.promise().continuation);
+    }
   }
 
   void await_resume() const noexcept {}
@@ -107,9 +134,9 @@ class [[nodiscard]] Task {
 
       bool await_ready() const noexcept { return false; }
 
-      std::coroutine_handle<> await_suspend(std::coroutine_handle<> caller) const noexcept {
+      void await_suspend(std::coroutine_handle<> caller) const noexcept {
         handle.promise().continuation = caller;
-        return handle;
+        PassTurn(handle);
       }
 
       T await_resume() const { return handle.promise().Take(); }

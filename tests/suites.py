@@ -104,7 +104,7 @@ class Builds:
 
 def build_environment(preset):
     binaries = BUILD / preset / "bin"
-    python_path = [str(BUILD / preset / "python"), os.environ.get("PYTHONPATH", "")]
+    python_path = [str(BUILD / preset / "python"), str(ROOT / "integrations/python"), os.environ.get("PYTHONPATH", "")]
     return {
         "PATH": f"{binaries}:{os.environ['PATH']}",
         "PYTHONPATH": ":".join(part for part in python_path if part),

@@ -70,24 +70,27 @@ absl::Status Ended(const std::string& peer, const absl::Status& why) {
   return error::Unavailable("the session with {} ended: {}", peer, MessageOf(why));
 }
 
-// Counts a task from its beginning to its end, however it ends.
-class Counted {
+}  // namespace
+
+// Counts one answer from the arrival of its request until its task is gone, however that ends.
+class Session::Counted {
  public:
   explicit Counted(size_t* count) : count_(count) { *count_ += 1; }
 
-  Counted(const Counted&) = delete;
-  Counted& operator=(const Counted&) = delete;
+  Counted(Counted&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
+
+  Counted& operator=(Counted&&) = delete;
 
   ~Counted() {
-    GEMEL_CHECK_GT(*count_, 0U);
-    *count_ -= 1;
+    if (count_ != nullptr) {
+      GEMEL_CHECK_GT(*count_, 0U);
+      *count_ -= 1;
+    }
   }
 
  private:
-  size_t* const count_;
+  size_t* count_;
 };
-
-}  // namespace
 
 // One Call() in progress. The task that sends the request shares it.
 struct Session::PendingCall {
@@ -300,7 +303,7 @@ void Session::OnRequest(IncomingFrame frame) {
   request.payload = frame.payload;
   request.payload_dropped = frame.payload_dropped;
   request.handles = std::move(frame.handles);
-  loop_->Spawn(Answer(shared_from_this(), std::move(request)));
+  loop_->Spawn(Answer(shared_from_this(), Counted(&requests_in_flight_), std::move(request)));
 }
 
 void Session::Refuse(const FrameHeader& request) {
@@ -310,19 +313,19 @@ void Session::Refuse(const FrameHeader& request) {
                                  peer_, refusals_in_flight_));
     return;
   }
-  loop_->Spawn(SendRefusal(shared_from_this(), request));
+  loop_->Spawn(SendRefusal(shared_from_this(), Counted(&refusals_in_flight_), request));
 }
 
-Task<void> Session::SendRefusal(std::shared_ptr<Session> self, FrameHeader request) {
-  Counted counted(&self->refusals_in_flight_);
+Task<void> Session::SendRefusal(std::shared_ptr<Session> self, Counted /*counted*/,
+                                FrameHeader request) {
   Reply refusal = ErrorReply(
       error::ResourceExhausted("{} requests of this session are being answered: wait for some",
                                self->options_.requests_in_flight_max));
   co_await SendReply(self, request, std::move(refusal));
 }
 
-Task<void> Session::Answer(std::shared_ptr<Session> self, IncomingRequest request) {
-  Counted counted(&self->requests_in_flight_);
+Task<void> Session::Answer(std::shared_ptr<Session> self, Counted /*counted*/,
+                           IncomingRequest request) {
   const FrameHeader header = request.header;
   Reply reply;
   if (self->handler_ == nullptr) {

@@ -105,6 +105,7 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
 
  private:
   struct PendingCall;
+  class Counted;
 
   Session(Loop* loop, std::unique_ptr<Connection> connection, SessionHandler* handler,
           Options options);
@@ -122,8 +123,9 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
                                              MutableByteSpan reply_into, TimePoint deadline);
   static Task<void> SendRequest(std::shared_ptr<Session> self, std::shared_ptr<PendingCall> call,
                                 OutgoingFrame frame);
-  static Task<void> Answer(std::shared_ptr<Session> self, IncomingRequest request);
-  static Task<void> SendRefusal(std::shared_ptr<Session> self, FrameHeader request);
+  static Task<void> Answer(std::shared_ptr<Session> self, Counted counted, IncomingRequest request);
+  static Task<void> SendRefusal(std::shared_ptr<Session> self, Counted counted,
+                                FrameHeader request);
   static Task<void> SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply);
 
   Loop* const loop_;

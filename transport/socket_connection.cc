@@ -11,7 +11,6 @@
 #include "common/errors.h"
 #include "common/sync.h"
 #include "transport/outcome.h"
-#include "transport/stream_socket.h"
 
 namespace gemel {
 namespace {

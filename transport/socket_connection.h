@@ -25,6 +25,7 @@
 #include "transport/descriptor.h"
 #include "transport/frame_reader.h"
 #include "transport/net.h"
+#include "transport/stream_socket.h"
 
 namespace gemel {
 

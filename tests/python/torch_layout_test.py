@@ -102,3 +102,19 @@ def test_overflowing_sizes_are_refused():
         struct.pack_into("<QQQ", data, 64 + 24 + 24 * i, 1 << 63, 0, 1 << 63)
     with pytest.raises(InvalidArgument, match="dims"):
         fmt.decode(data)
+
+
+def test_a_piece_beyond_its_tensor_is_refused():
+    good = fmt.place(0, 1, bytes(16), [fmt.tensor_entry("t", "int8", ((1,), (2,)), (4,))])
+    for dims in ((4, 3, 2), (1, 0, 2), (4, 1 << 40, 2)):
+        data = bytearray(fmt.encode(good))
+        struct.pack_into("<QQQ", data, 64 + 24, *dims)
+        with pytest.raises(InvalidArgument, match=r"entries\[0\]\.dims\[0\]"):
+            fmt.decode(data)
+
+
+def test_a_name_that_is_there_twice_is_refused():
+    entries = [fmt.bytes_entry("aa", 1), fmt.bytes_entry("ab", 1)]
+    data = fmt.encode(fmt.place(0, 1, bytes(16), entries)).replace(b"ab", b"aa")
+    with pytest.raises(InvalidArgument, match=r"entries\[1\]\.name"):
+        fmt.decode(data)

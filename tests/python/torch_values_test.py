@@ -72,3 +72,12 @@ def test_truncation_and_change_at_every_byte_raise_invalid_argument_or_decode():
                 values.decode(changed)
             except InvalidArgument:
                 pass
+
+
+@pytest.mark.parametrize("data", [
+    values.encode({"a": 1, "b": 2}).replace(b"b", b"a"),  # a key twice
+    values.encode({"a": 1}).replace(values.encode("a"), values.encode([])),  # a list as key
+    values.encode({"a": 1}).replace(values.encode("a"), values.encode(([],)))])
+def test_wrong_keys_are_refused(data):
+    with pytest.raises(InvalidArgument, match=r"values\.dict"):
+        values.decode(data)

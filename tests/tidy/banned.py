@@ -12,8 +12,11 @@ ALLOW = pathlib.Path(__file__).resolve().parent / "allow.txt"
 
 
 def _call(*names):
-    """A call of a C function by its bare or ::name, not of a member or of something in a namespace."""
-    return r"(?<![\w.>:~])(?<!\w )(?:::)?(?:" + "|".join(names) + r")\s*\("
+    """A call of a C function by its bare or ::name, not of a member or of something in a namespace.
+
+    No call without arguments: that is an accessor of ours, declared or used in its own class.
+    """
+    return r"(?<![\w.>:~])(?<!\w )(?:::)?(?:" + "|".join(names) + r")\s*\((?!\s*\))"
 
 
 RULES = {
@@ -27,8 +30,8 @@ RULES = {
                      "sendto", "recvfrom"), "the network comes from Net"),
     "file": (_call("open", "openat", "creat", "fopen", "fdopen", "memfd_create", "rename", "unlink", "fsync", "fdatasync")
              + r"|\b[oi]?fstream\b|\bstd::filesystem\b", "files come from Disk"),
-    "process": (_call("fork", "vfork", "execv", "execve", "execvp", "execl", "execlp", "posix_spawn", "posix_spawnp",
-                      "system", "popen", "kill", "waitpid", "pidfd_open"), "processes come from Process"),
+    "process": (_call("execv", "execve", "execvp", "execl", "execlp", "posix_spawn", "posix_spawnp",
+                      "system", "popen", "kill", "waitpid", "pidfd_open") + r"|\bv?fork\s*\(", "processes come from Process"),
     "env": (r"\b(?:secure_)?getenv\b|\bsetenv\b|\bputenv\b", "settings come from flags and files"),
     "sleep": (_call("sleep", "usleep", "nanosleep") + r"|\bsleep_for\b|\bsleep_until\b|\babsl::SleepFor\b",
               "waiting is done on the Loop"),

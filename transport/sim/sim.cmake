@@ -8,7 +8,7 @@ set(GEMEL_TRANSPORT_SIM_SOURCES
   sim/sim_link.cc
   sim/sim_machine.cc
   sim/sim_net.cc
-  sim/sim_process.cc
+  sim/sim_node_process.cc
   sim/sim_rpc.cc
   sim/sim_rpc_call.cc
   sim/sim_world.cc)

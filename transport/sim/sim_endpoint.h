@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SimEndpoint: one end of a simulated connection, with the kernel's part of it: what is queued to send,
-// what is on its way here, what has arrived and is not yet handed out.
+// SimEndpoint: one end of a simulated connection, with the kernel's part of it: what is queued to
+// send, what is on its way here, what has arrived and is not yet handed out.
 //
-// Life of a frame: Enqueue → captured (payload copied at a random instant after the post) → LOCAL told →
-// arrives over the link → PlacePayload → first part lands → second part lands → OnFrame.
+// Life of a frame: Enqueue → captured (payload copied at a random instant after the post) → LOCAL
+// told → arrives over the link → PlacePayload → first part lands → second part lands → OnFrame.
 //
-// Thread safety: one thread. Steps of the sender run on the sender's loop, steps of the receiver on the
-// receiver's, so a paused process stands still and a killed one is never called.
-// Ownership: shared by the SimConnection (its shell), events under way and the process's list of parts.
+// Thread safety: one thread. Steps of the sender run on the sender's loop, steps of the receiver on
+// the receiver's, so a paused process stands still and a killed one is never called. Ownership:
+// shared by the SimConnection (its shell), events under way and the process's list of parts.
 // Invariants:
 //   (1) frames arrive whole and in the order of Enqueue, whatever the link does, or the end closes;
-//   (2) no byte is read from a sender's payload after LOCAL, an error, or the sender's death, and none
+//   (2) no byte is read from a sender's payload after LOCAL, an error, or the sender's death, and
+//   none
 //       is written to a place whose owner has set *revoked, nor after the end is closed;
-//   (3) at most kWindowBytes are on the way to an end; then its sender waits, as with a full socket.
+//   (3) at most kWindowBytes are on the way to an end; then its sender waits, as with a full
+//   socket.
 #pragma once
 
 #include <array>
@@ -24,7 +26,7 @@
 
 #include "common/sync.h"
 #include "transport/net.h"
-#include "transport/sim/sim_process.h"
+#include "transport/sim/sim_node_process.h"
 #include "transport/sim/sim_world.h"
 
 namespace gemel {
@@ -49,10 +51,10 @@ class SimEndpoint final : public SimPart, public std::enable_shared_from_this<Si
   };
 
   // Both ends, open. REQUIRES: both processes are alive.
-  static Pair Make(const std::shared_ptr<SimProcess>& client,
-                   const std::shared_ptr<SimProcess>& server, const SimAddress& address);
+  static Pair Make(const std::shared_ptr<SimNodeProcess>& client,
+                   const std::shared_ptr<SimNodeProcess>& server, const SimAddress& address);
 
-  SimEndpoint(std::shared_ptr<SimProcess> process, Route route, std::string peer, bool local);
+  SimEndpoint(std::shared_ptr<SimNodeProcess> process, Route route, std::string peer, bool local);
 
   void Start(ConnectionEvents* events);
   // shared: the sending coroutine and the queue hold it, either may go first.
@@ -126,7 +128,7 @@ class SimEndpoint final : public SimPart, public std::enable_shared_from_this<Si
   void HandOut();
   void GiveBack(uint64_t bytes);
 
-  const std::shared_ptr<SimProcess> process_;
+  const std::shared_ptr<SimNodeProcess> process_;
   const Route route_;  // of what this end sends
   const std::string peer_;
   const bool local_;

@@ -13,15 +13,15 @@ constexpr Duration kLandingGapMax = 200us;
 
 }  // namespace
 
-SimEndpoint::SimEndpoint(std::shared_ptr<SimProcess> process, Route route, std::string peer,
+SimEndpoint::SimEndpoint(std::shared_ptr<SimNodeProcess> process, Route route, std::string peer,
                          bool local)
     : process_(std::move(process)),
       route_(std::move(route)),
       peer_(std::move(peer)),
       local_(local) {}
 
-SimEndpoint::Pair SimEndpoint::Make(const std::shared_ptr<SimProcess>& client,
-                                    const std::shared_ptr<SimProcess>& server,
+SimEndpoint::Pair SimEndpoint::Make(const std::shared_ptr<SimNodeProcess>& client,
+                                    const std::shared_ptr<SimNodeProcess>& server,
                                     const SimAddress& address) {
   GEMEL_CHECK(client->alive() && server->alive());
   const Route route{client->node(), server->node()};
@@ -109,9 +109,9 @@ void SimEndpoint::Arrive(uint64_t wire_epoch) {
 void SimEndpoint::Bounce() {
   auto reset = [weak = other_] {
     if (std::shared_ptr<SimEndpoint> other = weak.lock()) {
-      other->Shut(error::Unavailable("the connection to {} was reset: that side is closed",
-                                     other->peer_),
-                  TellPeer::kNo);
+      other->Shut(
+          error::Unavailable("the connection to {} was reset: that side is closed", other->peer_),
+          TellPeer::kNo);
     }
   };
   process_->world()->Transmit(route_, SimWorld::InBlackhole::kLost, std::move(reset));

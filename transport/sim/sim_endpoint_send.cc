@@ -141,9 +141,8 @@ void SimEndpoint::PushTo(const std::shared_ptr<SimEndpoint>& other, WireFrame fr
                          SimWorld::InBlackhole fate) {
   other->unread_bytes_ += frame.bytes();
   other->wire_.push_back(std::move(frame));
-  process_->world()->Transmit(route_, fate, [other, epoch = other->wire_epoch_] {
-    other->Arrive(epoch);
-  });
+  process_->world()->Transmit(route_, fate,
+                              [other, epoch = other->wire_epoch_] { other->Arrive(epoch); });
 }
 
 void SimEndpoint::FlipBit(WireFrame* frame) {
@@ -172,10 +171,9 @@ void SimEndpoint::ScheduleLateWrite(const std::shared_ptr<SimEndpoint>& other, W
   const Duration late = link.Between(Duration::zero(), link.faults.late_max);
   SimWorld* world = process_->world();
   auto set_off = [world, route = route_, other, frame = std::move(frame)]() mutable {
-    world->Transmit(route, SimWorld::InBlackhole::kHeld,
-                    [other, frame = std::move(frame)]() mutable {
-                      other->ArriveLate(std::move(frame));
-                    });
+    world->Transmit(
+        route, SimWorld::InBlackhole::kHeld,
+        [other, frame = std::move(frame)]() mutable { other->ArriveLate(std::move(frame)); });
   };
   world->scheduler()->At(Add(world->now(), late), std::move(set_off));
 }

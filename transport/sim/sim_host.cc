@@ -39,20 +39,21 @@ class SimMapping final : public Mapping {
 
 class SimProcessHandle final : public SharedHandle {
  public:
-  explicit SimProcessHandle(std::shared_ptr<SimProcess> process) : process_(std::move(process)) {}
+  explicit SimProcessHandle(std::shared_ptr<SimNodeProcess> process)
+      : process_(std::move(process)) {}
 
   int descriptor() const override { return -1; }
 
-  const std::shared_ptr<SimProcess>& process() const { return process_; }
+  const std::shared_ptr<SimNodeProcess>& process() const { return process_; }
 
  private:
-  const std::shared_ptr<SimProcess> process_;
+  const std::shared_ptr<SimNodeProcess> process_;
 };
 
 // Attached to the process that is watched; lives in the process that watches.
 class WatchState final : public SimPart, public std::enable_shared_from_this<WatchState> {
  public:
-  WatchState(std::shared_ptr<SimProcess> watcher, std::function<void()> exited)
+  WatchState(std::shared_ptr<SimNodeProcess> watcher, std::function<void()> exited)
       : watcher_(std::move(watcher)), exited_(std::move(exited)) {}
 
   void OnOwnerKilled() override {
@@ -68,7 +69,7 @@ class WatchState final : public SimPart, public std::enable_shared_from_this<Wat
   void Stop() { exited_ = nullptr; }
 
  private:
-  const std::shared_ptr<SimProcess> watcher_;
+  const std::shared_ptr<SimNodeProcess> watcher_;
   std::function<void()> exited_;
 };
 
@@ -84,7 +85,7 @@ class SimExitWatch final : public ExitWatch {
 
 }  // namespace
 
-SimHost::SimHost(std::shared_ptr<SimProcess> process) : process_(std::move(process)) {
+SimHost::SimHost(std::shared_ptr<SimNodeProcess> process) : process_(std::move(process)) {
   GEMEL_CHECK(process_ != nullptr);
 }
 

@@ -2,8 +2,9 @@
 //
 // SimHost: Host of one simulated process, over the SimMachine of its node.
 //
-// A write through a read-only mapping cannot be trapped here; what is recorded is every mapping with its
-// present Access (SimMemory::mappings), which tests check against the state the protocol says.
+// A write through a read-only mapping cannot be trapped here; what is recorded is every mapping
+// with its present Access (SimMemory::mappings), which tests check against the state the protocol
+// says.
 //
 // Thread safety: one thread.
 // Ownership: shares the process. Mappings and handles keep their memory alive; the owner destroys
@@ -16,13 +17,13 @@
 #include <string>
 
 #include "transport/host.h"
-#include "transport/sim/sim_process.h"
+#include "transport/sim/sim_node_process.h"
 
 namespace gemel {
 
 class SimHost final : public Host {
  public:
-  explicit SimHost(std::shared_ptr<SimProcess> process);
+  explicit SimHost(std::shared_ptr<SimNodeProcess> process);
 
   absl::StatusOr<std::shared_ptr<SharedHandle>> CreateMemory(std::string name,
                                                              uint64_t bytes) override;
@@ -34,7 +35,7 @@ class SimHost final : public Host {
                                                        std::function<void()> exited) override;
 
  private:
-  const std::shared_ptr<SimProcess> process_;
+  const std::shared_ptr<SimNodeProcess> process_;
 };
 
 }  // namespace gemel

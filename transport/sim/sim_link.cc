@@ -16,7 +16,8 @@ bool SimLink::Happens(uint32_t ppm) {
 }
 
 Duration SimLink::Between(Duration min, Duration max) {
-  GEMEL_CHECK(min >= Duration::zero() && min <= max) << min.count() << " to " << max.count() << " ns";
+  GEMEL_CHECK(min >= Duration::zero() && min <= max)
+      << min.count() << " to " << max.count() << " ns";
   if (min == max) {
     return min;
   }

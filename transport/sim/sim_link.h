@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SimLink: one direction between two simulated nodes: its faults, its random stream, its counters and
-// what a blackhole holds back. A link knows nothing of frames or calls; SimWorld moves things over it.
+// SimLink: one direction between two simulated nodes: its faults, its random stream, its counters
+// and what a blackhole holds back. A link knows nothing of frames or calls; SimWorld moves things
+// over it.
 //
 // Thread safety: one thread.
-// Chances are in parts per million, drawn once a frame or call. A chance of 0 draws nothing, so turning
-// one fault on does not shift the draws of links that do not have it.
+// Chances are in parts per million, drawn once a frame or call. A chance of 0 draws nothing, so
+// turning one fault on does not shift the draws of links that do not have it.
 #pragma once
 
 #include <compare>
@@ -39,7 +40,8 @@ struct LinkFaults {
   bool blackhole = false;
   // Nothing arrives before this.
   TimePoint clogged_until{};
-  // Per frame: the connection is reset while this frame arrives; a part of its payload may have landed.
+  // Per frame: the connection is reset while this frame arrives; a part of its payload may have
+  // landed.
   uint32_t reset_ppm = 0;
   // Per frame: one bit of header, body or payload is flipped.
   uint32_t corrupt_ppm = 0;

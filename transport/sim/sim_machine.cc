@@ -41,7 +41,8 @@ absl::StatusOr<std::shared_ptr<SimMemory>> SimMachine::CreateMemory(std::string 
   const uint64_t limit = account_->limit_bytes;
   if (used > limit || bytes > limit - used) {
     return error::ResourceExhausted(
-        "memory '{}' of {} bytes does not fit on {}: {} bytes of {} are used; raise the memory limit",
+        "memory '{}' of {} bytes does not fit on {}: {} bytes of {} are used; raise the memory "
+        "limit",
         name, bytes, node_, used, limit);
   }
   std::erase_if(memories_, [](const auto& weak) { return weak.expired(); });

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SimMachine: the shared memory of one simulated node. SimMemory is one memfd: it lives as long as a
-// handle or a mapping of it lives in any process of the node, so a keeper process saves it from the
-// death of a server, and it is gone when the last process is.
+// SimMachine: the shared memory of one simulated node. SimMemory is one memfd: it lives as long as
+// a handle or a mapping of it lives in any process of the node, so a keeper process saves it from
+// the death of a server, and it is gone when the last process is.
 //
 // Thread safety: one thread.
 // Ownership: memories are shared by handles and mappings; the machine names them weakly. Accounts
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "common/bytes.h"
 #include "transport/host.h"
 
@@ -83,8 +84,8 @@ class SimMachine {
   // All that exist, oldest first: for a fault that picks one.
   std::vector<std::shared_ptr<SimMemory>> AllMemories() const;
 
-  // Flips bit `bit` of the newest memory called `name`, whoever maps it. NotFound, or InvalidArgument when it
-  // has no such bit.
+  // Flips bit `bit` of the newest memory called `name`, whoever maps it. NotFound, or
+  // InvalidArgument when it has no such bit.
   absl::Status FlipBit(const std::string& name, uint64_t bit);
 
  private:

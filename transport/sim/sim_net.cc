@@ -63,13 +63,13 @@ Task<absl::Status> SimConnection::Send(OutgoingFrame frame) {
 // A listening address. Shared: an accept may be under way when the listener goes.
 class ListenerBinding final : public SimBinding {
  public:
-  ListenerBinding(std::shared_ptr<SimProcess> process, Net::AcceptCallback accept)
+  ListenerBinding(std::shared_ptr<SimNodeProcess> process, Net::AcceptCallback accept)
       : process_(std::move(process)),
         accept_(std::make_shared<Net::AcceptCallback>(std::move(accept))) {}
 
-  SimProcess* process() const override { return process_.get(); }
+  SimNodeProcess* process() const override { return process_.get(); }
 
-  const std::shared_ptr<SimProcess>& owner() const { return process_; }
+  const std::shared_ptr<SimNodeProcess>& owner() const { return process_; }
 
   void Accept(const std::shared_ptr<SimEndpoint>& end) {
     if (accept_ == nullptr) {
@@ -83,7 +83,7 @@ class ListenerBinding final : public SimBinding {
   void Stop() { accept_ = nullptr; }
 
  private:
-  const std::shared_ptr<SimProcess> process_;
+  const std::shared_ptr<SimNodeProcess> process_;
   std::shared_ptr<Net::AcceptCallback> accept_;
 };
 
@@ -108,10 +108,10 @@ class SimListener final : public Listener {
 
 // One Connect(). Shared by its coroutine and what is on the way.
 struct Attempt {
-  Attempt(std::shared_ptr<SimProcess> process, SimAddress address)
+  Attempt(std::shared_ptr<SimNodeProcess> process, SimAddress address)
       : process(std::move(process)), address(std::move(address)), result(this->process->loop()) {}
 
-  const std::shared_ptr<SimProcess> process;
+  const std::shared_ptr<SimNodeProcess> process;
   const SimAddress address;
   OneShot<absl::StatusOr<std::shared_ptr<SimEndpoint>>> result;
   bool over = false;  // nobody waits any more
@@ -136,9 +136,8 @@ void Finish(const std::shared_ptr<Attempt>& attempt,
 // The caller's first packet has arrived at the other node.
 void ArriveAtListener(SimWorld* world, const std::shared_ptr<Attempt>& attempt) {
   const Route back{attempt->address.node, attempt->process->node()};
-  absl::StatusOr<std::shared_ptr<SimEndpoint>> result =
-      error::Unavailable("nobody listens at {}; is that server running?",
-                         attempt->address.ToString());
+  absl::StatusOr<std::shared_ptr<SimEndpoint>> result = error::Unavailable(
+      "nobody listens at {}; is that server running?", attempt->address.ToString());
   auto listener = std::dynamic_pointer_cast<ListenerBinding>(world->Find(attempt->address));
   if (!attempt->process->alive() || attempt->over) {
     return;
@@ -174,7 +173,7 @@ struct AttemptGuard {
 
 }  // namespace
 
-SimNet::SimNet(std::shared_ptr<SimProcess> process) : process_(std::move(process)) {
+SimNet::SimNet(std::shared_ptr<SimNodeProcess> process) : process_(std::move(process)) {
   GEMEL_CHECK(process_ != nullptr);
 }
 

@@ -76,13 +76,13 @@ class SimRpcServer::State final : public SimPart,
                                   public SimCallSink,
                                   public std::enable_shared_from_this<State> {
  public:
-  State(std::shared_ptr<SimProcess> process, RpcService* service, size_t calls_max)
+  State(std::shared_ptr<SimNodeProcess> process, RpcService* service, size_t calls_max)
       : process_(std::move(process)),
         service_(service),
         calls_max_(calls_max),
         drained_(process_->loop()) {}
 
-  SimProcess* process() const override { return process_.get(); }
+  SimNodeProcess* process() const override { return process_.get(); }
 
   void ArriveRequest(const std::shared_ptr<SimCall>& call, SimRequest request) override;
   void OnOwnerKilled() override;
@@ -103,7 +103,7 @@ class SimRpcServer::State final : public SimPart,
   static Task<void> Serve(std::shared_ptr<State> self, uint64_t number, SimRequest request);
   void End(uint64_t number, absl::StatusOr<std::string> result);
 
-  const std::shared_ptr<SimProcess> process_;
+  const std::shared_ptr<SimNodeProcess> process_;
   RpcService* const service_;
   const size_t calls_max_;
   WaitQueue drained_;
@@ -138,13 +138,13 @@ Task<void> SimRpcServer::State::Serve(std::shared_ptr<State> self, uint64_t numb
                                       SimRequest request) {
   const std::shared_ptr<SimCall> call = self->calls_.at(number);
   SimLoop* loop = self->process_->loop();
-  auto served = std::make_shared<SimServedCall>(loop);
+  auto served = std::make_shared<ServedCall>(loop);
   call->ServeBy(self->process_, served);
   if (call->given_up()) {
     served->Cancel();
   }
   const Loop::TimerId timer = loop->RunAt(call->deadline(), [weak = std::weak_ptr(served)] {
-    if (std::shared_ptr<SimServedCall> late = weak.lock()) {
+    if (std::shared_ptr<ServedCall> late = weak.lock()) {
       late->Cancel();
     }
   });
@@ -203,14 +203,13 @@ Task<void> SimRpcServer::State::Drain() {
 }
 
 absl::StatusOr<std::unique_ptr<SimRpcChannel>> SimRpcChannel::Create(
-    std::shared_ptr<SimProcess> process, const std::string& address) {
+    std::shared_ptr<SimNodeProcess> process, const std::string& address) {
   GEMEL_CHECK(process != nullptr);
   absl::StatusOr<SimAddress> target = ParseSimAddress(process->node(), address);
   if (!target.ok()) {
     return target.status();
   }
-  return std::unique_ptr<SimRpcChannel>(
-      new SimRpcChannel(std::move(process), *std::move(target)));
+  return std::unique_ptr<SimRpcChannel>(new SimRpcChannel(std::move(process), *std::move(target)));
 }
 
 Task<absl::StatusOr<std::string>> SimRpcChannel::Call(std::string method, std::string request,
@@ -234,7 +233,7 @@ Task<absl::StatusOr<std::string>> SimRpcChannel::Call(std::string method, std::s
 }
 
 absl::StatusOr<std::unique_ptr<SimRpcServer>> SimRpcServer::Start(
-    std::shared_ptr<SimProcess> process, const std::string& address, RpcService* service,
+    std::shared_ptr<SimNodeProcess> process, const std::string& address, RpcService* service,
     size_t calls_in_flight_max) {
   GEMEL_CHECK(process != nullptr && service != nullptr && calls_in_flight_max > 0);
   absl::StatusOr<SimAddress> own = ParseSimAddress(process->node(), address);
@@ -254,7 +253,7 @@ SimRpcServer::SimRpcServer(SimAddress address, std::shared_ptr<State> state)
     : address_(std::move(address)), state_(std::move(state)) {}
 
 SimRpcServer::~SimRpcServer() {
-  SimProcess* process = state_->process();
+  SimNodeProcess* process = state_->process();
   state_->StopAccepting();
   if (process->in_world()) {
     process->world()->Unbind(address_, state_.get());

@@ -2,14 +2,15 @@
 //
 // SimRpcChannel and SimRpcServer: RpcChannel and RpcService over SimWorld's links.
 //
-// A request or a reply takes the link's delay. LinkFaults::lose_request_ppm loses a request unexecuted,
-// lose_reply_ppm loses the reply of an executed one; either way the caller gets Unavailable or, as often,
-// nothing until its deadline, so it cannot tell which. A blackhole holds requests and replies back: one
-// whose caller gave up may still be executed after the link heals. Nothing is ever executed twice, as with
-// gRPC.
+// A request or a reply takes the link's delay. LinkFaults::lose_request_ppm loses a request
+// unexecuted, lose_reply_ppm loses the reply of an executed one; either way the caller gets
+// Unavailable or, as often, nothing until its deadline, so it cannot tell which. A blackhole holds
+// requests and replies back: one whose caller gave up may still be executed after the link heals.
+// Nothing is ever executed twice, as with gRPC.
 //
-// A killed or broken caller is told to the handler (RpcCall::OnCallerGone), a killed server to its callers
-// (Unavailable), unless a blackhole lies between: then only deadlines end the calls, on both sides.
+// A killed or broken caller is told to the handler (RpcCall::OnCallerGone), a killed server to its
+// callers (Unavailable), unless a blackhole lies between: then only deadlines end the calls, on
+// both sides.
 //
 // Thread safety: one thread.
 // Ownership: both share their process; the service must outlive the server's handlers.
@@ -19,19 +20,20 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+
 #include "common/task.h"
 #include "transport/control/rpc.h"
 #include "transport/control/rpc_limits.h"
 #include "transport/sim/sim_address.h"
-#include "transport/sim/sim_process.h"
+#include "transport/sim/sim_node_process.h"
 
 namespace gemel {
 
 class SimRpcChannel final : public RpcChannel {
  public:
   // InvalidArgument when `address` is not "sim://node/port" or "unix://path".
-  static absl::StatusOr<std::unique_ptr<SimRpcChannel>> Create(std::shared_ptr<SimProcess> process,
-                                                               const std::string& address);
+  static absl::StatusOr<std::unique_ptr<SimRpcChannel>> Create(
+      std::shared_ptr<SimNodeProcess> process, const std::string& address);
 
   // REQUIRES: a deadline. Unavailable: nobody listens, the server died, or the connection broke;
   // DeadlineExceeded; both leave the outcome unknown. ResourceExhausted: too large, or overload.
@@ -41,10 +43,10 @@ class SimRpcChannel final : public RpcChannel {
   std::string address() const override { return target_.ToString(); }
 
  private:
-  SimRpcChannel(std::shared_ptr<SimProcess> process, SimAddress target)
+  SimRpcChannel(std::shared_ptr<SimNodeProcess> process, SimAddress target)
       : process_(std::move(process)), target_(std::move(target)) {}
 
-  const std::shared_ptr<SimProcess> process_;
+  const std::shared_ptr<SimNodeProcess> process_;
   const SimAddress target_;
 };
 
@@ -52,7 +54,7 @@ class SimRpcServer {
  public:
   // AlreadyExists when the address is taken; port 0 chooses one.
   static absl::StatusOr<std::unique_ptr<SimRpcServer>> Start(
-      std::shared_ptr<SimProcess> process, const std::string& address, RpcService* service,
+      std::shared_ptr<SimNodeProcess> process, const std::string& address, RpcService* service,
       size_t calls_in_flight_max = kRpcCallsInFlightMax);
 
   // REQUIRES: Stop() has returned, or the process is dead or its loop shut down.

@@ -6,34 +6,7 @@
 
 namespace gemel {
 
-void SimServedCall::OnCallerGone(std::function<void()> gone) {
-  GEMEL_CHECK(gone != nullptr && gone_ == nullptr) << "OnCallerGone() once a call";
-  if (finished_) {
-    return;
-  }
-  if (cancelled_) {
-    loop_->Post([gone = std::move(gone)] { gone(); });
-    return;
-  }
-  gone_ = std::move(gone);
-}
-
-void SimServedCall::Cancel() {
-  if (finished_ || cancelled_) {
-    return;
-  }
-  cancelled_ = true;
-  if (std::function<void()> gone = std::exchange(gone_, nullptr)) {
-    gone();
-  }
-}
-
-void SimServedCall::Finish() {
-  finished_ = true;
-  gone_ = nullptr;
-}
-
-SimCall::SimCall(std::shared_ptr<SimProcess> caller, SimAddress target, TimePoint deadline)
+SimCall::SimCall(std::shared_ptr<SimNodeProcess> caller, SimAddress target, TimePoint deadline)
     : caller_(std::move(caller)),
       target_(std::move(target)),
       deadline_(deadline),
@@ -62,8 +35,8 @@ void SimCall::GiveUp() {
   }
 }
 
-void SimCall::ServeBy(const std::shared_ptr<SimProcess>& server,
-                      const std::shared_ptr<SimServedCall>& served) {
+void SimCall::ServeBy(const std::shared_ptr<SimNodeProcess>& server,
+                      const std::shared_ptr<ServedCall>& served) {
   GEMEL_CHECK(server_ == nullptr) << "a call is served once";
   server_ = server;
   served_ = served;
@@ -72,7 +45,7 @@ void SimCall::ServeBy(const std::shared_ptr<SimProcess>& server,
 void SimCall::CancelServed() {
   if (server_ != nullptr) {
     server_->Post([weak = served_] {
-      if (std::shared_ptr<SimServedCall> served = weak.lock()) {
+      if (std::shared_ptr<ServedCall> served = weak.lock()) {
         served->Cancel();
       }
     });

@@ -1,53 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The two halves of one simulated call: SimCall at the caller, SimServedCall at the handler, and
+// The two halves of one simulated call: SimCall at the caller, ServedCall at the handler, and
 // SimCallSink, where requests arrive.
 //
 // Thread safety: one thread.
-// Ownership: SimCall is shared by the caller's coroutine, the server's list and what is on the way. The
-// served half holds the handler's callback, so it is only ever held on the server's own loop.
+// Ownership: SimCall is shared by the caller's coroutine, the server's list and what is on the way.
+// The served half holds the handler's callback, so it is only ever held on the server's own loop.
 // Invariants:
 //   (1) a SimCall gets one answer; later ones are ignored;
 //   (2) a callback given to OnCallerGone runs at most once, never after the reply.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
+
 #include "common/sync.h"
-#include "transport/control/rpc.h"
+#include "transport/control/served_call.h"
 #include "transport/sim/sim_world.h"
 
 namespace gemel {
 
-class SimServedCall final : public RpcCall {
- public:
-  explicit SimServedCall(Loop* loop) : loop_(loop) {}
-
-  bool cancelled() const override { return cancelled_; }
-
-  void OnCallerGone(std::function<void()> gone) override;
-
-  // The caller is gone. REQUIRES: on the server's loop.
-  void Cancel();
-  // The reply is on its way.
-  void Finish();
-
-  bool finished() const { return finished_; }
-
- private:
-  Loop* const loop_;
-  bool cancelled_ = false;
-  bool finished_ = false;
-  std::function<void()> gone_;
-};
-
 class SimCall final : public SimPart, public std::enable_shared_from_this<SimCall> {
  public:
-  SimCall(std::shared_ptr<SimProcess> caller, SimAddress target, TimePoint deadline);
+  SimCall(std::shared_ptr<SimNodeProcess> caller, SimAddress target, TimePoint deadline);
 
   void OnOwnerKilled() override { GiveUp(); }
 
@@ -60,7 +38,7 @@ class SimCall final : public SimPart, public std::enable_shared_from_this<SimCal
   // A request or reply was lost: the caller hears Unavailable, or nothing.
   void LoseOutcome(const Route& route);
 
-  const std::shared_ptr<SimProcess>& caller() const { return caller_; }
+  const std::shared_ptr<SimNodeProcess>& caller() const { return caller_; }
 
   const SimAddress& target() const { return target_; }
 
@@ -73,19 +51,19 @@ class SimCall final : public SimPart, public std::enable_shared_from_this<SimCal
   OneShot<absl::StatusOr<std::string>>& result() { return result_; }
 
   // Set when a handler begins.
-  void ServeBy(const std::shared_ptr<SimProcess>& server,
-               const std::shared_ptr<SimServedCall>& served);
+  void ServeBy(const std::shared_ptr<SimNodeProcess>& server,
+               const std::shared_ptr<ServedCall>& served);
   // Posts a cancellation to the handler, if there is one.
   void CancelServed();
 
  private:
-  const std::shared_ptr<SimProcess> caller_;
+  const std::shared_ptr<SimNodeProcess> caller_;
   const SimAddress target_;
   const TimePoint deadline_;
   OneShot<absl::StatusOr<std::string>> result_;
   bool given_up_ = false;
-  std::shared_ptr<SimProcess> server_;
-  std::weak_ptr<SimServedCall> served_;
+  std::shared_ptr<SimNodeProcess> server_;
+  std::weak_ptr<ServedCall> served_;
 };
 
 struct SimRequest {

@@ -38,25 +38,25 @@ SimWorld::SimWorld(SimScheduler* scheduler, Random random)
 }
 
 SimWorld::~SimWorld() {
-  for (const std::weak_ptr<SimProcess>& weak : all_processes_) {
-    if (std::shared_ptr<SimProcess> process = weak.lock()) {
+  for (const std::weak_ptr<SimNodeProcess>& weak : all_processes_) {
+    if (std::shared_ptr<SimNodeProcess> process = weak.lock()) {
       process->world_ = nullptr;
     }
   }
 }
 
-std::shared_ptr<SimProcess> SimWorld::StartProcess(const std::string& node, SimLoop* loop) {
+std::shared_ptr<SimNodeProcess> SimWorld::StartProcess(const std::string& node, SimLoop* loop) {
   GEMEL_CHECK(!node.empty());
   const uint64_t pid = next_pid_++;
   Random random = random_.Split(fmt::format("process {} of {}", pid, node));
-  auto process = std::make_shared<SimProcess>(this, loop, node, pid, random);
+  auto process = std::make_shared<SimNodeProcess>(this, loop, node, pid, random);
   processes_.emplace(pid, process);
   std::erase_if(all_processes_, [](const auto& weak) { return weak.expired(); });
   all_processes_.push_back(process);
   return process;
 }
 
-void SimWorld::Kill(const std::shared_ptr<SimProcess>& process) {
+void SimWorld::Kill(const std::shared_ptr<SimNodeProcess>& process) {
   GEMEL_CHECK(process->world_ == this);
   if (!process->alive_) {
     return;
@@ -114,11 +114,11 @@ void SimWorld::Heal(const std::string& a, const std::string& b) {
 
 void SimWorld::BreakConnections(const std::string& a, const std::string& b) {
   Record("break", 0, 0, a + " " + b);
-  std::vector<std::shared_ptr<SimProcess>> there;
+  std::vector<std::shared_ptr<SimNodeProcess>> there;
   for (const auto& [pid, process] : processes_) {
     there.push_back(process);
   }
-  for (const std::shared_ptr<SimProcess>& process : there) {
+  for (const std::shared_ptr<SimNodeProcess>& process : there) {
     for (const std::shared_ptr<SimPart>& part : process->Parts()) {
       part->OnLinkBroken(a, b);
     }

@@ -5,10 +5,10 @@
 // through Transmit(), so one fault model holds for frames and for calls.
 //
 // Thread safety: one thread.
-// Ownership: borrows the scheduler. Must outlive the last run of the scheduler; processes' objects may
-// be destroyed before or after it.
-// Invariants:
-//   (1) all randomness comes from the Random given, split by link and by process: a run is a function
+// Ownership: borrows the scheduler. Must outlive the last run of the scheduler; processes' objects
+// may be destroyed before or after it. Invariants:
+//   (1) all randomness comes from the Random given, split by link and by process: a run is a
+//   function
 //       of its seed;
 //   (2) every delivery of a frame or a call is mixed into the scheduler's history hash.
 #pragma once
@@ -21,13 +21,14 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "common/bytes.h"
 #include "common/random.h"
 #include "common/sim_loop.h"
 #include "transport/sim/sim_address.h"
 #include "transport/sim/sim_link.h"
 #include "transport/sim/sim_machine.h"
-#include "transport/sim/sim_process.h"
+#include "transport/sim/sim_node_process.h"
 
 namespace gemel {
 
@@ -35,7 +36,7 @@ namespace gemel {
 class SimBinding {
  public:
   virtual ~SimBinding() = default;
-  virtual SimProcess* process() const = 0;
+  virtual SimNodeProcess* process() const = 0;
 };
 
 class SimWorld {
@@ -49,13 +50,14 @@ class SimWorld {
   SimWorld& operator=(const SimWorld&) = delete;
 
   // A process whose parts run on `loop`, which must outlive Kill() of it.
-  std::shared_ptr<SimProcess> StartProcess(const std::string& node, SimLoop* loop);
-  // kill -9 as the rest of the world sees it: connections close, calls break, exit watches fire. The
-  // caller also kills the loop. A second time: nothing.
-  void Kill(const std::shared_ptr<SimProcess>& process);
+  std::shared_ptr<SimNodeProcess> StartProcess(const std::string& node, SimLoop* loop);
+  // kill -9 as the rest of the world sees it: connections close, calls break, exit watches fire.
+  // The caller also kills the loop. A second time: nothing.
+  void Kill(const std::shared_ptr<SimNodeProcess>& process);
 
   // Faults of the link from one node to another. The default holds for links that were never set.
   void SetLink(const std::string& from, const std::string& to, const LinkFaults& faults);
+
   void SetDefaultFaults(const LinkFaults& faults) { default_faults_ = faults; }
 
   // To change one knob. End a blackhole with SetLink() or Heal(), which release what is held.
@@ -83,7 +85,8 @@ class SimWorld {
   // For the seams.
 
   SimLink& Link(const Route& route);
-  // Runs `arrive` at the far end after the link's delay. The callback must own nothing of a process.
+  // Runs `arrive` at the far end after the link's delay. The callback must own nothing of a
+  // process.
   void Transmit(const Route& route, InBlackhole fate, Loop::Callback arrive);
   // Mixes a delivery into the history.
   void Record(std::string_view kind, uint64_t from_pid, uint64_t to_pid, std::string_view content);
@@ -103,8 +106,8 @@ class SimWorld {
   LinkFaults default_local_faults_;
   uint64_t next_pid_ = 1;
   uint16_t next_port_;
-  std::map<uint64_t, std::shared_ptr<SimProcess>> processes_;
-  std::vector<std::weak_ptr<SimProcess>> all_processes_;
+  std::map<uint64_t, std::shared_ptr<SimNodeProcess>> processes_;
+  std::vector<std::weak_ptr<SimNodeProcess>> all_processes_;
   std::map<Route, SimLink> links_;
   std::map<std::string, std::unique_ptr<SimMachine>> machines_;
   std::map<std::string, std::weak_ptr<SimBinding>> bindings_;

@@ -90,21 +90,26 @@ def is_bit_equal(story: Story, restored_steps: list[int]) -> bool:
 def table(facts: dict) -> str:
     """The figures for a person."""
     phases = ", ".join(f"{name} {ms:.0f} ms" for name, ms in facts["restore_phases_ms"].items())
-    sources = ", ".join(f"{_mib(count)} {name.removesuffix('_bytes')}" for name, count in facts["restored_from"].items())
+    sources = ", ".join(f"{_mib(count)} {name.removesuffix('_bytes')}"
+                        for name, count in facts["restored_from"].items())
+    state = f"{facts['parameters'] / 1e6:.2f} M, {_mib(facts['state_bytes'])} over {facts['ranks']} ranks"
+    blocked = f"{facts['blocked_ms_per_step']:.1f} ms a step; committed after {facts['commit_ms']:.0f} ms (medians)"
+    killed = f"{facts['lost_server']}, rank 0 and rank 1, in the save of step {facts['killed_in_save_of_step']}"
+    homes = ", ".join(facts["restored_on"])
+    verdict = "BIT-EQUAL to" if facts["bit_equal"] else "DIFFERENT from"
     rows = [
-        ("parameters, state", f"{facts['parameters'] / 1e6:.2f} M, {_mib(facts['state_bytes'])} over {facts['ranks']} ranks"),
+        ("parameters, state", state),
         ("steps", f"{facts['steps']}, one snapshot each"),
         ("a step without snapshots", f"{facts['step_ms_without']:.0f} ms (median)"),
         ("a step with snapshots", f"{facts['step_ms_with']:.0f} ms (median)"),
-        ("blocked in save()", f"{facts['blocked_ms_per_step']:.1f} ms a step; committed after {facts['commit_ms']:.0f} ms (medians)"),
-        ("killed", f"{facts['lost_server']}, rank 0 and rank 1, in the save of step {facts['killed_in_save_of_step']}"),
+        ("blocked in save()", blocked),
+        ("killed", killed),
         ("server's death detected", f"after {facts['detect_ms']:.0f} ms"),
-        ("restored", f"step {facts['restored_step']} on {', '.join(facts['restored_on'])}: {facts['steps_lost']} step(s) to do again"),
-        ("restore", f"{facts['restore_ms']:.0f} ms ({phases})" if phases else f"{facts['restore_ms']:.0f} ms"),
+        ("restored", f"step {facts['restored_step']} on {homes}: {facts['steps_lost']} step(s) to do again"),
+        ("restore", f"{facts['restore_ms']:.0f} ms" + (f" ({phases})" if phases else "")),
         ("bytes came from", sources or "not reported"),
-        ("kill to first new step", f"{facts['kill_to_first_new_step_ms'] / 1e3:.1f} s, starting Python and torch included"),
-        ("losses after it", f"{facts['compared_steps']} steps " + (
-            "BIT-EQUAL to the uninterrupted run" if facts["bit_equal"] else "DIFFER from the uninterrupted run")),
+        ("kill to first new step", f"{facts['kill_to_first_new_step_ms'] / 1e3:.1f} s, with the start of Python and torch"),
+        ("losses after it", f"{facts['compared_steps']} steps {verdict} the uninterrupted run"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)

@@ -32,6 +32,7 @@ from gemel.torch import restoring, rng, shard, state, values
 from gemel.torch.commits import Commits, SaveStats
 
 TOKEN_BYTES = 16
+CONNECT_TIMEOUT_S = 30.0
 _MOVES_MAX = 1000  # a restore record moves at most once for every snapshot that was kept
 
 
@@ -59,7 +60,7 @@ def connect(address: str, timeout_s: float):
 
 
 class Checkpointer:
-    """Saves and restores one job. See the module for its rules.
+    """Saves and restores one job. See the module for its rules. Making one is a collective.
 
     job: name of the job in the cluster.
     address: one server address, or several with commas: process ``LOCAL_RANK`` of this host
@@ -68,6 +69,7 @@ class Checkpointer:
     keep: how many committed snapshots stay.
     on_busy: "wait" or "skip", when memory or the network is still taken by earlier saves.
     if_missing: "start" gives step 0 for a job that never committed here, "fail" raises NotFound.
+    timeout_s: the longest that a save may take to its commit, or a restore to VERIFIED.
     process_group: the ranks of the job; default: all, or one process without torch.distributed.
     """
 
@@ -87,7 +89,7 @@ class Checkpointer:
         self._if_missing = if_missing
         self._attempt = 0
         token = _shared_token(process_group, self.rank, self.world_size)
-        self._client = connect(_own_address(address), timeout_s)
+        self._client = connect(_own_address(address), min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             self.epoch = tuple(self._client.acquire_epoch(job, token))
         except BaseException:
@@ -115,9 +117,8 @@ class Checkpointer:
         started = time.monotonic()
         self._attempt += 1
         self._check_open()
-        self._commits.raise_failed()
-        stats = SaveStats(step=step, attempt=self._attempt)
         self._commits.make_room()
+        stats = SaveStats(step=step, attempt=self._attempt)
         content = self._assemble(step, (model, optimizer), dataloader, extra or {})
         stats.shard_bytes = content.layout.shard_bytes
         stats.collect_ms = _ms_since(started)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "transport/sim/sim_process.h"
+#include "transport/sim/sim_node_process.h"
 
 #include <fmt/format.h>
 
@@ -15,7 +15,8 @@ constexpr size_t kPruneAtLeast = 64;
 
 }  // namespace
 
-SimProcess::SimProcess(SimWorld* world, SimLoop* loop, std::string node, uint64_t pid, Random random)
+SimNodeProcess::SimNodeProcess(SimWorld* world, SimLoop* loop, std::string node, uint64_t pid,
+                               Random random)
     : world_(world),
       loop_(loop),
       node_(std::move(node)),
@@ -25,25 +26,25 @@ SimProcess::SimProcess(SimWorld* world, SimLoop* loop, std::string node, uint64_
   GEMEL_CHECK(loop != nullptr && !loop->is_shut_down());
 }
 
-std::string SimProcess::ToString() const { return fmt::format("{} (process {})", node_, pid_); }
+std::string SimNodeProcess::ToString() const { return fmt::format("{} (process {})", node_, pid_); }
 
-SimWorld* SimProcess::world() const {
+SimWorld* SimNodeProcess::world() const {
   GEMEL_CHECK(world_ != nullptr) << ToString() << " outlived its world";
   return world_;
 }
 
-SimLoop* SimProcess::loop() const {
+SimLoop* SimNodeProcess::loop() const {
   GEMEL_CHECK(alive_) << ToString() << " is dead";
   return loop_;
 }
 
-void SimProcess::Post(Loop::Callback callback) {
+void SimNodeProcess::Post(Loop::Callback callback) {
   if (alive_) {
     loop_->Post(std::move(callback));
   }
 }
 
-void SimProcess::Attach(const std::shared_ptr<SimPart>& part) {
+void SimNodeProcess::Attach(const std::shared_ptr<SimPart>& part) {
   if (parts_.size() >= prune_at_) {
     std::erase_if(parts_, [](const auto& entry) { return entry.second.expired(); });
     prune_at_ = std::max(kPruneAtLeast, 2 * parts_.size());
@@ -51,7 +52,7 @@ void SimProcess::Attach(const std::shared_ptr<SimPart>& part) {
   parts_.emplace(next_part_++, part);
 }
 
-std::vector<std::shared_ptr<SimPart>> SimProcess::Parts() {
+std::vector<std::shared_ptr<SimPart>> SimNodeProcess::Parts() {
   std::vector<std::shared_ptr<SimPart>> alive;
   for (const auto& [number, weak] : parts_) {
     if (std::shared_ptr<SimPart> part = weak.lock()) {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SimProcess: one life of a process on a simulated node, and SimPart: what the world keeps for it.
+// SimNodeProcess: one life of a process on a simulated node, and SimPart: what the world keeps for
+// it.
 //
 // Thread safety: one thread.
-// Ownership: shared, because connections' ends, calls and handles on other nodes name the process after
-// its death. The SimLoop is the owner's. Order of a kill -9: SimWorld::Kill(process), loop->Kill(), then
-// the owner destroys the process's objects, at last the loop.
-// Invariants:
+// Ownership: shared, because connections' ends, calls and handles on other nodes name the process
+// after its death. The SimLoop is the owner's. Order of a kill -9: SimWorld::Kill(process),
+// loop->Kill(), then the owner destroys the process's objects, at last the loop. Invariants:
 //   (1) after SimWorld::Kill() nothing of the world calls into an object of the process;
-//   (2) a dead process never lives again: a restart is another SimProcess on another SimLoop.
+//   (2) a dead process never lives again: a restart is another SimNodeProcess on another SimLoop.
 #pragma once
 
 #include <cstdint>
@@ -30,16 +30,17 @@ class SimWorld;
 class SimPart {
  public:
   virtual ~SimPart() = default;
-  // The process was killed: tell the other side as its kernel would; let go of all that is the process's.
+  // The process was killed: tell the other side as its kernel would; let go of all that is the
+  // process's.
   virtual void OnOwnerKilled() = 0;
   // Whatever runs between the two nodes is reset, on both sides.
   virtual void OnLinkBroken(const std::string& a, const std::string& b) = 0;
 };
 
-class SimProcess final : public Process {
+class SimNodeProcess final : public Process {
  public:
   // Made by SimWorld::StartProcess().
-  SimProcess(SimWorld* world, SimLoop* loop, std::string node, uint64_t pid, Random random);
+  SimNodeProcess(SimWorld* world, SimLoop* loop, std::string node, uint64_t pid, Random random);
 
   uint64_t Entropy64() override { return random_.Next(); }
 

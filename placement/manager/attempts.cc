@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Open attempts: planned holders, counted receipts, and what a change of the members moves.
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+#include "placement/model/retarget.h"
+
+namespace gemel {
+
+std::shared_ptr<Attempt> PlacementCore::MakeAttempt(OpenRecord record, uint64_t version) {
+  auto attempt = std::make_shared<Attempt>(loop_);
+  attempt->slots.resize(record.world_size);
+  attempt->deadline = Add(loop_->Now(), std::chrono::milliseconds(record.deadline_ms));
+  attempt->record = std::move(record);
+  attempt->version = version;
+  return attempt;
+}
+
+// Receipts of present incarnations only (amendment 4).
+std::vector<ServerId> PlacementCore::LiveReceipts(const RankSlot& slot) {
+  std::vector<ServerId> live;
+  for (const SlotReceipt& receipt : slot.receipts) {
+    const MemberEntry* member = FindMember(receipt.server);
+    if (member != nullptr && member->alive() &&
+        member->record.incarnation == receipt.incarnation) {
+      live.push_back(receipt.server);
+    }
+  }
+  return live;
+}
+
+void PlacementCore::Evaluate(Attempt* attempt, RankSlot* slot) {
+  Plan& plan = PlanFor(attempt->record.copies);
+  const std::vector<uint32_t> receipts = Indices(plan, LiveReceipts(*slot));
+  const model::CopyPolicy policy{.copies = attempt->record.copies,
+                                 .min_copies = attempt->record.min_copies};
+  const model::ReceiptCount count = model::CountReceipts(plan.members, receipts, policy,
+                                                         plan.RuleAt(attempt->record.level));
+  const bool enough = count.enough && slot->root.has_value();
+  attempt->enough_count += static_cast<uint32_t>(enough) - static_cast<uint32_t>(slot->enough);
+  attempt->full_count += static_cast<uint32_t>(count.full) - static_cast<uint32_t>(slot->full);
+  slot->copies = count.copies;
+  slot->enough = enough;
+  slot->full = count.full;
+  GEMEL_CHECK_LE(attempt->enough_count, attempt->slots.size());
+}
+
+void PlacementCore::EvaluateAll(Attempt* attempt) {
+  for (RankSlot& slot : attempt->slots) {
+    Evaluate(attempt, &slot);
+  }
+}
+
+void PlacementCore::Reserve(Attempt* attempt) {
+  attempt->reserved.clear();
+  for (const RankSlot& slot : attempt->slots) {
+    for (const SlotReceipt& holder : slot.holders) {
+      attempt->reserved[holder.server] += slot.bytes;
+    }
+  }
+}
+
+// First plan of a rank, or its plan at a new incarnation of its server.
+void PlacementCore::PlanRank(Attempt* attempt, uint32_t rank, const ServerId& owner) {
+  RankSlot& slot = attempt->slots.at(rank);
+  if (!slot.holders.empty() || !slot.receipts.empty()) {
+    RetargetRank(attempt, rank);
+    Reserve(attempt);
+    return;
+  }
+  Plan& plan = PlanFor(attempt->record.copies);
+  const std::vector<uint32_t>& holders = plan.assignment.holders[plan.index.at(owner)];
+  GEMEL_CHECK(!holders.empty()) << owner.ToShort();
+  for (const uint32_t holder : holders) {
+    const ServerId& id = plan.ids[holder];
+    slot.holders.push_back({id, members_.at(id)->record.incarnation});
+    attempt->reserved[id] += slot.bytes;
+  }
+}
+
+// True when the plan of the rank changed. Only missing receipts move.
+bool PlacementCore::RetargetRank(Attempt* attempt, uint32_t rank) {
+  RankSlot& slot = attempt->slots.at(rank);
+  Plan& plan = PlanFor(attempt->record.copies);
+  if (plan.ids.empty()) {
+    return false;
+  }
+  model::ShardState shard;
+  if (slot.owner.has_value() && plan.index.contains(*slot.owner)) {
+    shard.owner = plan.index.at(*slot.owner);
+  }
+  std::vector<ServerId> old;
+  for (const SlotReceipt& holder : slot.holders) {
+    old.push_back(holder.server);
+  }
+  shard.old_holders = Indices(plan, old);
+  shard.receipts = Indices(plan, LiveReceipts(slot));
+  const model::Retargeted target =
+      model::Retarget(plan.members, plan.assignment, shard, attempt->record.level);
+  std::vector<SlotReceipt> holders;
+  if (shard.owner.has_value()) {
+    const ServerId& id = plan.ids[*shard.owner];
+    if (std::find(target.holders.begin(), target.holders.end(), *shard.owner) !=
+        target.holders.end()) {
+      holders.push_back({id, members_.at(id)->record.incarnation});
+    }
+  }
+  for (const uint32_t index : target.holders) {
+    const ServerId& id = plan.ids[index];
+    if (shard.owner != index) {
+      holders.push_back({id, members_.at(id)->record.incarnation});
+    }
+  }
+  if (holders == slot.holders) {
+    return false;
+  }
+  slot.holders = std::move(holders);
+  slot.plan += 1;
+  return true;
+}
+
+// The bytes that were to be sent are gone with the owner's incarnation.
+bool PlacementCore::SourceGone(const RankSlot& slot) const {
+  if (!slot.opened) {
+    return false;
+  }
+  const auto found = members_.find(*slot.owner);
+  return found == members_.end() || !found->second->alive() ||
+         found->second->record.incarnation != slot.owner_incarnation;
+}
+
+// A shard whose owner died is copied from a holder that has sealed it.
+void PlacementCore::PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
+  const RankSlot& slot = attempt->slots.at(rank);
+  const std::vector<ServerId> sources = LiveReceipts(slot);
+  GEMEL_CHECK(!sources.empty() && slot.root.has_value()) << attempt->id().ToString();
+  const HeldCopy copy{.snapshot = attempt->id(),
+                      .root = *slot.root,
+                      .bytes = slot.bytes,
+                      .layout_bytes = slot.layout_bytes,
+                      .token = attempt->record.token};
+  for (const SlotReceipt& holder : slot.holders) {
+    MemberEntry* member = FindMember(holder.server);
+    if (member == nullptr ||
+        std::find(sources.begin(), sources.end(), holder.server) != sources.end()) {
+      continue;
+    }
+    QueuedDirective directive;
+    HeldToProto({attempt->id(), rank}, copy, directive.body.mutable_pull_shard()->mutable_object());
+    for (const ServerId& source : sources) {
+      MemberToProto(source, directive.body.mutable_pull_shard()->add_sources());
+    }
+    directive.done = [this, id = holder.server, weak = std::weak_ptr<Attempt>(attempt), rank,
+                      copy](const pb::DirectiveResult& result) {
+      const std::shared_ptr<Attempt> open = weak.lock();
+      MemberEntry* puller = FindMember(id);
+      if (open != nullptr && open->open() && puller != nullptr && result.code() == 0) {
+        const absl::Status counted = CountReceipt(open, puller, {open->id(), rank}, copy);
+        GEMEL_CHECK(counted.ok()) << ToText(counted);
+      }
+    };
+    Direct(member, std::move(directive));
+  }
+}
+
+void PlacementCore::RetargetAttempt(const std::shared_ptr<Attempt>& attempt) {
+  bool changed = false;
+  for (uint32_t rank = 0; rank < attempt->slots.size(); ++rank) {
+    RankSlot& slot = attempt->slots[rank];
+    Evaluate(attempt.get(), &slot);
+    if (slot.full || (slot.holders.empty() && slot.receipts.empty())) {
+      continue;
+    }
+    if (SourceGone(slot) && LiveReceipts(slot).empty()) {
+      Abort(attempt, error::Unavailable(
+                         "{}: the server of rank {} went before a copy was sealed; save again",
+                         attempt->id().ToString(), rank));
+      return;
+    }
+    if (RetargetRank(attempt.get(), rank)) {
+      changed = true;
+      if (SourceGone(slot) && slot.root.has_value()) {
+        PullSealed(attempt, rank);
+      }
+    }
+  }
+  if (changed) {
+    Reserve(attempt.get());
+    attempt->changed.NotifyAll();
+  }
+  Consider(attempt);
+}
+
+void PlacementCore::RetargetAll() {
+  for (auto& [name, job] : jobs_) {
+    for (auto& [sequence, attempt] : job->attempts) {
+      if (attempt->state == AttemptState::kOpen) {
+        RetargetAttempt(attempt);
+      }
+    }
+  }
+}
+
+bool PlacementCore::AllHoldersAnswered(const Attempt& attempt) {
+  for (const RankSlot& slot : attempt.slots) {
+    if (slot.full) {
+      continue;
+    }
+    const std::vector<ServerId> live = LiveReceipts(slot);
+    for (const SlotReceipt& holder : slot.holders) {
+      const MemberEntry* member = FindMember(holder.server);
+      if (member != nullptr && member->alive() &&
+          std::find(live.begin(), live.end(), holder.server) == live.end()) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+std::string PlacementCore::Missing(const Attempt& attempt) const {
+  constexpr uint32_t kListed = 4;
+  if (!attempt.store_error.ok()) {
+    return ToText(attempt.store_error);
+  }
+  std::string ranks;
+  uint32_t listed = 0;
+  for (uint32_t rank = 0; rank < attempt.slots.size() && listed < kListed; ++rank) {
+    const RankSlot& slot = attempt.slots[rank];
+    if (!slot.enough) {
+      listed += 1;
+      ranks += slot.opened || slot.root.has_value()
+                   ? fmt::format("; rank {} has {} of {} receipts", rank, slot.copies,
+                                 attempt.record.min_copies)
+                   : fmt::format("; rank {} did not open", rank);
+    }
+  }
+  return fmt::format("{} of {} ranks opened, {} have enough receipts{}", attempt.opened_count,
+                     attempt.record.world_size, attempt.enough_count, ranks);
+}
+
+// Commits when nothing better can be had: all full, or nobody left to wait for, or late.
+void PlacementCore::Consider(const std::shared_ptr<Attempt>& attempt) {
+  if (attempt->state != AttemptState::kOpen ||
+      attempt->enough_count < attempt->record.world_size) {
+    return;
+  }
+  const bool late = loop_->Now() >= attempt->deadline;
+  const bool full = attempt->full_count == attempt->record.world_size;
+  if (!full && !late && (attempt->recovered && !AllReported(nullptr))) {
+    return;
+  }
+  if (full || late || AllHoldersAnswered(*attempt)) {
+    attempt->state = AttemptState::kCommitting;
+    SpawnInside(Commit(attempt));
+  }
+}
+
+void PlacementCore::Finish(Job* job, const Attempt& attempt, bool committed) {
+  Finished finished{.id = attempt.id(), .committed = committed, .why = attempt.why};
+  GEMEL_CHECK(committed || !finished.why.ok()) << attempt.id().ToString();
+  job->finished.push_back(std::move(finished));
+  if (job->finished.size() > kFinishedMax) {
+    job->finished.pop_front();
+  }
+  if (!committed) {
+    aborts_.Add(1);
+    Emit(Severity::kWarning, "save_aborted", ToText(attempt.why));
+  }
+}
+
+}  // namespace gemel

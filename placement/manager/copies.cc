@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which members hold the shards of a committed snapshot. Lost is not unknown (amendment 2): a shard
+// is lost only when every member has reported or is dead and none of them has it.
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+
+PlacementCore::HolderTable PlacementCore::HoldersOf(const Committed& snapshot) {
+  HolderTable table(snapshot.record.world_size);
+  const SnapshotKey key = KeyOf(snapshot.record.snapshot);
+  for (const auto& [id, member] : members_) {
+    const auto held = member->held.find(key);
+    if (!member->alive() || !member->reported || held == member->held.end()) {
+      continue;
+    }
+    for (const auto& [rank, copy] : held->second) {
+      const bool committed = snapshot.parsed == nullptr || rank >= table.size() ||
+                             snapshot.parsed->shards[rank].root == copy.root;
+      if (rank < table.size() && committed) {
+        table[rank].push_back(id);
+      }
+    }
+  }
+  return table;
+}
+
+void PlacementCore::CountCopies(Committed* snapshot) {
+  const model::CommitRecord& record = snapshot->record;
+  Plan& plan = PlanFor(std::clamp<uint32_t>(record.copies, 1, model::kCopiesMax));
+  const model::CopyPolicy policy{.copies = plan.assignment.copies,
+                                 .min_copies = std::min(record.min_copies, plan.assignment.copies)};
+  const model::DomainRule rule = plan.RuleAt(plan.assignment.level);
+  snapshot->full = true;
+  snapshot->fewest = policy.copies;
+  for (const std::vector<ServerId>& holders : HoldersOf(*snapshot)) {
+    const model::ReceiptCount count =
+        model::CountReceipts(plan.members, Indices(plan, holders), policy, rule);
+    snapshot->full = snapshot->full && count.full;
+    snapshot->fewest = std::min(snapshot->fewest, count.copies);
+  }
+}
+
+bool PlacementCore::AllReported(std::string* waiting_for) const {
+  std::string names;
+  for (const auto& [id, member] : members_) {
+    if (member->alive() && !member->reported) {
+      names += (names.empty() ? "" : ", ") + member->record.name;
+    }
+  }
+  if (waiting_for != nullptr && !names.empty()) {
+    *waiting_for = "waiting for the inventory of " + names;
+  }
+  return names.empty();
+}
+
+std::vector<uint32_t> PlacementCore::LostShards(const Committed& snapshot,
+                                                const HolderTable& holders) const {
+  GEMEL_CHECK_EQ(holders.size(), snapshot.record.world_size);
+  std::vector<uint32_t> lost;
+  const bool known = AllReported(nullptr);
+  for (uint32_t rank = 0; rank < holders.size(); ++rank) {
+    if (known && holders[rank].empty()) {
+      lost.push_back(rank);
+    }
+  }
+  return lost;
+}
+
+// A holder found its copy damaged or gone.
+void PlacementCore::CopyGone(MemberEntry* member, const ShardId& shard, std::string_view why) {
+  const auto held = member->held.find(KeyOf(shard.snapshot));
+  if (held == member->held.end() || held->second.erase(shard.rank) == 0) {
+    return;
+  }
+  data_losses_.Add(1);
+  Emit(Severity::kError, "copy_gone",
+       fmt::format("{}: the copy at {} is gone: {}", shard.ToString(), member->record.name, why));
+  Job* job = FindJob(shard.snapshot.job);
+  const auto found =
+      job->snapshots.find(OrderOf(shard.snapshot.epoch, shard.snapshot.sequence));
+  if (found != job->snapshots.end()) {
+    CountCopies(&found->second);
+  }
+  job->changed.NotifyAll();
+  ReviewRestoreSoon(job);
+  MaintainSoon(job);
+}
+
+}  // namespace gemel

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// PlacementCore: the methods behind PlacementManager, one file a protocol event. A method that
+// waits looks members, jobs and attempts up again afterwards, or holds the job's lock.
+//
+// Thread safety: one loop. Ownership: PlacementManager owns it; spawned tasks hold gate_ passes.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/status_macros.h"
+#include "placement/manager/manager.h"
+#include "placement/manager/state.h"
+#include "placement/model/assignment.h"
+#include "placement/model/receipts.h"
+
+namespace gemel {
+
+// The live members as placement/model sees them, and the groups for one number of copies.
+struct Plan {
+  std::vector<ServerId> ids;
+  std::vector<model::Member> members;
+  std::map<ServerId, uint32_t> index;
+  model::Assignment assignment;
+  std::map<uint32_t, model::DomainRule> rules;  // by level
+
+  const model::DomainRule& RuleAt(uint32_t level);
+};
+
+// Holds a lock (a semaphore of one permit) until it goes out of scope.
+class LockHold {
+ public:
+  explicit LockHold(Semaphore* lock) : lock_(lock) {}
+
+  LockHold(LockHold&& other) noexcept : lock_(std::exchange(other.lock_, nullptr)) {}
+
+  LockHold& operator=(LockHold&&) = delete;
+
+  ~LockHold() {
+    if (lock_ != nullptr) {
+      lock_->Release(1);
+    }
+  }
+
+ private:
+  Semaphore* lock_;
+};
+
+class PlacementCore {
+ public:
+  template <typename T>
+  using Answer = Task<absl::StatusOr<T>>;
+  using CallPtr = std::shared_ptr<RpcCall>;
+
+  PlacementCore(PlacementOptions options, PlacementSeams seams);
+  ~PlacementCore();
+
+  // load.cc, core.cc
+  Task<absl::Status> Load();
+  void Begin();
+  Task<absl::StatusOr<std::string>> Handle(CallPtr call, std::string method, std::string request);
+  Task<void> Stop();
+  std::string Describe() const;
+
+ private:
+  using Handler = Task<absl::StatusOr<std::string>> (PlacementCore::*)(CallPtr, std::string);
+  static const std::map<std::string, Handler>& Handlers();
+  template <typename Request, typename Reply,
+            Answer<Reply> (PlacementCore::*method)(CallPtr, Request)>
+  Task<absl::StatusOr<std::string>> Serve(CallPtr call, std::string raw);
+
+  // Calls, one file each or two.
+  Answer<pb::JoinReply> Join(CallPtr call, pb::JoinRequest request);
+  Answer<pb::HeartbeatReply> Heartbeat(CallPtr call, pb::HeartbeatRequest request);
+  Answer<pb::DirectivesReply> Directives(CallPtr call, pb::DirectivesRequest request);
+  Answer<pb::AcquireEpochReply> AcquireEpoch(CallPtr call, pb::AcquireEpochRequest request);
+  Answer<pb::OpenReply> Open(CallPtr call, pb::OpenRequest request);
+  Answer<pb::ReportReceiptsReply> ReportReceipts(CallPtr call, pb::ReportReceiptsRequest request);
+  Answer<pb::AwaitCommitReply> AwaitCommit(CallPtr call, pb::AwaitCommitRequest request);
+  Answer<pb::AbortSnapshotReply> AbortSnapshot(CallPtr call, pb::AbortSnapshotRequest request);
+  Answer<pb::BeginRestoreReply> BeginRestore(CallPtr call, pb::BeginRestoreRequest request);
+  Answer<pb::ReportRestoreReply> ReportRestore(CallPtr call, pb::ReportRestoreRequest request);
+  Answer<pb::AwaitRestoreReply> AwaitRestore(CallPtr call, pb::AwaitRestoreRequest request);
+  Answer<pb::WatchMapReply> WatchMap(CallPtr call, pb::WatchMapRequest request);
+  Answer<pb::GetStatusReply> GetStatus(CallPtr call, pb::GetStatusRequest request);
+  Answer<pb::ListJobsReply> ListJobs(CallPtr call, pb::ListJobsRequest request);
+  Answer<pb::ListSnapshotsReply> ListSnapshots(CallPtr call, pb::ListSnapshotsRequest request);
+  Answer<pb::RemoveSnapshotsReply> RemoveSnapshots(CallPtr call,
+                                                   pb::RemoveSnapshotsRequest request);
+  Answer<pb::VerifySnapshotReply> VerifySnapshot(CallPtr call, pb::VerifySnapshotRequest request);
+  Answer<pb::ExplainReply> Explain(CallPtr call, pb::ExplainRequest request);
+
+  // core.cc
+  absl::Status CheckCaller(const pb::Caller& caller) const;
+  absl::Status CheckServing() const;
+  absl::StatusOr<MemberEntry*> Present(const pb::Caller& caller);
+  TimePoint HoldUntil(uint32_t wait_ms) const;
+  void Emit(Severity severity, std::string_view name, std::string text);
+  void SpawnInside(Task<void> task);
+  Task<void> RunInside(Gate::Pass pass, Task<void> task);
+  Task<LockHold> Lock(Semaphore* lock);
+  Job* FindJob(const std::string& name);
+  absl::StatusOr<Job*> KnownJob(const std::string& name);
+  std::string JobList() const;
+  void NotifyEverything();
+
+  // load.cc
+  Task<absl::Status> LoadMembers();
+  Task<absl::Status> LoadJobs();
+  Task<absl::Status> LoadTokens();
+  Task<absl::Status> LoadOpens();
+  Task<absl::Status> LoadSnapshots();
+  Task<absl::Status> LoadRestores();
+  Task<absl::Status> WriteStart(bool birth);
+  absl::StatusOr<Job*> JobOfKey(const std::string& key, std::string_view prefix);
+
+  // write.cc: the only users of MetaStore::Commit.
+  Task<absl::StatusOr<uint64_t>> Write(Txn txn);
+  Task<absl::StatusOr<bool>> ReadBack(const Txn* txn);
+  Task<absl::Status> WriteJob(Job* job, JobRecord record, Txn more);
+  Task<absl::Status> WriteMember(MemberRecord record, uint64_t version, bool remove);
+
+  // map.cc
+  MemberEntry* FindMember(const ServerId& id);
+  Plan& PlanFor(uint32_t copies);
+  void MembersChanged();
+  void MemberToProto(const MemberEntry& member, pb::Member* out) const;
+  void MemberToProto(const ServerId& id, pb::Member* out) const;
+  void MapToProto(pb::ClusterMap* out) const;
+  std::vector<uint32_t> Indices(const Plan& plan, const std::vector<ServerId>& ids) const;
+
+  // join.cc, reconcile.cc
+  absl::StatusOr<MemberRecord> CheckJoin(const pb::JoinRequest& request) const;
+  absl::Status CheckReported(const pb::JoinRequest& request) const;
+  bool CommitCounts(const ServerId& id) const;
+  Task<absl::Status> Register(MemberRecord record);
+  absl::Status TakeInventory(MemberEntry* member, const pb::JoinRequest& request);
+  void Reconcile(MemberEntry* member, const pb::JoinRequest& request);
+  void ReconcileJob(MemberEntry* member, Job* job);
+  void ForgetSoftState(MemberEntry* member);
+  absl::StatusOr<std::pair<ShardId, HeldCopy>> HeldFromProto(const pb::HeldObject& object) const;
+  void HeldToProto(const ShardId& shard, const HeldCopy& copy, pb::HeldObject* out) const;
+
+  // heartbeat.cc, liveness.cc
+  void Heard(MemberEntry* member);
+  void Suspect(MemberEntry* member, std::string_view why);
+  Task<void> Probe(ServerId id, Incarnation incarnation);
+  Task<void> WatchMembers();
+  void JudgeMember(MemberEntry* member);
+  void Die(MemberEntry* member, std::string_view why);
+  Task<void> RecordDeath(ServerId id, Incarnation incarnation);
+  void ForgetDead();
+  Task<void> Forget(ServerId id);
+  void JudgeAttempts();
+
+  // directives.cc
+  void Direct(MemberEntry* member, QueuedDirective directive);
+  void TakeResults(MemberEntry* member, const pb::DirectivesRequest& request);
+  bool FillDirectives(MemberEntry* member, pb::DirectivesReply* reply);
+  void DropEverywhere(const SnapshotId& id);
+  void DropStagingAt(MemberEntry* member, const SnapshotId& id, std::string_view why);
+  void DropStagingEverywhere(const SnapshotId& id, std::string_view why);
+  void DropSnapshotAt(MemberEntry* member, const SnapshotId& id);
+
+  // epochs.cc
+  absl::Status CheckEpoch(const Job& job, const EpochId& epoch, const EpochToken& token) const;
+  Task<absl::StatusOr<EpochId>> NewEpoch(Job* job, EpochToken token);
+
+  // open.cc, admit.cc
+  absl::Status CheckOpen(const pb::OpenRequest& request) const;
+  absl::Status CheckSame(const Attempt& attempt, const pb::OpenRequest& request) const;
+  absl::Status CheckNameFree(const Job& job, const pb::OpenRequest& request) const;
+  std::shared_ptr<Attempt> FindOpen(const Job& job, const std::string& name) const;
+  std::string BusyReason(const Job& job) const;
+  void RememberName(Job* job, const std::string& name, uint32_t attempt);
+  Answer<bool> OpenOnce(Job* job, const pb::OpenRequest* request, pb::OpenReply* reply);
+  Answer<std::shared_ptr<Attempt>> Accept(Job* job, const pb::OpenRequest* request);
+  absl::StatusOr<bool> TakeRank(Attempt* attempt, MemberEntry* owner,
+                                const pb::OpenRequest& request, std::string* reason);
+  absl::StatusOr<bool> Admit(Attempt* attempt, MemberEntry* owner, uint64_t bytes,
+                             std::string* reason);
+  uint64_t CommittedBytes(const MemberEntry& member) const;
+  uint64_t InFlightBytes(const MemberEntry& member, const Attempt* except) const;
+  uint64_t PinnedBytes(const MemberEntry& member) const;
+  void FillAccept(const Attempt& attempt, const RankSlot& slot, pb::OpenReply* reply) const;
+  void FillHolders(const RankSlot& slot,
+                   google::protobuf::RepeatedPtrField<pb::Member>* holders) const;
+
+  // attempts.cc
+  std::shared_ptr<Attempt> MakeAttempt(OpenRecord record, uint64_t version);
+  void Evaluate(Attempt* attempt, RankSlot* slot);
+  void EvaluateAll(Attempt* attempt);
+  void PlanRank(Attempt* attempt, uint32_t rank, const ServerId& owner);
+  void RetargetAll();
+  void RetargetAttempt(const std::shared_ptr<Attempt>& attempt);
+  bool RetargetRank(Attempt* attempt, uint32_t rank);
+  void Reserve(Attempt* attempt);
+  bool SourceGone(const RankSlot& slot) const;
+  void PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
+  std::vector<ServerId> LiveReceipts(const RankSlot& slot);
+  bool AllHoldersAnswered(const Attempt& attempt);
+  std::string Missing(const Attempt& attempt) const;
+  void Consider(const std::shared_ptr<Attempt>& attempt);
+  void Finish(Job* job, const Attempt& attempt, bool committed);
+
+  // receipts.cc
+  absl::Status TakeReceipt(MemberEntry* holder, const pb::HeldObject& object);
+  absl::Status CountReceipt(const std::shared_ptr<Attempt>& attempt, MemberEntry* holder,
+                            const ShardId& shard, const HeldCopy& copy);
+  void FillRetargets(const MemberEntry& owner, pb::ReportReceiptsReply* reply);
+
+  // commit.cc
+  Task<void> Commit(std::shared_ptr<Attempt> attempt);
+  Task<absl::Status> CommitLocked(Job* job, Attempt* attempt);
+  model::CommitRecord BuildRecord(const Attempt& attempt, const model::Manifest& manifest,
+                                  const std::string& encoded) const;
+  void Disperse(Job* job, Committed* snapshot);
+  void StoreCommitAt(MemberEntry* member, Committed* snapshot);
+  void CountRecords(Job* job, Committed* snapshot);
+  void Tell(Job* job, Committed* snapshot);
+  absl::StatusOr<bool> FillEnded(const Job& job, const SnapshotId& id,
+                                 pb::AwaitCommitReply* reply) const;
+  void FillOpen(Attempt* attempt, uint32_t rank, pb::AwaitCommitReply* reply);
+
+  // abort.cc
+  void Abort(const std::shared_ptr<Attempt>& attempt, absl::Status why);
+  Task<void> AbortDurably(std::shared_ptr<Attempt> attempt);
+
+  // copies.cc: holders of committed shards.
+  using HolderTable = std::vector<std::vector<ServerId>>;
+  HolderTable HoldersOf(const Committed& snapshot);
+  void CountCopies(Committed* snapshot);
+  std::vector<uint32_t> LostShards(const Committed& snapshot, const HolderTable& holders) const;
+  bool AllReported(std::string* waiting_for) const;
+  void CopyGone(MemberEntry* member, const ShardId& shard, std::string_view why);
+
+  // manifest.cc
+  bool LearnManifest(Committed* snapshot);
+  void FetchManifest(Committed* snapshot);
+  bool TakeManifest(Committed* snapshot, const std::string& bytes);
+
+  // retain.cc, repair.cc
+  void MaintainSoon(Job* job);
+  void MaintainAllSoon();
+  Task<void> Maintain(Job* job);
+  Task<absl::Status> RetireOnce(Job* job);
+  std::vector<model::RetentionEntry> Entries(const Job& job) const;
+  bool IsPinned(const Job& job, const model::SnapshotOrder& order) const;
+  void ForgetSnapshot(Job* job, const model::SnapshotOrder& order);
+  void Repair(Job* job, Committed* snapshot);
+  void PullTo(Job* job, Committed* snapshot, uint32_t rank, MemberEntry* target,
+              const std::vector<ServerId>& sources);
+  void PullDone(const std::string& job, model::SnapshotOrder order, std::pair<uint32_t, ServerId> to,
+                const pb::DirectiveResult& result);
+  bool RoomFor(const MemberEntry& member, uint64_t bytes) const;
+
+  // restore.cc, restore_reports.cc
+  absl::Status CheckRestore(const Job& job, const pb::BeginRestoreRequest& request) const;
+  struct Choice {
+    bool wait = false;
+    std::string progress;
+    bool none = false;
+    bool failed = false;
+    std::optional<model::SnapshotOrder> order;
+    std::vector<std::string> lost;
+  };
+  Choice Choose(Job* job, std::optional<model::SnapshotOrder> below);
+  Task<absl::Status> WriteRestore(Job* job, RestoreRecord record);
+  Answer<bool> BeginRecord(Job* job, const pb::BeginRestoreRequest* request, std::string* progress);
+  absl::StatusOr<bool> FillRestore(Job* job, uint32_t world_size, pb::BeginRestoreReply* reply);
+  absl::Status LostError(const Job& job, const RestoreRecord& record) const;
+  Task<void> ReviewRestore(Job* job);
+  void ReviewRestoreSoon(Job* job);
+  Task<absl::Status> RecordVerified(Job* job, EpochId epoch, uint32_t round, uint32_t rank);
+  void CheckUnreadable(Job* job, uint32_t rank);
+  static uint32_t VerifiedCount(const RestoreRecord& record);
+  static bool RestoreDone(const RestoreRecord& record);
+
+  // admin.cc, verify.cc, explain.cc
+  void FillSnapshotInfo(const Job& job, const Committed& snapshot, pb::SnapshotInfo* out) const;
+  absl::StatusOr<Committed*> FindSnapshot(Job* job, const std::string& name);
+  Task<absl::StatusOr<uint32_t>> Remove(Job* job, std::string name);
+
+  // recover.cc
+  Task<absl::Status> TakeForRecovery(pb::JoinRequest request);
+  bool HeardEnough(std::string* waiting_for) const;
+  Task<absl::Status> FinishRecovery();
+  absl::Status CheckRecoverable(const pb::JoinRequest& request) const;
+  void CollectRecovered(std::map<std::string, JobRecord>* jobs,
+                        std::map<std::string, std::string>* puts, uint64_t* generation) const;
+
+  const PlacementOptions options_;
+  const PlacementSeams seams_;
+  Loop* const loop_;
+  ClusterRecord cluster_;
+  uint64_t cluster_version_ = 0;
+  std::map<ServerId, std::unique_ptr<MemberEntry>> members_;
+  std::map<std::string, std::unique_ptr<Job>> jobs_;
+  std::map<uint32_t, Plan> plans_;  // by copies; emptied when the members change
+  Semaphore map_lock_;
+  WaitQueue map_changed_;
+  Gate gate_;
+  bool stopping_ = false;
+  TimePoint started_{};
+  TimePoint last_tick_{};
+
+  // Recovery from servers.
+  bool recovering_ = false;
+  bool finishing_ = false;
+  TimePoint recovery_began_{};
+  ClusterId recovered_cluster_;
+  std::map<ServerId, pb::JoinRequest> recovered_;
+  size_t recovery_majority_ = 0;  // members that must persist the new generation first
+
+  Metric& commits_;
+  Metric& aborts_;
+  Metric& deaths_;
+  Metric& data_losses_;
+  Metric& repairs_;
+  Metric& store_errors_;
+};
+
+}  // namespace gemel

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// AcquireEpoch: one token, one epoch, for ever (DESIGN 3.1, amendment 1). A new epoch ends the open
+// saves of older ones in the same transaction.
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+
+absl::Status PlacementCore::CheckEpoch(const Job& job, const EpochId& epoch,
+                                       const EpochToken& token) const {
+  const auto found = job.tokens.find(token);
+  if (found == job.tokens.end() || found->second != epoch) {
+    return error::FailedPrecondition(
+        "token {} of job {} is not that of epoch {}; acquire an epoch first", token.ToShort(),
+        job.name, epoch.ToString());
+  }
+  if (epoch != job.record.epoch) {
+    return error::FailedPrecondition(
+        "epoch {} of job {} was superseded by epoch {}: another incarnation of the job runs; stop "
+        "this one",
+        epoch.ToString(), job.name, job.record.epoch.ToString());
+  }
+  return absl::OkStatus();
+}
+
+// REQUIRES: the job's lock is held.
+Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token) {
+  JobRecord record = job->record;
+  record.epoch = {.generation = cluster_.generation, .counter = record.epoch.counter + 1};
+  record.token = token;
+  record.epoch_opened = false;
+  record.removed = false;
+  Txn txn;
+  txn.puts.emplace_back(TokenKey(job->name, token), EncodeStored(TokenRecord{record.epoch}));
+  std::vector<std::shared_ptr<Attempt>> ended;
+  for (auto& [sequence, attempt] : job->attempts) {
+    txn.deletes.push_back(OpenKey(job->name, sequence));
+    ended.push_back(attempt);
+  }
+  const absl::Status written = co_await WriteJob(job, record, std::move(txn));
+  GEMEL_CO_RETURN_IF_ERROR(written);
+  job->tokens[token] = record.epoch;
+  job->skips.clear();
+  job->attempt_of_name.clear();
+  for (const std::shared_ptr<Attempt>& attempt : ended) {
+    attempt->state = AttemptState::kAborted;
+    attempt->why = error::FailedPrecondition("{}: epoch {} superseded it",
+                                             attempt->id().ToString(), record.epoch.ToString());
+    Finish(job, *attempt, false);
+    job->attempts.erase(attempt->id().sequence);
+    attempt->changed.NotifyAll();
+    DropStagingEverywhere(attempt->id(), "a newer epoch");
+  }
+  for (auto& [id, member] : members_) {
+    QueuedDirective directive;
+    directive.body.mutable_see_epoch()->set_job(job->name);
+    ToProto(record.epoch, directive.body.mutable_see_epoch()->mutable_epoch());
+    Direct(member.get(), std::move(directive));
+  }
+  job->changed.NotifyAll();
+  Emit(Severity::kInfo, "epoch_acquired",
+       fmt::format("job {} is in epoch {}, {} open saves ended", job->name,
+                   record.epoch.ToString(), ended.size()));
+  MaintainSoon(job);
+  co_return record.epoch;
+}
+
+PlacementCore::Answer<pb::AcquireEpochReply> PlacementCore::AcquireEpoch(
+    CallPtr, pb::AcquireEpochRequest request) {
+  GEMEL_CO_RETURN_IF_ERROR(CheckServing());
+  GEMEL_CO_RETURN_IF_ERROR(model::CheckJobName(request.job()));
+  GEMEL_CO_ASSIGN_OR_RETURN(const EpochToken token, EpochToken::FromBytes(request.token()));
+  if (token.IsZero()) {
+    co_return error::InvalidArgument("job {}: an epoch token of zero; draw 128 random bits",
+                                     request.job());
+  }
+  if (!jobs_.contains(request.job())) {
+    if (jobs_.size() >= kJobsMax) {
+      co_return error::ResourceExhausted("placement knows {} jobs, the most it takes",
+                                         jobs_.size());
+    }
+    jobs_.emplace(request.job(), std::make_unique<Job>(loop_, request.job()));
+  }
+  Job* job = FindJob(request.job());
+  const LockHold hold = co_await Lock(&job->lock);
+  EpochId epoch = job->record.epoch;
+  const auto found = job->tokens.find(token);
+  if (found == job->tokens.end()) {
+    const absl::StatusOr<EpochId> acquired = co_await NewEpoch(job, token);
+    GEMEL_CO_RETURN_IF_ERROR(acquired.status());
+    epoch = *acquired;
+  } else if (found->second != job->record.epoch) {
+    co_return error::FailedPrecondition(
+        "token {} of job {} is that of epoch {}, superseded by epoch {}: another incarnation of "
+        "the job runs; stop this one",
+        token.ToShort(), job->name, found->second.ToString(), job->record.epoch.ToString());
+  }
+  pb::AcquireEpochReply reply;
+  ToProto(epoch, reply.mutable_epoch());
+  co_return reply;
+}
+
+}  // namespace gemel

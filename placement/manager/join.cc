@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Join: a server registers one incarnation by compare-and-set and reports what it holds.
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+#include "placement/model/cluster_map.h"
+
+namespace gemel {
+namespace {
+
+constexpr Duration kCommitWait = 50ms;
+
+}  // namespace
+
+absl::StatusOr<MemberRecord> PlacementCore::CheckJoin(const pb::JoinRequest& request) const {
+  MemberRecord record;
+  GEMEL_ASSIGN_OR_RETURN(record.id, ServerId::FromBytes(request.caller().server_id()));
+  GEMEL_ASSIGN_OR_RETURN(record.incarnation,
+                         Incarnation::FromBytes(request.caller().incarnation()));
+  if (record.id.IsZero() || record.incarnation.IsZero()) {
+    return error::InvalidArgument("a server joins with an id and an incarnation; one is zero");
+  }
+  GEMEL_RETURN_IF_ERROR(model::ValidateDomain(request.domain()));
+  if (request.name().empty() || request.name().size() > 128 || request.data_address().empty() ||
+      request.data_address().size() > 256) {
+    return error::InvalidArgument(
+        "server {} joins with a name of {} and a data address of {} bytes; give both",
+        record.id.ToShort(), request.name().size(), request.data_address().size());
+  }
+  if (request.generation() > cluster_.generation) {
+    return error::FailedPrecondition(
+        "server {} has seen generation {} of cluster {}, this placement has {}: its store is older "
+        "than the cluster; rebuild it with `gemel placement recover --from-servers`",
+        record.id.ToShort(), request.generation(), cluster_.cluster.ToHex(), cluster_.generation);
+  }
+  const auto found = members_.find(record.id);
+  if (found == members_.end() && members_.size() >= model::kMembersMax) {
+    return error::ResourceExhausted("the cluster has {} members, the most it can have",
+                                    members_.size());
+  }
+  if (found != members_.end()) {
+    record.superseded = found->second->record.superseded;
+    if (std::find(record.superseded.begin(), record.superseded.end(), record.incarnation) !=
+        record.superseded.end()) {
+      return error::FailedPrecondition(
+          "incarnation {} of server {} was superseded by {}; two servers with one data directory?",
+          record.incarnation.ToShort(), record.id.ToShort(),
+          found->second->record.incarnation.ToShort());
+    }
+  }
+  record.name = request.name();
+  record.domain = request.domain();
+  record.data_address = request.data_address();
+  record.capacity_bytes = request.capacity_bytes();
+  return record;
+}
+
+// A server that has seen more than we have: our store was rolled back, and must not decide.
+absl::Status PlacementCore::CheckReported(const pb::JoinRequest& request) const {
+  const std::string way_out =
+      "this placement's store is older than the cluster; rebuild it with `gemel placement recover "
+      "--from-servers`";
+  for (const pb::EpochSeen& seen : request.epochs()) {
+    const auto found = jobs_.find(seen.job());
+    const EpochId known = found == jobs_.end() ? EpochId() : found->second->record.epoch;
+    if (FromProto(seen.epoch()) > known) {
+      return error::FailedPrecondition("server {} has seen epoch {} of job {}, known here is {}: {}",
+                                       request.name(), FromProto(seen.epoch()).ToString(),
+                                       seen.job(), known.ToString(), way_out);
+    }
+  }
+  for (const std::string& bytes : request.commit_records()) {
+    const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+    if (!record.ok()) {
+      continue;
+    }
+    const SnapshotId& id = record->snapshot;
+    const auto found = jobs_.find(id.job);
+    if (record->cluster == cluster_.cluster &&
+        (found == jobs_.end() || id.sequence >= found->second->record.next_sequence)) {
+      return error::FailedPrecondition("server {} keeps the commit of {}, unknown here: {}",
+                                       request.name(), id.ToString(), way_out);
+    }
+  }
+  return absl::OkStatus();
+}
+
+// True while a transaction that counts this server's receipts is under way (amendment 4).
+bool PlacementCore::CommitCounts(const ServerId& id) const {
+  for (const auto& [name, job] : jobs_) {
+    for (const auto& [sequence, attempt] : job->attempts) {
+      if (attempt->state != AttemptState::kCommitting) {
+        continue;
+      }
+      for (const RankSlot& slot : attempt->slots) {
+        for (const SlotReceipt& receipt : slot.receipts) {
+          if (receipt.server == id) {
+            return true;
+          }
+        }
+      }
+    }
+  }
+  return false;
+}
+
+// Registers the incarnation durably. REQUIRES: map_lock_ is held.
+Task<absl::Status> PlacementCore::Register(MemberRecord record) {
+  MemberEntry* member = FindMember(record.id);
+  if (member != nullptr && member->record.incarnation == record.incarnation && member->alive() &&
+      member->version != 0 && member->record.data_address == record.data_address &&
+      member->record.domain == record.domain && member->record.name == record.name) {
+    member->record.capacity_bytes = record.capacity_bytes;
+    co_return absl::OkStatus();
+  }
+  const uint64_t version = member == nullptr ? 0 : member->version;
+  if (member != nullptr && member->record.incarnation != record.incarnation) {
+    record.superseded.push_back(member->record.incarnation);
+    if (record.superseded.size() > kSupersededMax) {
+      record.superseded.erase(record.superseded.begin());
+    }
+  }
+  const absl::Status written = co_await WriteMember(record, version, false);
+  GEMEL_CO_RETURN_IF_ERROR(written);
+  member = FindMember(record.id);
+  if (member == nullptr) {
+    member = members_.emplace(record.id, std::make_unique<MemberEntry>(loop_)).first->second.get();
+    member->next_directive = (cluster_.starts << 32) + 1;
+  } else if (member->alive() && member->record.incarnation != record.incarnation) {
+    Emit(Severity::kWarning, "incarnation_superseded",
+         fmt::format("server {} ({}): incarnation {} is superseded by {}", record.name,
+                     record.id.ToShort(), member->record.incarnation.ToShort(),
+                     record.incarnation.ToShort()));
+  }
+  ForgetSoftState(member);
+  member->record = std::move(record);
+  member->version = cluster_version_;
+  co_return absl::OkStatus();
+}
+
+PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinRequest request) {
+  if (recovering_) {
+    const absl::Status taken = co_await TakeForRecovery(request);
+    GEMEL_CO_RETURN_IF_ERROR(taken);
+    GEMEL_CO_RETURN_IF_ERROR(CheckCaller(request.caller()));
+  }
+  GEMEL_CO_RETURN_IF_ERROR(CheckReported(request));
+  const LockHold hold = co_await Lock(&map_lock_);
+  GEMEL_CO_ASSIGN_OR_RETURN(MemberRecord record, CheckJoin(request));
+  const ServerId id = record.id;
+  while (!stopping_ && CommitCounts(id)) {
+    co_await loop_->Sleep(kCommitWait);
+  }
+  const absl::Status registered = co_await Register(std::move(record));
+  GEMEL_CO_RETURN_IF_ERROR(registered);
+  MemberEntry* member = FindMember(id);
+  GEMEL_CHECK(member != nullptr && member->alive()) << id.ToShort();
+  GEMEL_CO_RETURN_IF_ERROR(TakeInventory(member, request));
+  Reconcile(member, request);
+  member->reported = true;
+  member->must_rejoin = false;
+  Heard(member);
+  MembersChanged();
+  map_changed_.NotifyAll();
+  Emit(Severity::kInfo, "member_joined",
+       fmt::format("server {} ({}) at {} in {}, incarnation {}: {} snapshots, {} commit records",
+                   member->record.name, id.ToShort(), member->record.data_address,
+                   member->record.domain, member->record.incarnation.ToShort(),
+                   member->held.size(), member->records.size()));
+  pb::JoinReply reply;
+  reply.set_cluster_id(cluster_.cluster.ToBytes());
+  reply.set_generation(cluster_.generation);
+  reply.set_map_version(cluster_.map_version);
+  reply.set_heartbeat_ms(options_.liveness.heartbeat_ms);
+  for (const auto& [other, entry] : members_) {
+    if (entry->alive()) {
+      reply.add_last_members(other.ToBytes());
+    }
+  }
+  co_return reply;
+}
+
+}  // namespace gemel

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Who is alive (DESIGN section 5). Silence or a broken long poll is suspicion; a probe of the data
+// address or more silence is the verdict. Suspicion deletes nothing; death takes a member out of
+// new work, and its copies are asked for again when it joins.
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+namespace {
+
+constexpr uint64_t kMemberLagMaxMs = 2000;  // a member's own starvation stretches its time so far
+constexpr Duration kStoreRetry = 200ms;
+
+}  // namespace
+
+void PlacementCore::Suspect(MemberEntry* member, std::string_view why) {
+  if (!member->suspect_since.has_value()) {
+    member->suspect_since = loop_->Now();
+    member->probe_answered = false;
+    Emit(Severity::kWarning, "member_suspect",
+         fmt::format("server {} is suspected: {}", member->record.name, why));
+  }
+  if (!member->probing) {
+    member->probing = true;
+    SpawnInside(Probe(member->record.id, member->record.incarnation));
+  }
+}
+
+// Refused: nobody listens, so the process is dead. Anything else leaves it to the heartbeats.
+Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation) {
+  std::string address;
+  if (const MemberEntry* member = FindMember(id); member != nullptr) {
+    address = member->record.data_address;
+  }
+  const TimePoint deadline = Add(loop_->Now(), options_.liveness.probe_timeout);
+  absl::StatusOr<std::unique_ptr<Connection>> connected =
+      co_await seams_.net->Connect(address, deadline);
+  const absl::Status status = connected.status();
+  connected = error::Cancelled("the probe is over");
+  MemberEntry* member = FindMember(id);
+  if (member == nullptr) {
+    co_return;
+  }
+  member->probing = false;
+  if (stopping_ || !member->alive() || member->record.incarnation != incarnation) {
+    co_return;
+  }
+  member->probe_answered = status.ok();
+  if (status.code() == absl::StatusCode::kUnavailable) {
+    Die(member, fmt::format("nobody answers at {}: {}", address, MessageOf(status)));
+  }
+}
+
+void PlacementCore::JudgeMember(MemberEntry* member) {
+  const LivenessOptions& times = options_.liveness;
+  const TimePoint now = loop_->Now();
+  if (!member->reported && now < Add(started_, times.startup_grace)) {
+    return;
+  }
+  const Duration starved = std::chrono::milliseconds(std::min(member->lag_ms, kMemberLagMaxMs));
+  const Duration silent = now - member->last_heard - starved;
+  if (silent < times.suspect_after && !member->suspect_since.has_value()) {
+    return;
+  }
+  if (silent >= (member->probe_answered ? times.hang_after : times.dead_after)) {
+    Die(member, fmt::format("not heard for {:.0f} ms, its data address {}",
+                            Milliseconds(now - member->last_heard),
+                            member->probe_answered ? "accepts: the process hangs"
+                                                   : "does not answer"));
+    return;
+  }
+  Suspect(member, fmt::format("not heard for {:.0f} ms", Milliseconds(now - member->last_heard)));
+}
+
+void PlacementCore::Die(MemberEntry* member, std::string_view why) {
+  GEMEL_CHECK(member->alive()) << member->record.name;
+  deaths_.Add(1);
+  Emit(Severity::kError, "member_dead",
+       fmt::format("server {} ({}), incarnation {}, is dead: {}", member->record.name,
+                   member->record.id.ToShort(), member->record.incarnation.ToShort(), why));
+  member->record.dead = true;
+  member->dead_since = loop_->Now();
+  ForgetSoftState(member);
+  SpawnInside(RecordDeath(member->record.id, member->record.incarnation));
+  MembersChanged();
+}
+
+// The map's version grows once the death is durable.
+Task<void> PlacementCore::RecordDeath(ServerId id, Incarnation incarnation) {
+  while (!stopping_) {
+    {
+      const LockHold hold = co_await Lock(&map_lock_);
+      const MemberEntry* member = FindMember(id);
+      if (member == nullptr || member->alive() || member->record.incarnation != incarnation) {
+        co_return;
+      }
+      const uint64_t version = member->version;
+      const absl::Status written = co_await WriteMember(member->record, version, false);
+      if (written.ok()) {
+        FindMember(id)->version = cluster_version_;
+        map_changed_.NotifyAll();
+        co_return;
+      }
+      Emit(Severity::kWarning, "store_refused", ToText(written));
+    }
+    co_await loop_->Sleep(kStoreRetry);
+  }
+}
+
+// A dead member is listed as long as its copies could matter, and so that people see it.
+void PlacementCore::ForgetDead() {
+  const TimePoint now = loop_->Now();
+  for (const auto& [id, member] : members_) {
+    if (member->alive() || now < Add(member->dead_since, options_.liveness.forget_after)) {
+      continue;
+    }
+    bool matters = false;
+    for (const auto& [name, job] : jobs_) {
+      for (const auto& [order, snapshot] : job->snapshots) {
+        matters = matters || !snapshot.full;
+      }
+    }
+    if (!matters) {
+      member->dead_since = now;
+      SpawnInside(Forget(id));
+    }
+  }
+}
+
+Task<void> PlacementCore::Forget(ServerId id) {
+  const LockHold hold = co_await Lock(&map_lock_);
+  const MemberEntry* member = FindMember(id);
+  if (member == nullptr || member->alive()) {
+    co_return;
+  }
+  const uint64_t version = member->version;
+  const absl::Status written = co_await WriteMember(member->record, version, true);
+  if (written.ok()) {
+    Emit(Severity::kInfo, "member_forgotten", fmt::format("server {} is forgotten", id.ToShort()));
+    members_.erase(id);
+    map_changed_.NotifyAll();
+  }
+}
+
+// A save that is late commits with what it has, when that is enough, or fails saying what is
+// missing.
+void PlacementCore::JudgeAttempts() {
+  const TimePoint now = loop_->Now();
+  for (auto& [name, job] : jobs_) {
+    for (auto& [sequence, attempt] : job->attempts) {
+      if (attempt->state != AttemptState::kOpen) {
+        continue;
+      }
+      if (now >= attempt->deadline) {
+        if (attempt->enough_count == attempt->record.world_size && attempt->store_error.ok()) {
+          Consider(attempt);
+        } else if (!attempt->store_error.ok()) {
+          Abort(attempt, attempt->store_error);
+        } else {
+          Abort(attempt, error::DeadlineExceeded("{} was not complete after {} ms: {}",
+                                                 attempt->id().ToString(),
+                                                 attempt->record.deadline_ms, Missing(*attempt)));
+        }
+      } else if (!attempt->store_error.ok() || attempt->enough_count > 0) {
+        Consider(attempt);
+      }
+    }
+  }
+}
+
+Task<void> PlacementCore::WatchMembers() {
+  const LivenessOptions& times = options_.liveness;
+  while (!stopping_) {
+    co_await loop_->Sleep(times.tick);
+    const TimePoint now = loop_->Now();
+    const Duration lag = now - last_tick_ - times.tick;
+    last_tick_ = now;
+    if (lag > times.lag_max) {
+      // We were starved or paused: heartbeats wait unread. Their senders get our lag as grace.
+      started_ = Add(started_, lag);
+      for (auto& [id, member] : members_) {
+        member->last_heard = std::min(now, Add(member->last_heard, lag));
+      }
+      Emit(Severity::kWarning, "placement_starved",
+           fmt::format("this placement was held up for {:.0f} ms; nobody is judged by that time",
+                       Milliseconds(lag)));
+      continue;
+    }
+    for (auto& [id, member] : members_) {
+      if (member->alive()) {
+        JudgeMember(member.get());
+      }
+    }
+    JudgeAttempts();
+    ForgetDead();
+  }
+}
+
+}  // namespace gemel

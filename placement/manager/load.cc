@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Start: everything that the MetaStore holds, or the birth of a cluster in an empty one.
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+
+Task<absl::Status> PlacementCore::Load() {
+  absl::StatusOr<std::optional<Versioned>> found = co_await seams_.store->Get(kClusterKey);
+  GEMEL_CO_RETURN_IF_ERROR(found.status());
+  const bool birth = !found->has_value();
+  if (!birth && options_.recover_from_servers) {
+    co_return error::FailedPrecondition(
+        "{} already holds a cluster; recovery from servers needs an empty one: start without "
+        "--recover-from-servers, or give another --dir",
+        seams_.store->name());
+  }
+  if (birth && options_.recover_from_servers) {
+    recovering_ = true;
+    recovery_began_ = loop_->Now();
+    Emit(Severity::kWarning, "recovery_began", "placement listens for servers to recover from");
+    co_return absl::OkStatus();
+  }
+  if (birth) {
+    cluster_.cluster = ClusterId::Draw(seams_.random);
+    cluster_.generation = 1;
+    cluster_.map_version = 1;
+  } else {
+    GEMEL_CO_ASSIGN_OR_RETURN(cluster_,
+                              DecodeStored<ClusterRecord>(kClusterKey, (*found)->value));
+    cluster_version_ = (*found)->version;
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadMembers());
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadTokens());
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadOpens());
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadSnapshots());
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadRestores());
+  }
+  const absl::Status written = co_await WriteStart(birth);
+  GEMEL_CO_RETURN_IF_ERROR(written);
+  Emit(Severity::kInfo, birth ? "cluster_born" : "placement_loaded", Describe());
+  co_return absl::OkStatus();
+}
+
+// Counts this start, so that directive ids of two managers never meet, and takes the store over: a
+// manager that still runs on it fails its next compare-and-set.
+Task<absl::Status> PlacementCore::WriteStart(bool birth) {
+  ClusterRecord next = cluster_;
+  next.starts += 1;
+  next.writes += 1;
+  Txn txn;
+  txn.compares.push_back({.key = kClusterKey, .version = std::nullopt});
+  if (!birth) {
+    txn.compares.back().version = cluster_version_;
+  }
+  txn.puts.emplace_back(kClusterKey, EncodeStored(next));
+  const absl::StatusOr<uint64_t> version = co_await Write(std::move(txn));
+  GEMEL_CO_RETURN_IF_ERROR(version.status());
+  cluster_version_ = *version;
+  cluster_ = next;
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> PlacementCore::LoadMembers() {
+  const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(kMemberPrefix);
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  for (const auto& [key, value] : *listed) {
+    auto member = std::make_unique<MemberEntry>(loop_);
+    GEMEL_CO_ASSIGN_OR_RETURN(member->record, DecodeStored<MemberRecord>(key, value.value));
+    GEMEL_CHECK(MemberKey(member->record.id) == key) << key;
+    member->version = value.version;
+    member->dead_since = loop_->Now();
+    const ServerId id = member->record.id;
+    members_.emplace(id, std::move(member));
+  }
+  co_return absl::OkStatus();
+}
+
+absl::StatusOr<Job*> PlacementCore::JobOfKey(const std::string& key, std::string_view prefix) {
+  const std::string rest = key.substr(prefix.size());
+  Job* job = FindJob(rest.substr(0, rest.find('/')));
+  if (job == nullptr) {
+    return error::DataLoss("key '{}' of the placement store belongs to no job there", key);
+  }
+  return job;
+}
+
+Task<absl::Status> PlacementCore::LoadJobs() {
+  const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(kJobPrefix);
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  for (const auto& [key, value] : *listed) {
+    const std::string name = key.substr(std::string_view(kJobPrefix).size());
+    auto job = std::make_unique<Job>(loop_, name);
+    GEMEL_CO_ASSIGN_OR_RETURN(job->record, DecodeStored<JobRecord>(key, value.value));
+    job->version = value.version;
+    jobs_.emplace(name, std::move(job));
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> PlacementCore::LoadTokens() {
+  const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(kTokenPrefix);
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  for (const auto& [key, value] : *listed) {
+    GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kTokenPrefix));
+    GEMEL_CO_ASSIGN_OR_RETURN(const EpochToken token,
+                              EpochToken::FromHex(key.substr(key.rfind('/') + 1)));
+    GEMEL_CO_ASSIGN_OR_RETURN(const TokenRecord record,
+                              DecodeStored<TokenRecord>(key, value.value));
+    job->tokens[token] = record.epoch;
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> PlacementCore::LoadOpens() {
+  const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(kOpenPrefix);
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  for (const auto& [key, value] : *listed) {
+    GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kOpenPrefix));
+    GEMEL_CO_ASSIGN_OR_RETURN(OpenRecord record, DecodeStored<OpenRecord>(key, value.value));
+    const SnapshotId id = record.snapshot;
+    GEMEL_CHECK_LT(id.sequence, job->record.next_sequence) << id.ToString();
+    std::shared_ptr<Attempt> attempt = MakeAttempt(std::move(record), value.version);
+    attempt->recovered = true;
+    job->attempt_of_name[id.name] = std::max(job->attempt_of_name[id.name], id.attempt);
+    job->attempts[id.sequence] = std::move(attempt);
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> PlacementCore::LoadSnapshots() {
+  const absl::StatusOr<std::vector<KeyValue>> listed =
+      co_await seams_.store->List(kSnapshotPrefix);
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  for (const auto& [key, value] : *listed) {
+    GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kSnapshotPrefix));
+    const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(value.value);
+    if (!record.ok()) {
+      co_return error::DataLoss("key '{}' of the placement store: {}", key,
+                                MessageOf(record.status()));
+    }
+    Committed snapshot;
+    snapshot.record = *record;
+    snapshot.encoded = value.value;
+    const SnapshotId& id = record->snapshot;
+    if (id.epoch == job->record.epoch) {
+      uint32_t& attempt = job->attempt_of_name[id.name];
+      attempt = std::max(attempt, id.attempt);
+    }
+    job->snapshots.emplace(OrderOf(id.epoch, id.sequence), std::move(snapshot));
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> PlacementCore::LoadRestores() {
+  const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(kRestorePrefix);
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  for (const auto& [key, value] : *listed) {
+    GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kRestorePrefix));
+    RestoreState restore;
+    GEMEL_CO_ASSIGN_OR_RETURN(restore.record, DecodeStored<RestoreRecord>(key, value.value));
+    restore.version = value.version;
+    job->restore = std::move(restore);
+  }
+  co_return absl::OkStatus();
+}
+
+}  // namespace gemel

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The manifest after a restart: built again from the holders' inventories when these hash to the
+// record's root, otherwise fetched from a holder, and verified either way.
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+
+bool PlacementCore::TakeManifest(Committed* snapshot, const std::string& bytes) {
+  absl::StatusOr<model::Manifest> manifest = model::DecodeManifestOf(snapshot->record, bytes);
+  if (!manifest.ok()) {
+    Emit(Severity::kError, "manifest_refused", ToText(manifest.status()));
+    return false;
+  }
+  snapshot->manifest = std::make_shared<const std::string>(bytes);
+  snapshot->parsed = std::make_shared<const model::Manifest>(*std::move(manifest));
+  CountCopies(snapshot);
+  return true;
+}
+
+bool PlacementCore::LearnManifest(Committed* snapshot) {
+  if (snapshot->manifest != nullptr) {
+    return true;
+  }
+  const SnapshotKey key = KeyOf(snapshot->record.snapshot);
+  model::Manifest manifest{.snapshot = snapshot->record.snapshot};
+  manifest.shards.resize(snapshot->record.world_size);
+  std::vector<bool> known(manifest.shards.size(), false);
+  size_t missing = known.size();
+  for (const auto& [id, member] : members_) {
+    const auto held = member->held.find(key);
+    if (held == member->held.end()) {
+      continue;
+    }
+    for (const auto& [rank, copy] : held->second) {
+      if (rank < known.size() && !known[rank]) {
+        known[rank] = true;
+        missing -= 1;
+        manifest.shards[rank] = {
+            .root = copy.root, .bytes = copy.bytes, .layout_bytes = copy.layout_bytes};
+      }
+    }
+  }
+  if (missing > 0) {
+    return false;
+  }
+  const std::string encoded = model::EncodeManifest(manifest);
+  return model::ManifestRoot(encoded) == snapshot->record.manifest_root &&
+         TakeManifest(snapshot, encoded);
+}
+
+void PlacementCore::FetchManifest(Committed* snapshot) {
+  GEMEL_CHECK(snapshot->manifest == nullptr);
+  if (snapshot->fetching_from.has_value()) {
+    return;
+  }
+  const SnapshotId& id = snapshot->record.snapshot;
+  for (auto& [server, member] : members_) {
+    if (!member->alive() || !member->reported || !member->records.contains(KeyOf(id))) {
+      continue;
+    }
+    snapshot->fetching_from = server;
+    QueuedDirective directive;
+    ToProto(id, directive.body.mutable_fetch_manifest()->mutable_snapshot());
+    directive.body.mutable_fetch_manifest()->set_root(
+        DigestToBytes(snapshot->record.manifest_root));
+    directive.done = [this, id, from = server](const pb::DirectiveResult& result) {
+      Job* job = FindJob(id.job);
+      const auto found = job->snapshots.find(OrderOf(id.epoch, id.sequence));
+      MemberEntry* holder = FindMember(from);
+      if (found == job->snapshots.end() || holder == nullptr) {
+        return;
+      }
+      found->second.fetching_from.reset();
+      if (found->second.manifest == nullptr &&
+          (result.code() != 0 || !TakeManifest(&found->second, result.manifest()))) {
+        holder->records.erase(KeyOf(id));  // the next holder is asked
+      }
+      job->changed.NotifyAll();
+      MaintainSoon(job);
+    };
+    Direct(member.get(), std::move(directive));
+    return;
+  }
+}
+
+}  // namespace gemel

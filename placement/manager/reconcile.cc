@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a joining server reports against what placement knows: its inventory becomes soft state, and
+// directives bring the two together. Everything a lost directive queue held follows from here.
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+
+absl::StatusOr<std::pair<ShardId, HeldCopy>> PlacementCore::HeldFromProto(
+    const pb::HeldObject& object) const {
+  ShardId shard;
+  GEMEL_ASSIGN_OR_RETURN(shard.snapshot, FromProto(object.shard().snapshot()));
+  shard.rank = object.shard().rank();
+  if (shard.rank >= model::kWorldSizeMax) {
+    return error::InvalidArgument("{}: ranks are below {}", shard.ToString(),
+                                  model::kWorldSizeMax);
+  }
+  HeldCopy copy{.snapshot = shard.snapshot,
+                .bytes = object.bytes(),
+                .layout_bytes = object.layout_bytes()};
+  GEMEL_ASSIGN_OR_RETURN(copy.root, DigestFromBytes(object.root(), "root of " + shard.ToString()));
+  if (!object.token().empty()) {
+    GEMEL_ASSIGN_OR_RETURN(copy.token, EpochToken::FromBytes(object.token()));
+  }
+  if (copy.layout_bytes > copy.bytes) {
+    return error::InvalidArgument("{}: layout of {} bytes in an object of {}", shard.ToString(),
+                                  copy.layout_bytes, copy.bytes);
+  }
+  return std::make_pair(std::move(shard), std::move(copy));
+}
+
+void PlacementCore::HeldToProto(const ShardId& shard, const HeldCopy& copy,
+                                pb::HeldObject* out) const {
+  GEMEL_CHECK(shard.snapshot == copy.snapshot) << shard.ToString();
+  ToProto(shard.snapshot, out->mutable_shard()->mutable_snapshot());
+  out->mutable_shard()->set_rank(shard.rank);
+  out->set_root(DigestToBytes(copy.root));
+  out->set_bytes(copy.bytes);
+  out->set_layout_bytes(copy.layout_bytes);
+  out->set_token(copy.token.ToBytes());
+}
+
+// Of an incarnation that is gone, or that reports anew.
+void PlacementCore::ForgetSoftState(MemberEntry* member) {
+  member->held.clear();
+  member->records.clear();
+  member->directives.clear();
+  member->dropping_bytes = 0;
+  member->pulls = 0;
+  member->last_sent = 0;
+  member->probe_answered = false;
+  member->suspect_since.reset();
+  member->reported = false;
+  for (auto& [name, job] : jobs_) {
+    for (auto& [order, snapshot] : job->snapshots) {
+      snapshot.storing.erase(member->record.id);
+      if (snapshot.fetching_from == member->record.id) {
+        snapshot.fetching_from.reset();
+      }
+      std::erase_if(snapshot.pulls,
+                    [member](const auto& pull) { return pull.second == member->record.id; });
+    }
+  }
+  member->wake.NotifyAll();
+}
+
+absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinRequest& request) {
+  std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> held;
+  for (const pb::HeldObject& object : request.objects()) {
+    GEMEL_ASSIGN_OR_RETURN(auto entry, HeldFromProto(object));
+    held[KeyOf(entry.first.snapshot)][entry.first.rank] = std::move(entry.second);
+  }
+  std::set<SnapshotKey> records;
+  for (const std::string& bytes : request.commit_records()) {
+    const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+    if (!record.ok() || record->cluster != cluster_.cluster) {
+      Emit(Severity::kWarning, "record_refused",
+           fmt::format("server {} reports a commit record that is not ours: {}",
+                       member->record.name, ToText(record.status())));
+      continue;
+    }
+    records.insert(KeyOf(record->snapshot));
+  }
+  ForgetSoftState(member);
+  member->held = std::move(held);
+  member->records = std::move(records);
+  return absl::OkStatus();
+}
+
+void PlacementCore::Reconcile(MemberEntry* member, const pb::JoinRequest& request) {
+  std::map<std::string, EpochId> seen;
+  for (const pb::EpochSeen& epoch : request.epochs()) {
+    seen[epoch.job()] = FromProto(epoch.epoch());
+  }
+  for (auto& [name, job] : jobs_) {
+    if (job->version != 0 && seen[name] < job->record.epoch) {
+      QueuedDirective directive;
+      directive.body.mutable_see_epoch()->set_job(name);
+      ToProto(job->record.epoch, directive.body.mutable_see_epoch()->mutable_epoch());
+      Direct(member, std::move(directive));
+    }
+    ReconcileJob(member, job.get());
+  }
+  // What belongs to no open attempt and no committed snapshot is aborted, superseded or retired.
+  std::vector<SnapshotId> drop_objects;
+  for (const auto& [key, shards] : member->held) {
+    const Job* job = FindJob(key.job);
+    const bool known = job != nullptr && (job->attempts.contains(key.sequence) ||
+                                          job->snapshots.contains(OrderOf(key.epoch, key.sequence)));
+    if (!known && !shards.empty()) {
+      drop_objects.push_back(shards.begin()->second.snapshot);
+    }
+  }
+  for (const SnapshotId& id : drop_objects) {
+    DropStagingAt(member, id, "neither open nor committed");
+    member->held.erase(KeyOf(id));
+  }
+  for (const std::string& bytes : request.commit_records()) {
+    const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+    if (!record.ok() || record->cluster != cluster_.cluster) {
+      continue;
+    }
+    const Job* job = FindJob(record->snapshot.job);
+    const auto order = OrderOf(record->snapshot.epoch, record->snapshot.sequence);
+    if (job == nullptr || !job->snapshots.contains(order)) {
+      member->records.erase(KeyOf(record->snapshot));
+      DropSnapshotAt(member, record->snapshot);
+    }
+  }
+}
+
+void PlacementCore::ReconcileJob(MemberEntry* member, Job* job) {
+  for (auto& [sequence, attempt] : job->attempts) {
+    const auto held = member->held.find(KeyOf(attempt->id()));
+    if (held == member->held.end()) {
+      continue;
+    }
+    for (const auto& [rank, copy] : held->second) {
+      const ShardId shard{attempt->id(), rank};
+      const absl::Status counted = CountReceipt(attempt, member, shard, copy);
+      if (!counted.ok()) {
+        Emit(Severity::kWarning, "receipt_refused", ToText(counted));
+      }
+    }
+  }
+  for (auto& [order, snapshot] : job->snapshots) {
+    const SnapshotKey key = KeyOf(snapshot.record.snapshot);
+    if (member->held.contains(key) && !member->records.contains(key) &&
+        (snapshot.manifest != nullptr || LearnManifest(&snapshot))) {
+      StoreCommitAt(member, &snapshot);
+    }
+  }
+}
+
+}  // namespace gemel

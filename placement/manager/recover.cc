@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Recovery from servers: a lost MetaStore is rebuilt from what the servers report when they join:
+// commit records, epochs, generations, the last members they have seen. It waits for a majority of
+// the union of last members, or with accept_loss goes on with whoever came. The new generation is
+// above all that were reported (amendment 7), and the cluster serves once a majority has it.
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+
+absl::Status PlacementCore::CheckRecoverable(const pb::JoinRequest& request) const {
+  GEMEL_ASSIGN_OR_RETURN(const ServerId id, ServerId::FromBytes(request.caller().server_id()));
+  if (request.caller().cluster_id().empty()) {
+    return error::Unavailable(
+        "server {} belongs to no cluster yet; it may join once recovery from the others is done",
+        id.ToShort());
+  }
+  GEMEL_ASSIGN_OR_RETURN(const ClusterId cluster,
+                         ClusterId::FromBytes(request.caller().cluster_id()));
+  if (!recovered_.empty() && cluster != recovered_cluster_) {
+    return error::FailedPrecondition(
+        "server {} belongs to cluster {}, recovery is under way for cluster {}; point it at its "
+        "own placement",
+        id.ToShort(), cluster.ToHex(), recovered_cluster_.ToHex());
+  }
+  return absl::OkStatus();
+}
+
+bool PlacementCore::HeardEnough(std::string* waiting_for) const {
+  std::set<ServerId> members;
+  size_t heard = 0;
+  for (const auto& [id, request] : recovered_) {
+    members.insert(id);
+    for (const std::string& raw : request.last_members()) {
+      const absl::StatusOr<ServerId> last = ServerId::FromBytes(raw);
+      if (last.ok()) {
+        members.insert(*last);
+      }
+    }
+  }
+  for (const ServerId& id : members) {
+    heard += recovered_.contains(id) ? 1 : 0;
+  }
+  const size_t majority = members.size() / 2 + 1;
+  const bool settled = loop_->Now() >= Add(recovery_began_, options_.recover_settle);
+  if (heard > 0 && (heard >= majority || (options_.accept_loss && settled))) {
+    return true;
+  }
+  *waiting_for = fmt::format(
+      "heard {} of {} last members, {} are needed; start the others, or give --accept-loss to go "
+      "on without them",
+      heard, members.size(), heard == 0 ? 1 : majority);
+  return false;
+}
+
+// Jobs, epochs, tokens and snapshots as far as the servers know them.
+void PlacementCore::CollectRecovered(std::map<std::string, JobRecord>* jobs,
+                                     std::map<std::string, std::string>* puts,
+                                     uint64_t* generation) const {
+  const auto saw = [&](const std::string& name, const EpochId& epoch, uint64_t sequence) {
+    JobRecord& job = (*jobs)[name];
+    job.epoch = std::max(job.epoch, epoch);
+    job.next_sequence = std::max(job.next_sequence, sequence + 1);
+    *generation = std::max(*generation, epoch.generation);
+  };
+  for (const auto& [id, request] : recovered_) {
+    *generation = std::max(*generation, request.generation());
+    for (const pb::EpochSeen& seen : request.epochs()) {
+      if (model::CheckJobName(seen.job()).ok()) {
+        saw(seen.job(), FromProto(seen.epoch()), 0);
+      }
+    }
+    for (const pb::HeldObject& object : request.objects()) {
+      const auto held = HeldFromProto(object);
+      if (held.ok()) {
+        const SnapshotId& snapshot = held->first.snapshot;
+        saw(snapshot.job, snapshot.epoch, snapshot.sequence);
+        if (!held->second.token.IsZero()) {
+          (*puts)[TokenKey(snapshot.job, held->second.token)] =
+              EncodeStored(TokenRecord{snapshot.epoch});
+        }
+      }
+    }
+    for (const std::string& bytes : request.commit_records()) {
+      const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+      if (!record.ok() || record->cluster != recovered_cluster_) {
+        continue;
+      }
+      const SnapshotId& snapshot = record->snapshot;
+      saw(snapshot.job, snapshot.epoch, snapshot.sequence);
+      (*puts)[StoredSnapshotKey(snapshot.job, snapshot.epoch, snapshot.sequence)] = bytes;
+      JobRecord& job = (*jobs)[snapshot.job];
+      if (OrderOf(snapshot.epoch, snapshot.sequence) >
+          OrderOf(job.latest_epoch, job.latest_sequence)) {
+        job.latest_epoch = snapshot.epoch;
+        job.latest_sequence = snapshot.sequence;
+      }
+    }
+  }
+}
+
+Task<absl::Status> PlacementCore::FinishRecovery() {
+  std::map<std::string, JobRecord> jobs;
+  std::map<std::string, std::string> puts;
+  uint64_t generation = 0;
+  CollectRecovered(&jobs, &puts, &generation);
+  cluster_.cluster = recovered_cluster_;
+  cluster_.generation = generation + 1;
+  cluster_.map_version = 1;
+  cluster_.starts = 1;
+  cluster_.writes = 1;
+  for (const auto& [id, request] : recovered_) {
+    cluster_.map_version += request.last_members_size() > 0 ? 1 : 0;
+  }
+  Txn txn;
+  txn.compares.push_back({.key = kClusterKey, .version = std::nullopt});
+  txn.puts.emplace_back(kClusterKey, EncodeStored(cluster_));
+  for (auto& [name, job] : jobs) {
+    // The epoch that ran may have saved: a restore takes a new one.
+    job.epoch_opened = true;
+    txn.puts.emplace_back(JobKey(name), EncodeStored(job));
+  }
+  for (const auto& [key, value] : puts) {
+    txn.puts.emplace_back(key, value);
+  }
+  const absl::StatusOr<uint64_t> version = co_await Write(std::move(txn));
+  GEMEL_CO_RETURN_IF_ERROR(version.status());
+  cluster_version_ = *version;
+  GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
+  GEMEL_CO_RETURN_IF_ERROR(co_await LoadTokens());
+  GEMEL_CO_RETURN_IF_ERROR(co_await LoadSnapshots());
+  recovery_majority_ = options_.accept_loss ? 1 : recovered_.size();
+  recovered_.clear();
+  recovering_ = false;
+  started_ = loop_->Now();
+  Emit(Severity::kWarning, "recovered", Describe());
+  co_return absl::OkStatus();
+}
+
+// Keeps the report; OK once the recovery is done and the server may join for good.
+Task<absl::Status> PlacementCore::TakeForRecovery(pb::JoinRequest request) {
+  GEMEL_CO_RETURN_IF_ERROR(CheckRecoverable(request));
+  GEMEL_CO_ASSIGN_OR_RETURN(const ServerId id, ServerId::FromBytes(request.caller().server_id()));
+  GEMEL_CO_ASSIGN_OR_RETURN(recovered_cluster_,
+                            ClusterId::FromBytes(request.caller().cluster_id()));
+  recovered_[id] = std::move(request);
+  std::string waiting_for;
+  if (finishing_ || !HeardEnough(&waiting_for)) {
+    co_return error::Unavailable("placement is recovering from its servers: {}", waiting_for);
+  }
+  finishing_ = true;
+  const absl::Status finished = co_await FinishRecovery();
+  finishing_ = false;
+  co_return finished;
+}
+
+}  // namespace gemel

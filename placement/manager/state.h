@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// State of the manager: members, jobs, attempts, committed snapshots, restores. Plain data; the
+// rules are in the files named after protocol events, all methods of PlacementCore (core.h).
+//
+// Thread safety: one loop.
+// Invariants:
+//   (1) a MemberEntry's held objects and records are of its present incarnation;
+//   (2) an Attempt's receipts may name incarnations that are gone: whoever counts filters;
+//   (3) Job::lock is held around every MetaStore transaction that touches the job.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/digest.h"
+#include "common/ids.h"
+#include "common/sync.h"
+#include "common/time.h"
+#include "placement/manager/stored.h"
+#include "placement/manager/wire.h"
+#include "placement/model/retention.h"
+
+namespace gemel {
+
+// Bounds; what happens at each is said where it is used.
+inline constexpr size_t kDirectivesMax = 32'768;       // queued for one member: it must join again
+inline constexpr size_t kDirectivesReplyMax = 256;     // in one reply
+inline constexpr size_t kDirectiveBytesMax = 8u << 20;  // in one reply
+inline constexpr size_t kFinishedMax = 64;   // ended attempts of a job that are remembered
+inline constexpr size_t kNamesMax = 4096;    // names of an epoch, and skips, that are remembered
+inline constexpr size_t kPullsMax = 8;       // repairs under way to one member
+inline constexpr size_t kJobsMax = 65'536;
+inline constexpr Duration kDirectiveResend = 500ms;
+
+// What a snapshot is looked up by: job and order.
+struct SnapshotKey {
+  std::string job;
+  EpochId epoch;
+  uint64_t sequence = 0;
+
+  friend auto operator<=>(const SnapshotKey&, const SnapshotKey&) = default;
+};
+
+inline SnapshotKey KeyOf(const SnapshotId& id) { return {id.job, id.epoch, id.sequence}; }
+
+inline model::SnapshotOrder OrderOf(const EpochId& epoch, uint64_t sequence) {
+  return {.epoch = {.generation = epoch.generation, .counter = epoch.counter},
+          .sequence = sequence};
+}
+
+// A sealed object that a member holds.
+struct HeldCopy {
+  SnapshotId snapshot;
+  Digest128 root;
+  uint64_t bytes = 0;
+  uint64_t layout_bytes = 0;
+  EpochToken token;
+};
+
+struct QueuedDirective {
+  using Done = std::function<void(const pb::DirectiveResult&)>;
+
+  pb::Directive body;                           // without the manifest
+  std::shared_ptr<const std::string> manifest;  // shared by the directives of all holders
+  Done done;  // with the result; never when the incarnation goes first
+};
+
+struct MemberEntry {
+  explicit MemberEntry(Loop* loop) : wake(loop) {}
+
+  MemberRecord record;
+  uint64_t version = 0;    // of its key in the MetaStore
+  bool reported = false;   // joined with its inventory since this manager started
+  bool must_rejoin = false;
+  std::optional<TimePoint> suspect_since;
+  TimePoint last_heard{};
+  TimePoint dead_since{};
+  bool probing = false;
+  bool probe_answered = false;  // the newest probe, within this suspicion
+  uint64_t used_bytes = 0;
+  uint64_t lag_ms = 0;
+
+  std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> held;
+  std::set<SnapshotKey> records;   // commit records on its disk
+  uint64_t dropping_bytes = 0;     // told to drop, not yet confirmed
+  size_t pulls = 0;
+
+  std::deque<QueuedDirective> directives;  // not acknowledged; ids ascend
+  uint64_t next_directive = 0;
+  uint64_t last_sent = 0;  // highest id in a reply
+  TimePoint last_sent_at{};
+  WaitQueue wake;
+
+  bool alive() const { return !record.dead; }
+};
+
+struct SlotReceipt {
+  ServerId server;
+  Incarnation incarnation;
+
+  friend bool operator==(const SlotReceipt&, const SlotReceipt&) = default;
+};
+
+// One rank's shard of an open attempt.
+struct RankSlot {
+  bool opened = false;
+  std::optional<ServerId> owner;  // the rank's local server, first holder
+  Incarnation owner_incarnation;
+  uint64_t bytes = 0;
+  uint64_t layout_bytes = 0;
+  std::vector<SlotReceipt> holders;  // planned; the incarnations that were told
+  std::vector<SlotReceipt> receipts;
+  std::optional<Digest128> root;
+  uint32_t copies = 0;
+  bool enough = false;
+  bool full = false;
+  uint32_t plan = 0;       // grows when the holders change
+  uint32_t plan_told = 0;  // last told to the rank's server
+};
+
+enum class AttemptState { kOpen, kCommitting, kCommitted, kAborting, kAborted };
+
+// One attempt to save one snapshot. Shared: calls wait on it across its end.
+struct Attempt {
+  explicit Attempt(Loop* loop) : changed(loop) {}
+
+  OpenRecord record;
+  uint64_t version = 0;  // of its key in the MetaStore
+  TimePoint deadline{};
+  bool recovered = false;  // loaded by a restarted manager: sizes come from receipts
+  AttemptState state = AttemptState::kOpen;
+  absl::Status why;          // of an abort
+  absl::Status store_error;  // what keeps a commit or an abort from becoming durable
+  std::vector<RankSlot> slots;
+  uint32_t opened_count = 0;
+  uint32_t enough_count = 0;
+  uint32_t full_count = 0;
+  std::map<ServerId, uint64_t> reserved;  // bytes of this attempt on each member
+  WaitQueue changed;
+
+  const SnapshotId& id() const { return record.snapshot; }
+
+  bool open() const { return state == AttemptState::kOpen || state == AttemptState::kCommitting; }
+};
+
+// How an attempt ended, for callers that ask late.
+struct Finished {
+  SnapshotId id;
+  bool committed = false;
+  absl::Status why;
+  uint32_t copies = 0;
+  bool full = false;
+  Digest128 root;
+};
+
+struct Committed {
+  model::CommitRecord record;
+  std::string encoded;
+  std::shared_ptr<const std::string> manifest;   // shared with directives; null until known
+  std::shared_ptr<const model::Manifest> parsed;  // shared with calls under way
+  bool told = false;      // record on the disk of enough holders (amendment 7)
+  bool full = false;      // every shard at full redundancy
+  uint32_t fewest = 0;    // copies of the shard with the fewest
+  std::optional<ServerId> fetching_from;  // a FetchManifest is under way
+  std::vector<SnapshotId> replaced;       // dropped from the servers once this one is told
+  std::set<std::pair<uint32_t, ServerId>> pulls;  // repairs under way
+  std::set<ServerId> storing;                     // StoreCommit is under way there
+};
+
+struct RestoreState {
+  RestoreRecord record;
+  uint64_t version = 0;  // of its key in the MetaStore; 0: not there
+  std::set<uint32_t> unreadable;
+  std::string why;  // last report of an unreadable shard
+};
+
+struct Job {
+  Job(Loop* loop, std::string name) : name(std::move(name)), lock(loop, 1), changed(loop) {}
+
+  const std::string name;
+  JobRecord record;
+  uint64_t version = 0;  // of its key; 0: not there
+  std::map<EpochToken, EpochId> tokens;
+  std::map<uint64_t, std::shared_ptr<Attempt>> attempts;  // open, by sequence
+  std::map<model::SnapshotOrder, Committed> snapshots;
+  std::map<std::pair<std::string, uint32_t>, std::string> skips;  // of the epoch: why
+  std::map<std::string, uint32_t> attempt_of_name;  // highest seen in the epoch
+  std::deque<std::string> names_seen;  // keys of attempt_of_name, oldest first
+  std::deque<Finished> finished;
+  std::optional<RestoreState> restore;
+  Semaphore lock;
+  WaitQueue changed;
+  bool maintaining = false;
+  bool maintain_again = false;
+};
+
+}  // namespace gemel

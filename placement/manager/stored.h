@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What placement keeps in its MetaStore: keys and values (docs/formats/placement.md). Values begin
+// with a format version byte; decoders are total.
+//
+//   cluster                               ClusterRecord
+//   member/<server id>                    MemberRecord
+//   job/<job>                             JobRecord
+//   token/<job>/<token>                   TokenRecord: for ever, so that a superseded token stays
+//                                         refused
+//   open/<job>/<sequence>                 OpenRecord: an accepted open that is neither committed
+//                                         nor aborted
+//   snapshot/<job>/<epoch>/<sequence>     CommitRecord, as placement/model/records.h writes it
+//   restore/<job>                         RestoreRecord of the job's newest epoch
+//
+// Thread safety: values and pure functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/digest.h"
+#include "common/ids.h"
+#include "placement/model/records.h"
+
+namespace gemel {
+
+inline constexpr uint8_t kStoredVersion = 1;
+inline constexpr size_t kSupersededMax = 8;  // incarnations remembered of one server
+
+struct ClusterRecord {
+  static constexpr std::string_view kName = "cluster record";
+  ClusterId cluster;
+  uint64_t generation = 0;
+  uint64_t starts = 0;       // of managers: directive ids begin at starts << 32
+  uint64_t map_version = 0;  // grows with every change of the members
+  uint64_t writes = 0;
+
+  static void Fields(auto& m, auto&& field) {
+    field("cluster", m.cluster);
+    field("generation", m.generation);
+    field("starts", m.starts);
+    field("map_version", m.map_version);
+    field("writes", m.writes);
+  }
+};
+
+struct MemberRecord {
+  static constexpr std::string_view kName = "member record";
+  ServerId id;
+  Incarnation incarnation;
+  std::string name;
+  std::string domain;
+  std::string data_address;
+  uint64_t capacity_bytes = 0;
+  bool dead = false;
+  std::vector<Incarnation> superseded;  // never let in again; newest last
+
+  static void Fields(auto& m, auto&& field) {
+    field("id", m.id);
+    field("incarnation", m.incarnation);
+    field("name", m.name);
+    field("domain", m.domain);
+    field("data_address", m.data_address);
+    field("capacity_bytes", m.capacity_bytes);
+    field("dead", m.dead);
+    field("superseded", m.superseded);
+  }
+};
+
+struct JobRecord {
+  static constexpr std::string_view kName = "job record";
+  EpochId epoch;
+  EpochToken token;
+  uint64_t next_sequence = 1;
+  EpochId latest_epoch;          // `latest`: none when latest_sequence is 0
+  uint64_t latest_sequence = 0;
+  bool epoch_opened = false;  // an Open was accepted in `epoch`: no restore begins any more
+  bool removed = false;       // by a person; an epoch brings it back
+  uint64_t writes = 0;        // makes every value differ, so that an unknown outcome can be read
+
+  static void Fields(auto& m, auto&& field) {
+    field("epoch", m.epoch);
+    field("token", m.token);
+    field("next_sequence", m.next_sequence);
+    field("latest_epoch", m.latest_epoch);
+    field("latest_sequence", m.latest_sequence);
+    field("epoch_opened", m.epoch_opened);
+    field("removed", m.removed);
+    field("writes", m.writes);
+  }
+};
+
+struct TokenRecord {
+  static constexpr std::string_view kName = "token record";
+  EpochId epoch;
+
+  static void Fields(auto& m, auto&& field) { field("epoch", m.epoch); }
+};
+
+struct OpenRecord {
+  static constexpr std::string_view kName = "open record";
+  SnapshotId snapshot;
+  EpochToken token;
+  uint32_t world_size = 0;
+  Digest128 layout_hash;
+  uint32_t copies = 0;
+  uint32_t min_copies = 0;
+  uint32_t keep_latest = 0;
+  uint64_t deadline_ms = 0;
+  uint64_t map_version = 0;
+  uint32_t level = 1;  // at which domains are told apart (placement/model/receipts.h)
+
+  static void Fields(auto& m, auto&& field) {
+    field("snapshot", m.snapshot);
+    field("token", m.token);
+    field("world_size", m.world_size);
+    field("layout_hash", m.layout_hash);
+    field("copies", m.copies);
+    field("min_copies", m.min_copies);
+    field("keep_latest", m.keep_latest);
+    field("deadline_ms", m.deadline_ms);
+    field("map_version", m.map_version);
+    field("level", m.level);
+  }
+};
+
+struct RestoreRecord {
+  static constexpr std::string_view kName = "restore record";
+  EpochId epoch;  // that restores
+  uint32_t round = 0;
+  uint32_t world_size = 0;
+  EpochId chosen_epoch;  // the snapshot's; chosen_sequence 0: none
+  uint64_t chosen_sequence = 0;
+  bool failed = false;  // everything that was committed is lost
+  std::vector<std::string> lost;
+  std::string verified;  // one byte a rank
+  uint64_t writes = 0;
+
+  static void Fields(auto& m, auto&& field) {
+    field("epoch", m.epoch);
+    field("round", m.round);
+    field("world_size", m.world_size);
+    field("chosen_epoch", m.chosen_epoch);
+    field("chosen_sequence", m.chosen_sequence);
+    field("failed", m.failed);
+    field("lost", m.lost);
+    field("verified", m.verified);
+    field("writes", m.writes);
+  }
+};
+
+inline constexpr const char* kClusterKey = "cluster";
+inline constexpr const char* kMemberPrefix = "member/";
+inline constexpr const char* kJobPrefix = "job/";
+inline constexpr const char* kTokenPrefix = "token/";
+inline constexpr const char* kOpenPrefix = "open/";
+inline constexpr const char* kSnapshotPrefix = "snapshot/";
+inline constexpr const char* kRestorePrefix = "restore/";
+
+std::string MemberKey(const ServerId& id);
+std::string JobKey(const std::string& job);
+std::string TokenKey(const std::string& job, const EpochToken& token);
+std::string OpenKey(const std::string& job, uint64_t sequence);
+std::string StoredSnapshotKey(const std::string& job, const EpochId& epoch, uint64_t sequence);
+std::string RestoreKey(const std::string& job);
+
+// Version byte and fields. DecodeStored: DataLoss naming the key; FailedPrecondition for another
+// format version.
+template <typename Record>
+std::string EncodeStored(const Record& record);
+template <typename Record>
+absl::StatusOr<Record> DecodeStored(const std::string& key, const std::string& value);
+
+}  // namespace gemel

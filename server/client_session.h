@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ClientSession: one connection of one client process: its hello and what it may then ask. One file
+// an event group: client_save.cc, client_restore.cc; client_session.cc has hello and dispatch.
+//
+// Thread safety: one loop.
+// Ownership: shared by ClientSessions and by the handlers that run.
+// Invariants:
+//   (1) nothing is answered before the hello was accepted;
+//   (2) uploads and restores are found only by the session that opened them;
+//   (3) a slab's handle is sent once; a piece without one whose handle is still owed (a reply has
+//       room for kFrameHandlesMax) is followed by it in replies to PrepareSlabs.
+// Errors: a request out of order or of an unknown id is FailedPrecondition or NotFound, never a
+// crash.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "server/control.h"
+#include "server/identity.h"
+#include "server/objects.h"
+#include "server/restore.h"
+#include "server/uploads.h"
+#include "transport/local/messages.h"
+#include "transport/session.h"
+
+namespace gemel {
+
+// What the sessions of all clients work on.
+struct ClientParts {
+  Control* control = nullptr;
+  Identity* identity = nullptr;
+  SlabPool* pool = nullptr;
+  ObjectTable* objects = nullptr;
+  Uploads* uploads = nullptr;
+  Restores* restores = nullptr;
+  std::string server_name;
+};
+
+class ClientSession final : public SessionHandler,
+                            public std::enable_shared_from_this<ClientSession> {
+ public:
+  // Watches the process and gives it a holder. An error refuses the hello.
+  using Admit = std::function<absl::StatusOr<HolderKey>(
+      uint64_t client, uint64_t pid, const std::shared_ptr<SharedHandle>& process)>;
+  using Closed = std::function<void(uint64_t client)>;
+
+  ClientSession(const ServerSeams& seams, const ClientParts& parts, uint64_t client);
+  ~ClientSession() override;
+
+  void Start(std::unique_ptr<Connection> connection, Admit admit, Closed closed);
+  // Ends the connection without a further call to `closed`.
+  void Close(const absl::Status& why);
+
+  // The process is dead or has left: uploads that are not sealing are aborted for all ranks,
+  // restores released.
+  void EndWork(const std::string& why);
+
+  uint64_t client() const { return client_; }
+
+ private:
+  Placement PlaceRequestPayload(Session* session, const FrameHeader& header,
+                                std::string_view body) override;
+  Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override;
+  void OnSessionClosed(Session* session, const absl::Status& why) override;
+
+  using Answer = Task<absl::StatusOr<Reply>>;
+  Answer Dispatch(IncomingRequest request);
+  absl::StatusOr<Reply> OnHello(const IncomingRequest& request);
+
+  // client_save.cc
+  Answer OnAcquireEpoch(AcquireEpoch request);
+  Answer OnOpenShard(OpenShard request);
+  absl::StatusOr<Reply> Accepted(const OpenShard& request, const pb::OpenReply& answer);
+  absl::StatusOr<std::shared_ptr<Upload>> StartUpload(const OpenShard& request,
+                                                      const ShardId& shard,
+                                                      const pb::OpenReply& answer);
+  absl::StatusOr<Reply> OnPrepareSlabs(const PrepareSlabs& request);
+  absl::StatusOr<Reply> OnChunksFilled(const ChunksFilled& request);
+  Answer OnSealShard(SealShard request);
+  Answer OnAwaitCommit(struct AwaitCommit request);
+  Answer OnAbortShard(AbortShard request);
+  absl::StatusOr<std::shared_ptr<Upload>> FindUpload(uint64_t upload) const;
+
+  // client_restore.cc
+  Answer OnBeginRestore(BeginRestore request);
+  Answer OnFetchChunks(FetchChunks request);
+  Answer OnReportRestore(ReportRestore request);
+  Answer OnAwaitRestore(AwaitRestore request);
+  absl::StatusOr<Reply> OnReleaseRestore(const ReleaseRestore& request);
+
+  // Adds the handles that this client has not got yet.
+  void AttachHandles(std::vector<SlabPiece>* pieces, Handles* handles);
+
+  const ServerSeams seams_;
+  const ClientParts parts_;
+  const uint64_t client_;
+  std::shared_ptr<Session> session_;
+  Admit admit_;
+  Closed closed_;
+  bool hello_done_ = false;
+  HolderKey holder_ = kServerHolder;
+  uint64_t next_upload_ = 1;
+  std::map<uint64_t, std::shared_ptr<Upload>> uploads_;
+  std::set<uint32_t> sent_;
+  std::set<uint32_t> owed_;
+};
+
+}  // namespace gemel

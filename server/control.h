@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Control: this server's calls to placement, and the translation between proto/gemel/v1 and our
+// own types. Every call names the caller and has a deadline.
+//
+// Thread safety: one loop.
+// Ownership: borrows the channel. Call()'s task may outlive nothing but the channel and this.
+// Errors: as RpcChannel; InvalidArgument names the field of an answer that makes no sense.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/digest.h"
+#include "common/ids.h"
+#include "gemel/v1/placement.pb.h"
+#include "server/limits.h"
+#include "server/objects.h"
+#include "server/peer_member.h"
+#include "server/retry_delay.h"
+#include "server/seams.h"
+
+namespace gemel {
+
+namespace pb = ::gemel::v1;
+
+// Between the contract and our types. Reading is total.
+EpochId ReadEpochId(const pb::EpochId& epoch);
+void WriteEpochId(const EpochId& epoch, pb::EpochId* out);
+SnapshotId ReadSnapshotId(const pb::SnapshotId& snapshot);
+void WriteSnapshotId(const SnapshotId& snapshot, pb::SnapshotId* out);
+ShardId ReadShardId(const pb::ShardId& shard);
+void WriteShardId(const ShardId& shard, pb::ShardId* out);
+std::string DigestBytes(const Digest128& digest);
+absl::StatusOr<Digest128> ReadDigestField(const std::string& raw, std::string_view field);
+// A member whose ids do not parse gives InvalidArgument.
+absl::StatusOr<PeerMember> ReadPeerMember(const pb::Member& member);
+
+template <typename Members>
+absl::StatusOr<std::vector<PeerMember>> ReadPeerMembers(const Members& members) {
+  std::vector<PeerMember> read;
+  for (const pb::Member& member : members) {
+    absl::StatusOr<PeerMember> one = ReadPeerMember(member);
+    if (!one.ok()) {
+      return one.status();
+    }
+    read.push_back(*std::move(one));
+  }
+  return read;
+}
+
+void WriteHeldObject(const Object& object, pb::HeldObject* out);
+
+class Control {
+ public:
+  Control(const ServerSeams& seams, ServerId server, Incarnation incarnation)
+      : seams_(seams), server_(server), incarnation_(incarnation) {}
+
+  const ServerId& server() const { return server_; }
+  const Incarnation& incarnation() const { return incarnation_; }
+  // Zero before the first join.
+  const ClusterId& cluster() const { return cluster_; }
+
+  void SetCluster(const ClusterId& cluster) { cluster_ = cluster; }
+
+  void SetIncarnation(const Incarnation& incarnation) { incarnation_ = incarnation; }
+
+  // One try. `held` is how long placement may hold the call.
+  template <typename Response, typename RequestMessage>
+  Task<absl::StatusOr<Response>> Call(std::string method, RequestMessage request, Duration held) {
+    FillCaller(request.mutable_caller());
+    const TimePoint deadline = Add(seams_.loop->Now(), held + kControlDeadline);
+    absl::StatusOr<std::string> raw =
+        co_await seams_.placement->Call(method, request.SerializeAsString(), deadline);
+    if (!raw.ok()) {
+      co_return raw.status();
+    }
+    Response response;
+    if (!response.ParseFromString(*raw)) {
+      co_return error::Internal("{} at {} answered {} bytes that do not parse: mixed versions?",
+                                method, seams_.placement->address(), raw->size());
+    }
+    co_return response;
+  }
+
+  // An idempotent call, repeated while its outcome is unknown, at most kProxyPatience.
+  template <typename Response, typename RequestMessage>
+  Task<absl::StatusOr<Response>> CallPatiently(std::string method, RequestMessage request,
+                                               Duration held) {
+    const TimePoint give_up = Add(seams_.loop->Now(), held + kProxyPatience);
+    RetryDelay delay;
+    while (true) {
+      absl::StatusOr<Response> response = co_await Call<Response>(method, request, held);
+      const Duration pause = delay.Next();
+      const bool again = IsUnknown(response.status()) && Add(seams_.loop->Now(), pause) < give_up;
+      if (!again) {
+        co_return response;
+      }
+      co_await seams_.loop->Sleep(pause);
+    }
+  }
+
+  // Unavailable and DeadlineExceeded: the call may or may not have been executed.
+  static bool IsUnknown(const absl::Status& status) {
+    return status.code() == absl::StatusCode::kUnavailable ||
+           status.code() == absl::StatusCode::kDeadlineExceeded;
+  }
+
+ private:
+  void FillCaller(pb::Caller* caller) const;
+
+  const ServerSeams seams_;
+  const ServerId server_;
+  Incarnation incarnation_;
+  ClusterId cluster_;
+};
+
+}  // namespace gemel

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Directives: what placement asks of this server, in a long poll. Short work is done in order before
+// the next poll, which carries its results; pulling and verifying run beside it.
+//
+// Thread safety: one loop.
+// Ownership: Run() is spawned by the server and ends when the gate closes.
+// Invariants:
+//   (1) a directive is done once: what is told again while it runs, or before its result was
+//       acknowledged, is not begun again. All of them may be repeated without harm after a restart;
+//   (2) a result is forgotten only when a poll that carried it was answered.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "common/sync.h"
+#include "server/control.h"
+#include "server/fetch.h"
+#include "server/holder.h"
+#include "server/identity.h"
+#include "server/objects.h"
+#include "server/uploads.h"
+
+namespace gemel {
+
+class Directives {
+ public:
+  struct Parts {
+    Control* control = nullptr;
+    Identity* identity = nullptr;
+    ObjectTable* objects = nullptr;
+    Uploads* uploads = nullptr;
+    Holder* holder = nullptr;
+    Fetches* fetches = nullptr;
+  };
+
+  using Rejoin = std::function<void(std::string why)>;
+  using Corrupt = std::function<void(const std::shared_ptr<Object>&, const absl::Status&)>;
+
+  Directives(const ServerSeams& seams, const Parts& parts);
+
+  void OnRejoin(Rejoin rejoin) { rejoin_ = std::move(rejoin); }
+  void OnCorrupt(Corrupt corrupt) { corrupt_ = std::move(corrupt); }
+
+  Task<void> Run(Gate* gate);
+
+  // One directive; its status is the result's. `manifest` is set by FetchManifest. For Run() and
+  // tests.
+  Task<absl::Status> Do(pb::Directive directive, std::string* manifest);
+
+ private:
+  Task<absl::Status> Poll(Gate* gate);
+  Task<void> DoInBackground(Gate* gate, pb::Directive directive);
+  void Finish(uint64_t id, const absl::Status& status, std::string manifest);
+
+  Task<absl::Status> StoreCommit(pb::StoreCommit work);
+  Task<absl::Status> DropSnapshot(pb::DropSnapshot work);
+  absl::Status DropStaging(const pb::DropStaging& work);
+  Task<absl::Status> SeeEpoch(pb::SeeEpoch work);
+  Task<absl::Status> PullShard(pb::PullShard work);
+  Task<absl::Status> VerifyShard(pb::VerifyShard work);
+  Task<absl::Status> FetchManifest(pb::FetchManifest work, std::string* manifest);
+
+  const ServerSeams seams_;
+  const Parts parts_;
+  Rejoin rejoin_;
+  Corrupt corrupt_;
+  std::set<uint64_t> running_;
+  std::map<uint64_t, pb::DirectiveResult> results_;  // not acknowledged
+};
+
+}  // namespace gemel

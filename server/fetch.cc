@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/fetch.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "common/fields.h"
+#include "common/status_macros.h"
+#include "common/xxh3.h"
+
+namespace gemel {
+namespace {
+
+// Errors that say nothing about the chunk: the same source may be asked again.
+bool IsTransient(const absl::Status& status) {
+  return Control::IsUnknown(status) || status.code() == absl::StatusCode::kResourceExhausted;
+}
+
+}  // namespace
+
+Fetches::Fetches(const ServerSeams& seams, const Parts& parts) : seams_(seams), parts_(parts) {
+  GEMEL_CHECK(parts.control != nullptr && parts.objects != nullptr);
+  GEMEL_CHECK(parts.peers != nullptr && parts.receipts != nullptr);
+}
+
+std::shared_ptr<ShardFetch> Fetches::Get(const WantedShard& wanted) {
+  std::weak_ptr<ShardFetch>& slot = fetches_[{wanted.shard, wanted.root}];
+  std::shared_ptr<ShardFetch> fetch = slot.lock();
+  if (fetch == nullptr) {
+    fetch = std::make_shared<ShardFetch>(this, wanted);
+    slot = fetch;
+  }
+  return fetch;
+}
+
+ShardFetch::ShardFetch(Fetches* fetches, WantedShard wanted)
+    : fetches_(fetches), wanted_(std::move(wanted)), changed_(fetches->seams_.loop) {
+  GEMEL_CHECK_GT(wanted_.bytes, 0U);
+}
+
+ShardFetch::~ShardFetch() { fetches_->fetches_.erase({wanted_.shard, wanted_.root}); }
+
+void ShardFetch::SetSources(const std::vector<PeerMember>& sources) {
+  for (const PeerMember& member : sources) {
+    if (member.server == fetches_->parts_.control->server()) {
+      continue;
+    }
+    Source& source = sources_[member.server];
+    if (!(source.member == member)) {
+      source.member = member;
+      source.failures = 0;
+    }
+  }
+}
+
+Task<absl::Status> ShardFetch::Ensure(uint32_t first, uint32_t count) {
+  const auto self = shared_from_this();
+  const Gate::Pass pass = fetches_->gate_->Enter();
+  if (!pass) {
+    co_return error::Unavailable("this server is stopping");
+  }
+  GEMEL_CO_RETURN_IF_ERROR(co_await Prepare());
+  const std::shared_ptr<Object> object = object_;
+  GEMEL_CHECK(object != nullptr);
+  GEMEL_CHECK(first <= object->chunks() && count <= object->chunks() - first) << first;
+  GEMEL_CO_RETURN_IF_ERROR(Want(first, count));
+  StartLanes();
+  while (true) {
+    if (object_ != object) {
+      co_return error::Unavailable("{} is fetched anew: ask again", wanted_.shard.ToString());
+    }
+    GEMEL_CO_ASSIGN_OR_RETURN(const bool here, AllHere(first, count));
+    if (here) {
+      co_return absl::OkStatus();
+    }
+    co_await changed_.WaitUntil(kTimeNever);
+  }
+}
+
+absl::StatusOr<bool> ShardFetch::AllHere(uint32_t first, uint32_t count) const {
+  bool all = true;
+  for (uint32_t chunk = first; chunk < first + count; ++chunk) {
+    if (object_->present(chunk)) {
+      continue;
+    }
+    const auto work = work_.find(chunk);
+    if (work == work_.end()) {
+      return error::Unavailable("chunk {} of {} is asked for anew", chunk,
+                                wanted_.shard.ToString());
+    }
+    GEMEL_RETURN_IF_ERROR(work->second.error);
+    all = false;
+  }
+  return all;
+}
+
+// Makes work of what is missing; what failed before gets another chance.
+absl::Status ShardFetch::Want(uint32_t first, uint32_t count) {
+  if (object_->state() == ObjectState::kSealed) {
+    return absl::OkStatus();
+  }
+  for (auto& [server, source] : sources_) {
+    source.failures = source.lanes == 0 ? 0 : source.failures;
+  }
+  for (uint32_t chunk = first; chunk < first + count; ++chunk) {
+    if (object_->present(chunk)) {
+      continue;
+    }
+    GEMEL_RETURN_IF_ERROR(object_->TakeFor(chunk));
+    const auto work = work_.find(chunk);
+    if (work == work_.end() || !work->second.error.ok()) {
+      work_[chunk] = ChunkWork();
+    }
+  }
+  GiveUpUnreadable();
+  return absl::OkStatus();
+}
+
+Task<absl::Status> ShardFetch::Prepare() {
+  while (preparing_) {
+    co_await changed_.WaitUntil(kTimeNever);
+  }
+  if (object_ != nullptr) {
+    co_return absl::OkStatus();
+  }
+  preparing_ = true;
+  absl::Status made = co_await MakeObject();
+  preparing_ = false;
+  changed_.NotifyAll();
+  co_return made;
+}
+
+Task<absl::Status> ShardFetch::MakeObject() {
+  absl::StatusOr<std::shared_ptr<Object>> sealed =
+      fetches_->parts_.objects->FindSealed(wanted_.shard, wanted_.root);
+  if (sealed.ok()) {
+    if ((*sealed)->bytes() != wanted_.bytes) {
+      co_return error::DataLoss("{} has {} bytes here where {} belong", wanted_.shard.ToString(),
+                                (*sealed)->bytes(), wanted_.bytes);
+    }
+    object_ = *std::move(sealed);
+    co_return absl::OkStatus();
+  }
+  Object::Shape shape;
+  shape.shard = wanted_.shard;
+  shape.token = wanted_.token;
+  shape.bytes = wanted_.bytes;
+  shape.layout_bytes = wanted_.layout_bytes;
+  std::shared_ptr<Object> object =
+      fetches_->parts_.objects->NewPartial(std::move(shape), wanted_.root);
+  GEMEL_CO_RETURN_IF_ERROR(co_await AskDigests(object));
+  object_ = std::move(object);
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> ShardFetch::AskDigests(std::shared_ptr<Object> object) {
+  std::string reasons;
+  bool loss = false;
+  RetryDelay delay;
+  for (uint32_t i = 0; i < kDescribeTriesMax; ++i) {
+    bool again = false;
+    reasons.clear();
+    const auto sources = sources_;
+    for (const auto& [server, source] : sources) {
+      const absl::Status described = co_await DescribeAt(source.member, object);
+      if (described.ok()) {
+        co_return absl::OkStatus();
+      }
+      again = again || IsTransient(described);
+      loss = loss || described.code() == absl::StatusCode::kDataLoss;
+      reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", source.member.ToString(),
+                             MessageOf(described));
+    }
+    if (!again) {
+      break;
+    }
+    co_await fetches_->seams_.loop->Sleep(delay.Next());
+  }
+  const absl::StatusCode code =
+      loss ? absl::StatusCode::kDataLoss : absl::StatusCode::kUnavailable;
+  co_return MakeStatus(code, fmt::format("no source has the digests of {}: {}",
+                                         wanted_.shard.ToString(),
+                                         reasons.empty() ? "no holder is known" : reasons));
+}
+
+Task<absl::Status> ShardFetch::DescribeAt(PeerMember member, std::shared_ptr<Object> object) {
+  const TimePoint deadline = Add(fetches_->seams_.loop->Now(), kReadDeadline);
+  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
+                            co_await fetches_->parts_.peers->SessionTo(member, deadline));
+  Describe describe;
+  describe.shard = wanted_.shard;
+  describe.root = wanted_.root;
+  Request request;
+  request.type = FrameType::kDescribe;
+  request.body = EncodeMessage(describe);
+  absl::StatusOr<Reply> reply =
+      co_await session->Call(std::move(request), MutableByteSpan(), deadline);
+  GEMEL_CO_RETURN_IF_ERROR(reply.status());
+  GEMEL_CO_RETURN_IF_ERROR(reply->status);
+  co_return CheckDescription(reply->body, object.get());
+}
+
+absl::Status ShardFetch::CheckDescription(const std::string& body, Object* object) const {
+  GEMEL_ASSIGN_OR_RETURN(DescribeReply described, DecodeMessage<DescribeReply>(body));
+  if (described.bytes != wanted_.bytes || described.digests.size() != object->chunks()) {
+    return error::DataLoss("{} has {} bytes and {} digests there where {} and {} belong",
+                           wanted_.shard.ToString(), described.bytes, described.digests.size(),
+                           wanted_.bytes, object->chunks());
+  }
+  const Digest128 root = RootOf(wanted_.shard, described.digests, wanted_.bytes);
+  if (root != wanted_.root) {
+    return error::DataLoss("the digests of {} give root {} where {} belongs",
+                           wanted_.shard.ToString(), ToHex(root), ToHex(wanted_.root));
+  }
+  object->ExpectDigests(std::move(described.digests));
+  return absl::OkStatus();
+}
+
+bool ShardFetch::MayRead(const Source& source, const ChunkWork& work) const {
+  return source.failures < kReadTriesMax && !work.failed.contains(source.member.server);
+}
+
+void ShardFetch::StartLanes() {
+  for (auto& [server, source] : sources_) {
+    size_t open = 0;
+    for (const auto& [chunk, work] : work_) {
+      open += !work.reading && work.error.ok() && MayRead(source, work) ? 1 : 0;
+    }
+    while (source.lanes < std::min(kReadWindow, open)) {
+      source.lanes += 1;
+      fetches_->seams_.loop->Spawn(RunLane(shared_from_this(), server));
+    }
+  }
+}
+
+bool ShardFetch::TakeWork(const Source& source, uint32_t* chunk) {
+  for (auto& [index, work] : work_) {
+    if (!work.reading && work.error.ok() && MayRead(source, work)) {
+      work.reading = true;
+      *chunk = index;
+      return true;
+    }
+  }
+  return false;
+}
+
+// Lanes of all sources pull from one queue: a fast source reads more.
+Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server) {
+  const Gate::Pass pass = self->fetches_->gate_->Enter();
+  Source& source = self->sources_.at(server);
+  RetryDelay delay;
+  uint32_t chunk = 0;
+  while (pass && self->TakeWork(source, &chunk)) {
+    const std::shared_ptr<Object> object = self->object_;
+    const PeerMember member = source.member;
+    const absl::Status read = co_await self->ReadChunk(member, object, chunk);
+    if (self->object_ != object) {
+      break;
+    }
+    if (read.ok()) {
+      delay.Reset();
+      self->Arrived(&source, chunk);
+      continue;
+    }
+    self->Failed(&source, chunk, read);
+    if (IsTransient(read)) {
+      co_await self->fetches_->seams_.loop->Sleep(delay.Next());
+    }
+  }
+  source.lanes -= 1;
+}
+
+Task<absl::Status> ShardFetch::ReadChunk(PeerMember member, std::shared_ptr<Object> object,
+                                         uint32_t chunk) {
+  const TimePoint deadline = Add(fetches_->seams_.loop->Now(), kReadDeadline);
+  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
+                            co_await fetches_->parts_.peers->SessionTo(member, deadline));
+  Read read;
+  read.shard = wanted_.shard;
+  read.root = wanted_.root;
+  read.chunk = chunk;
+  Request request;
+  request.type = FrameType::kRead;
+  request.body = EncodeMessage(read);
+  const MutableByteSpan place = object->Chunk(chunk);
+  absl::StatusOr<Reply> reply = co_await session->Call(std::move(request), place, deadline);
+  GEMEL_CO_RETURN_IF_ERROR(reply.status());
+  GEMEL_CO_RETURN_IF_ERROR(reply->status);
+  const Digest128 found = Xxh3_128(place);
+  if (reply->payload.size() != place.size() || found != object->digests()[chunk]) {
+    co_return error::DataLoss("{} bytes with digest {} came where {} with {} belong",
+                              reply->payload.size(), ToHex(found), place.size(),
+                              ToHex(object->digests()[chunk]));
+  }
+  co_return absl::OkStatus();
+}
+
+void ShardFetch::Arrived(Source* source, uint32_t chunk) {
+  source->failures = 0;
+  fetched_anything_ = true;
+  const auto work = work_.find(chunk);
+  GEMEL_CHECK(work != work_.end() && work->second.reading) << "chunk " << chunk;
+  work_.erase(work);
+  const Digest128 digest = object_->digests()[chunk];
+  object_->SetPresent(chunk, digest);
+  fetches_->seams_.metrics
+      ->Counter("gemel_fetched_bytes_total", "Bytes that were brought here from other servers.")
+      .Add(static_cast<int64_t>(object_->Chunk(chunk).size()));
+  SealWhenWhole();
+  changed_.NotifyAll();
+}
+
+void ShardFetch::Failed(Source* source, uint32_t chunk, const absl::Status& why) {
+  ChunkWork& work = work_.at(chunk);
+  GEMEL_CHECK(work.reading) << "chunk " << chunk;
+  work.reading = false;
+  source->error = why;
+  if (IsTransient(why)) {
+    source->failures += 1;
+  } else {
+    work.failed.insert(source->member.server);
+    work.reasons += fmt::format("{}{}: {}", work.reasons.empty() ? "" : "; ",
+                                source->member.ToString(), MessageOf(why));
+  }
+  if (why.code() == absl::StatusCode::kDataLoss) {
+    work.loss = true;
+    fetches_->seams_.metrics
+        ->Counter("gemel_chunks_corrupt_total", "Chunks that failed their digest.")
+        .Add(1);
+    fetches_->seams_.events->Emit(Severity::kWarning, "chunk_corrupt",
+                                  fmt::format("chunk {} of {} from {}: {}", chunk,
+                                              wanted_.shard.ToString(), source->member.ToString(),
+                                              MessageOf(why)));
+  }
+  GiveUpUnreadable();
+  StartLanes();
+  changed_.NotifyAll();
+}
+
+// Chunks that no source may give any more get their error.
+void ShardFetch::GiveUpUnreadable() {
+  for (auto& [chunk, work] : work_) {
+    const bool readable =
+        work.reading || std::any_of(sources_.begin(), sources_.end(), [&work, this](const auto& one) {
+          return MayRead(one.second, work);
+        });
+    if (!readable && work.error.ok()) {
+      work.error = NoSource(chunk, work);
+    }
+  }
+}
+
+absl::Status ShardFetch::NoSource(uint32_t chunk, const ChunkWork& work) const {
+  std::string reasons = work.reasons;
+  for (const auto& [server, source] : sources_) {
+    if (!work.failed.contains(server)) {
+      reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", source.member.ToString(),
+                             MessageOf(source.error));
+    }
+  }
+  const absl::StatusCode code =
+      work.loss ? absl::StatusCode::kDataLoss : absl::StatusCode::kUnavailable;
+  return MakeStatus(code, fmt::format("no source gives chunk {} of {}: {}", chunk,
+                                      wanted_.shard.ToString(),
+                                      reasons.empty() ? "no holder is known" : reasons));
+}
+
+void ShardFetch::SealWhenWhole() {
+  if (object_->state() != ObjectState::kPartial || !object_->complete()) {
+    return;
+  }
+  const absl::Status adopted = fetches_->parts_.objects->Adopt(object_);
+  if (adopted.ok()) {
+    fetches_->parts_.receipts->Add(*object_);
+  } else {
+    fetches_->seams_.events->Emit(Severity::kWarning, "copy_not_kept", ToText(adopted));
+  }
+}
+
+void ShardFetch::Forget(const std::shared_ptr<Object>& corrupt) {
+  GEMEL_CHECK(corrupt != nullptr);
+  if (object_ == corrupt) {
+    object_ = nullptr;
+    work_.clear();
+    changed_.NotifyAll();
+  }
+}
+
+}  // namespace gemel

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ShardFetch and Fetches: bring chunks of a committed shard to this host, from all of its holders
+// at once (DESIGN section 4).
+//
+// A shard that is sealed here is used as it is. Otherwise a partial object is made, its digests are
+// asked of a holder and checked against the shard's root, and reading lanes (kReadWindow a source)
+// pull the chunks that are wanted from one queue; each is checked on arrival. What one source
+// cannot give another one is asked for. A partial object that is whole becomes a sealed copy and
+// gets a receipt.
+//
+// Thread safety: one loop.
+// Ownership: a fetch is shared by all restores of this host that want its shard, and by its lanes.
+// Invariants:
+//   (1) a chunk is present only after its bytes in this memory gave its digest, and the digests
+//       together the root;
+//   (2) at most one read of a chunk is under way.
+// Errors: DataLoss or Unavailable naming chunk, sources and reasons; ResourceExhausted.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/sync.h"
+#include "server/objects.h"
+#include "server/peers.h"
+#include "server/receipts.h"
+
+namespace gemel {
+
+class Fetches;
+
+// A shard as a commit names it.
+struct WantedShard {
+  ShardId shard;
+  EpochToken token;  // zero when it is not known
+  Digest128 root;
+  uint64_t bytes = 0;
+  uint64_t layout_bytes = 0;
+};
+
+class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
+ public:
+  ShardFetch(Fetches* fetches, WantedShard wanted);
+  ~ShardFetch();
+
+  // Members that may have it; this server is left out.
+  void SetSources(const std::vector<PeerMember>& sources);
+
+  // Chunks [first, first + count) are in this host's memory, verified when they arrived.
+  // REQUIRES: the range lies within the shard.
+  Task<absl::Status> Ensure(uint32_t first, uint32_t count);
+
+  // The object that has the ensured chunks. Null before the first Ensure().
+  const std::shared_ptr<Object>& object() const { return object_; }
+  const WantedShard& wanted() const { return wanted_; }
+  // False while all that was ever given lay in this host's memory already.
+  bool fetched_anything() const { return fetched_anything_; }
+
+  // The object's memory failed its digest: forget it, fetch anew.
+  void Forget(const std::shared_ptr<Object>& corrupt);
+
+ private:
+  struct Source {
+    PeerMember member;
+    size_t lanes = 0;
+    uint32_t failures = 0;  // in a row
+    absl::Status error;     // of the last
+  };
+
+  struct ChunkWork {
+    std::set<ServerId> failed;  // will not give it
+    std::string reasons;
+    bool loss = false;      // a source has it, damaged
+    bool reading = false;   // a lane is at it
+    absl::Status error;     // when no source is left
+  };
+
+  Task<absl::Status> Prepare();
+  Task<absl::Status> MakeObject();
+  absl::Status Want(uint32_t first, uint32_t count);
+  Task<absl::Status> AskDigests(std::shared_ptr<Object> object);
+  Task<absl::Status> DescribeAt(PeerMember member, std::shared_ptr<Object> object);
+  absl::Status CheckDescription(const std::string& body, Object* object) const;
+  void StartLanes();
+  static Task<void> RunLane(std::shared_ptr<ShardFetch> self, ServerId server);
+  bool TakeWork(const Source& source, uint32_t* chunk);
+  Task<absl::Status> ReadChunk(PeerMember member, std::shared_ptr<Object> object, uint32_t chunk);
+  void Arrived(Source* source, uint32_t chunk);
+  void Failed(Source* source, uint32_t chunk, const absl::Status& why);
+  void GiveUpUnreadable();
+  bool MayRead(const Source& source, const ChunkWork& work) const;
+  absl::Status NoSource(uint32_t chunk, const ChunkWork& work) const;
+  absl::StatusOr<bool> AllHere(uint32_t first, uint32_t count) const;
+  void SealWhenWhole();
+
+  Fetches* const fetches_;
+  const WantedShard wanted_;
+  std::shared_ptr<Object> object_;
+  std::map<ServerId, Source> sources_;
+  bool preparing_ = false;
+  bool fetched_anything_ = false;
+  std::map<uint32_t, ChunkWork> work_;  // wanted, not present; the queue is its order
+  WaitQueue changed_;
+};
+
+class Fetches {
+ public:
+  struct Parts {
+    Control* control = nullptr;
+    ObjectTable* objects = nullptr;
+    Peers* peers = nullptr;
+    Receipts* receipts = nullptr;
+  };
+
+  Fetches(const ServerSeams& seams, const Parts& parts);
+
+  void SetGate(Gate* gate) { gate_ = gate; }
+
+  // The fetch of that shard under that root, shared with whoever else wants it.
+  std::shared_ptr<ShardFetch> Get(const WantedShard& wanted);
+
+ private:
+  friend class ShardFetch;
+  const ServerSeams seams_;
+  const Parts parts_;
+  Gate* gate_ = nullptr;
+  std::map<std::pair<ShardId, Digest128>, std::weak_ptr<ShardFetch>> fetches_;
+};
+
+}  // namespace gemel

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/holder.h"
+
+#include <utility>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "common/fields.h"
+#include "common/status_macros.h"
+
+namespace gemel {
+
+Holder::Holder(const ServerSeams& seams, const Parts& parts) : seams_(seams), parts_(parts) {
+  GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr);
+  GEMEL_CHECK(parts.objects != nullptr && parts.peers != nullptr && parts.receipts != nullptr);
+}
+
+Holder::~Holder() {
+  for (auto& [raw, session] : sessions_) {
+    session->Detach();
+  }
+}
+
+void Holder::Accept(std::unique_ptr<Connection> connection) {
+  Session::Options options;
+  std::shared_ptr<Session> session =
+      Session::Start(seams_.loop, std::move(connection), this, options);
+  session->user_state = std::make_shared<SessionState>();
+  sessions_.emplace(session.get(), session);
+}
+
+Holder::SessionState* Holder::StateOf(Session* session) {
+  GEMEL_CHECK(session->user_state != nullptr);
+  return static_cast<SessionState*>(session->user_state.get());
+}
+
+Task<Reply> Holder::Handle(std::shared_ptr<Session> session, IncomingRequest request) {
+  absl::StatusOr<Reply> answer = co_await Dispatch(std::move(session), std::move(request));
+  Reply reply;
+  if (answer.ok()) {
+    reply = *std::move(answer);
+  } else {
+    reply.status = answer.status();
+  }
+  co_return reply;
+}
+
+Task<absl::StatusOr<Reply>> Holder::Dispatch(std::shared_ptr<Session> session,
+                                             IncomingRequest request) {
+  const FrameType type = request.header.type;
+  if (type == FrameType::kPeerHello) {
+    co_return OnHello(session.get(), request);
+  }
+  if (type == FrameType::kProbe) {
+    co_return Reply();
+  }
+  if (!StateOf(session.get())->hello_done) {
+    co_return error::FailedPrecondition("a peer says hello first; frame type {} came",
+                                        static_cast<int>(type));
+  }
+  switch (type) {
+    case FrameType::kOffer:
+      co_return co_await OnOffer(std::move(session), std::move(request));
+    case FrameType::kWrite:
+      co_return OnWrite(session.get(), request);
+    case FrameType::kPeerSeal:
+      co_return OnPeerSeal(request);
+    case FrameType::kRevoke:
+      co_return OnRevoke(request);
+    case FrameType::kDescribe:
+      co_return OnDescribe(request);
+    case FrameType::kRead:
+      co_return OnRead(request);
+    default:
+      co_return error::InvalidArgument("frame type {} is not for a server's data address",
+                                       static_cast<int>(type));
+  }
+}
+
+absl::StatusOr<Reply> Holder::OnHello(Session* session, const IncomingRequest& request) {
+  GEMEL_ASSIGN_OR_RETURN(const PeerHello hello, DecodeMessage<PeerHello>(request.body));
+  GEMEL_RETURN_IF_ERROR(CheckPeerHello(hello, parts_.control->cluster()));
+  if (hello.server == parts_.control->server()) {
+    return error::FailedPrecondition("server {} calls itself, or two servers have one --dir",
+                                     hello.server.ToShort());
+  }
+  if (check_member_) {
+    GEMEL_RETURN_IF_ERROR(check_member_(hello));
+  }
+  StateOf(session)->hello_done = true;
+  StateOf(session)->hello = hello;
+  Reply reply;
+  reply.body = EncodeMessage(parts_.peers->OwnHello());
+  return reply;
+}
+
+void Holder::OnSessionClosed(Session* session, const absl::Status& /*why*/) {
+  regions_.AbandonWriter(session);
+  unplaced_.erase(unplaced_.lower_bound({session, 0}), unplaced_.upper_bound({session, UINT64_MAX}));
+  const auto found = sessions_.find(session);
+  GEMEL_CHECK(found != sessions_.end());
+  // The session may be the one that calls: it goes when the loop comes round.
+  seams_.loop->Post([closed = std::move(found->second)] {});
+  sessions_.erase(found);
+}
+
+void Holder::EndAll(const absl::Status& why) {
+  while (!grants_.empty()) {
+    const ShardId shard = grants_.begin()->first;
+    const std::shared_ptr<Object> object = grants_.begin()->second.object;
+    EndGrant(shard);
+    parts_.objects->DropObject(object);
+  }
+  unplaced_.clear();
+  auto sessions = std::exchange(sessions_, {});
+  for (auto& [raw, session] : sessions) {
+    regions_.AbandonWriter(raw);
+    session->Detach();
+    session->Close(why);
+  }
+}
+
+}  // namespace gemel

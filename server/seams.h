@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ServerSeams: everything not deterministic that the server uses. Production fills it in server/main.cc,
+// the simulator in its own way; no other file of the server knows the difference.
+//
+// Ownership: borrowed; all of it outlives the server.
+#pragma once
+
+#include "common/disk.h"
+#include "common/events.h"
+#include "common/loop.h"
+#include "common/metrics.h"
+#include "common/process.h"
+#include "transport/control/rpc.h"
+#include "transport/host.h"
+#include "transport/net.h"
+
+namespace gemel {
+
+struct ServerSeams {
+  Loop* loop = nullptr;
+  Net* net = nullptr;
+  Host* host = nullptr;
+  Disk* disk = nullptr;
+  Process* process = nullptr;
+  RpcChannel* placement = nullptr;
+  EventSink* events = nullptr;
+  MetricRegistry* metrics = nullptr;
+};
+
+}  // namespace gemel

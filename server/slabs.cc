@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/slabs.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "common/status_macros.h"
+#include "server/limits.h"
+
+namespace gemel {
+namespace {
+
+constexpr uint64_t kPageBytes = 4 * kKiB;
+constexpr Duration kWarmPause = 1s;
+
+absl::Status CheckSizes(const SlabPool::Options& options) {
+  if (options.slab_bytes == 0 || options.slab_bytes % kChunkBytes != 0 ||
+      options.slab_bytes > kSlabBytesMax) {
+    return error::InvalidArgument(
+        "--slab-bytes is {}: it must be a multiple of {} and at most {} bytes", options.slab_bytes,
+        kChunkBytes, kSlabBytesMax);
+  }
+  if (options.memory_bytes < options.slab_bytes) {
+    return error::InvalidArgument("--memory is {} bytes: less than one slab of {} (--slab-bytes)",
+                                  options.memory_bytes, options.slab_bytes);
+  }
+  if (options.memory_bytes / options.slab_bytes > kSlabsMax) {
+    return error::InvalidArgument(
+        "--memory of {} bytes is more than {} slabs of {} bytes: raise --slab-bytes",
+        options.memory_bytes, kSlabsMax, options.slab_bytes);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<SlabPool>> SlabPool::Create(const ServerSeams& seams,
+                                                           const Options& options) {
+  GEMEL_CHECK(seams.loop != nullptr && seams.host != nullptr && seams.metrics != nullptr);
+  GEMEL_RETURN_IF_ERROR(CheckSizes(options));
+  SlabDirectoryHeader header;
+  header.server = options.server;
+  header.incarnation = options.incarnation;
+  header.slab_bytes = options.slab_bytes;
+  header.slabs = static_cast<uint32_t>(options.memory_bytes / options.slab_bytes);
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<SlabDirectory> directory,
+                         SlabDirectory::Create(seams.host, header));
+  return std::shared_ptr<SlabPool>(new SlabPool(seams, options, std::move(directory)));
+}
+
+SlabPool::SlabPool(const ServerSeams& seams, const Options& options,
+                   std::unique_ptr<SlabDirectory> directory)
+    : seams_(seams),
+      options_(options),
+      slabs_max_(static_cast<uint32_t>(options.memory_bytes / options.slab_bytes)),
+      directory_(std::move(directory)),
+      watermark_bytes_(std::min(kWarmBytesFirst, options.memory_bytes)),
+      taken_(seams.loop) {
+  SetGauges();
+}
+
+HolderKey SlabPool::AddHolder(uint64_t pid) {
+  const HolderKey holder = next_holder_++;
+  living_.emplace(holder, pid);
+  return holder;
+}
+
+void SlabPool::HolderDied(HolderKey holder) {
+  GEMEL_CHECK_EQ(living_.erase(holder), 1U) << "holder " << holder;
+  for (uint32_t slab = 0; slab < slabs_.size(); ++slab) {
+    if (slabs_[slab].holder != holder) {
+      continue;
+    }
+    const bool idle = slabs_[slab].state == SlabState::kIdle;
+    slabs_[slab].holder = kServerHolder;
+    if (idle) {
+      SetState(slab, SlabState::kFree, kServerHolder);
+    }
+  }
+  SetGauges();
+}
+
+const SlabPool::Slab& SlabPool::At(uint32_t slab) const {
+  GEMEL_CHECK_LT(slab, slabs_.size());
+  return slabs_[slab];
+}
+
+MutableByteSpan SlabPool::bytes(uint32_t slab) const { return At(slab).mapping->bytes(); }
+
+std::shared_ptr<SharedHandle> SlabPool::memory(uint32_t slab) const { return At(slab).memory; }
+
+absl::Status SlabPool::AddSlab() {
+  GEMEL_CHECK_LT(slabs_.size(), slabs_max_);
+  Slab slab;
+  GEMEL_ASSIGN_OR_RETURN(slab.memory, seams_.host->CreateMemory("gemel-slab", options_.slab_bytes));
+  GEMEL_ASSIGN_OR_RETURN(
+      slab.mapping,
+      seams_.host->Map(slab.memory, options_.slab_bytes, Access::kReadWrite, false));
+  slabs_.push_back(std::move(slab));
+  return absl::OkStatus();
+}
+
+void SlabPool::SetState(uint32_t slab, SlabState state, HolderKey holder) {
+  Slab& changed = slabs_[slab];
+  // (2): from a living client a slab goes to nobody else.
+  GEMEL_CHECK(changed.holder == holder || !living_.contains(changed.holder))
+      << "slab " << slab << " of holder " << changed.holder << " for " << holder;
+  if (changed.state == SlabState::kFree && state != SlabState::kFree) {
+    changed.generation += 1;
+  }
+  changed.state = state;
+  changed.holder = holder;
+  Describe(slab, SlabEntry());
+}
+
+void SlabPool::Describe(uint32_t slab, SlabEntry extent) {
+  const Slab& described = At(slab);
+  const auto living = living_.find(described.holder);
+  extent.slab = slab;
+  extent.state = described.state;
+  extent.generation = described.generation;
+  extent.holder = living == living_.end() ? 0 : living->second;
+  directory_->Write(extent);
+}
+
+uint64_t SlabPool::CountIn(SlabState state) const {
+  return static_cast<uint64_t>(std::count_if(
+      slabs_.begin(), slabs_.end(), [state](const Slab& slab) { return slab.state == state; }));
+}
+
+uint64_t SlabPool::used_bytes() const {
+  return CountIn(SlabState::kInUse) * options_.slab_bytes;
+}
+
+uint64_t SlabPool::idle_bytes() const { return CountIn(SlabState::kIdle) * options_.slab_bytes; }
+
+// Up to `count` slabs: idle ones of `holder`, free ones (warm before cold), new ones.
+std::vector<uint32_t> SlabPool::Pick(HolderKey holder, uint64_t count) {
+  std::vector<uint32_t> picked;
+  std::vector<uint32_t> cold;
+  for (uint32_t slab = 0; slab < slabs_.size() && picked.size() < count; ++slab) {
+    if (holder != kServerHolder && slabs_[slab].state == SlabState::kIdle &&
+        slabs_[slab].holder == holder) {
+      picked.push_back(slab);
+    }
+  }
+  for (uint32_t slab = 0; slab < slabs_.size() && picked.size() < count; ++slab) {
+    if (slabs_[slab].state == SlabState::kFree) {
+      const bool warm = slabs_[slab].warm_bytes == options_.slab_bytes;
+      (warm ? picked : cold).push_back(slab);
+    }
+  }
+  for (size_t i = 0; i < cold.size() && picked.size() < count; ++i) {
+    picked.push_back(cold[i]);
+  }
+  while (picked.size() < count && slabs_.size() < slabs_max_ && AddSlab().ok()) {
+    picked.push_back(static_cast<uint32_t>(slabs_.size() - 1));
+  }
+  return picked;
+}
+
+absl::StatusOr<std::vector<uint32_t>> SlabPool::Take(HolderKey holder, uint64_t bytes) {
+  GEMEL_CHECK(holder == kServerHolder || living_.contains(holder)) << "holder " << holder;
+  GEMEL_CHECK_GT(bytes, 0U);
+  const uint64_t count = DivideUp(bytes, options_.slab_bytes);
+  const std::vector<uint32_t> picked =
+      count <= slabs_max_ ? Pick(holder, count) : std::vector<uint32_t>();
+  if (picked.size() < count) {
+    return NoMemory(holder, count);
+  }
+  for (const uint32_t slab : picked) {
+    SetState(slab, SlabState::kInUse, holder);
+  }
+  const uint64_t wish = 2 * count * options_.slab_bytes;
+  watermark_bytes_ = std::min(std::max(watermark_bytes_, wish), capacity_bytes());
+  SetGauges();
+  taken_.NotifyAll();
+  return picked;
+}
+
+absl::Status SlabPool::NoMemory(HolderKey holder, uint64_t count) const {
+  return error::ResourceExhausted(
+      "{} bytes are needed ({} slabs of {} bytes) for holder {}; of {} bytes {} hold objects and "
+      "{} are mapped by clients: raise --memory, or keep fewer snapshots",
+      count * options_.slab_bytes, count, options_.slab_bytes, holder, capacity_bytes(),
+      used_bytes(), idle_bytes());
+}
+
+std::vector<uint32_t> SlabPool::Prepare(HolderKey holder, uint64_t bytes) {
+  GEMEL_CHECK(living_.contains(holder)) << "holder " << holder;
+  const uint64_t floor = uint64_t{slabs_max_} * kPrepareLeavesPercent / 100;
+  const uint64_t busy = CountIn(SlabState::kInUse) + CountIn(SlabState::kIdle);
+  const uint64_t grantable = slabs_max_ > busy + floor ? slabs_max_ - busy - floor : 0;
+  uint64_t own = 0;
+  for (const Slab& slab : slabs_) {
+    own += slab.state == SlabState::kIdle && slab.holder == holder ? 1 : 0;
+  }
+  const uint64_t count = std::min(DivideUp(bytes, options_.slab_bytes), own + grantable);
+  std::vector<uint32_t> picked = Pick(holder, count);
+  for (const uint32_t slab : picked) {
+    SetState(slab, SlabState::kIdle, holder);
+  }
+  SetGauges();
+  taken_.NotifyAll();
+  return picked;
+}
+
+void SlabPool::Release(uint32_t slab) {
+  GEMEL_CHECK(At(slab).state == SlabState::kInUse) << "slab " << slab;
+  const bool held = living_.contains(At(slab).holder);
+  SetState(slab, held ? SlabState::kIdle : SlabState::kFree,
+           held ? At(slab).holder : kServerHolder);
+  SetGauges();
+}
+
+uint64_t SlabPool::WarmFreeBytes() const {
+  uint64_t warm = 0;
+  for (const Slab& slab : slabs_) {
+    warm += slab.state == SlabState::kFree ? slab.warm_bytes : 0;
+  }
+  return warm;
+}
+
+uint32_t SlabPool::ColdFreeSlab() const {
+  for (uint32_t slab = 0; slab < slabs_.size(); ++slab) {
+    if (slabs_[slab].state == SlabState::kFree && slabs_[slab].warm_bytes < options_.slab_bytes) {
+      return slab;
+    }
+  }
+  return kNoSlab;
+}
+
+// Touches the next pages of a free slab; false when it is warm.
+bool SlabPool::TouchStep(uint32_t slab) {
+  Slab& touched = slabs_[slab];
+  GEMEL_CHECK(touched.state == SlabState::kFree) << "slab " << slab;
+  const uint64_t end = std::min(touched.warm_bytes + kTouchStepBytes, options_.slab_bytes);
+  const MutableByteSpan memory = touched.mapping->bytes();
+  for (uint64_t at = touched.warm_bytes; at < end; at += kPageBytes) {
+    memory[at] = std::byte{0};
+  }
+  touched.warm_bytes = end;
+  return end < options_.slab_bytes;
+}
+
+absl::Status SlabPool::WarmFirst() {
+  GEMEL_RETURN_IF_ERROR(AddSlab());
+  while (TouchStep(0)) {
+  }
+  return absl::OkStatus();
+}
+
+Task<void> SlabPool::KeepWarm(Gate* gate) {
+  const auto self = shared_from_this();
+  Gate::Pass pass = gate->Enter();
+  while (pass && !gate->closed()) {
+    const uint32_t cold = ColdFreeSlab();
+    const bool wanted = WarmFreeBytes() < watermark_bytes_;
+    if (wanted && cold != kNoSlab) {
+      TouchStep(cold);
+      co_await seams_.loop->Yield();
+      continue;
+    }
+    if (wanted && slabs_.size() < slabs_max_ && AddSlab().ok()) {
+      continue;
+    }
+    co_await taken_.WaitUntil(Add(seams_.loop->Now(), kWarmPause));
+  }
+}
+
+void SlabPool::SetGauges() {
+  seams_.metrics->Gauge("gemel_memory_capacity_bytes", "Memory that this server may keep.")
+      .Set(static_cast<int64_t>(capacity_bytes()));
+  seams_.metrics->Gauge("gemel_memory_used_bytes", "Memory of slabs that hold objects.")
+      .Set(static_cast<int64_t>(used_bytes()));
+  seams_.metrics->Gauge("gemel_memory_idle_bytes", "Memory that clients keep mapped for a save.")
+      .Set(static_cast<int64_t>(idle_bytes()));
+}
+
+}  // namespace gemel

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/uploads.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "common/status_macros.h"
+#include "server/replicate.h"
+
+namespace gemel {
+
+Uploads::Uploads(const ServerSeams& seams, Control* control, ObjectTable* objects, Peers* peers,
+                 Receipts* receipts)
+    : seams_(seams), control_(control), objects_(objects), peers_(peers), receipts_(receipts) {
+  GEMEL_CHECK(control != nullptr && objects != nullptr);
+  GEMEL_CHECK(peers != nullptr && receipts != nullptr);
+}
+
+std::shared_ptr<Upload> Uploads::Start(std::shared_ptr<Object> object, uint64_t client,
+                                       std::vector<PeerMember> holders) {
+  GEMEL_CHECK(gate_ != nullptr && object->state() == ObjectState::kStaging);
+  auto upload = std::make_shared<Upload>(seams_.loop, std::move(object), client);
+  const bool inserted = uploads_.emplace(upload->shard(), upload).second;
+  GEMEL_CHECK(inserted) << upload->shard().ToString();
+  SetHolders(upload->shard(), holders);
+  seams_.loop->Spawn(Follow(upload));
+  return upload;
+}
+
+std::shared_ptr<Upload> Uploads::Find(const ShardId& shard) const {
+  const auto found = uploads_.find(shard);
+  return found == uploads_.end() ? nullptr : found->second;
+}
+
+absl::Status Uploads::Filled(Upload* upload, uint32_t first_chunk,
+                             const std::vector<Digest128>& digests) {
+  if (upload->ended) {
+    return error::FailedPrecondition("{} has ended: {}", upload->shard().ToString(),
+                                     ToText(upload->why));
+  }
+  Object& object = *upload->object;
+  if (first_chunk > object.chunks() || digests.size() > object.chunks() - first_chunk) {
+    return error::InvalidArgument("chunks [{}, +{}) lie outside {} of {} chunks", first_chunk,
+                                  digests.size(), upload->shard().ToString(), object.chunks());
+  }
+  for (size_t i = 0; i < digests.size(); ++i) {
+    const uint32_t chunk = first_chunk + static_cast<uint32_t>(i);
+    if (object.present(chunk)) {
+      if (object.digests()[chunk] != digests[i]) {
+        return error::AlreadyExists("chunk {} of {} was reported with another digest", chunk,
+                                    upload->shard().ToString());
+      }
+      continue;
+    }
+    if (upload->sealing) {
+      return error::FailedPrecondition("{} is sealed: chunk {} comes too late",
+                                       upload->shard().ToString(), chunk);
+    }
+    object.SetPresent(chunk, digests[i]);
+    upload->filled.push_back(chunk);
+  }
+  upload->changed.NotifyAll();
+  return absl::OkStatus();
+}
+
+Task<absl::Status> Uploads::Seal(std::shared_ptr<Upload> upload, Digest128 root) {
+  while (upload->sealing && !upload->sealed && !upload->ended) {
+    co_await upload->changed.WaitUntil(kTimeNever);
+  }
+  if (upload->sealed) {
+    co_return upload->root == root
+        ? absl::OkStatus()
+        : error::AlreadyExists("{} is sealed under root {}", upload->shard().ToString(),
+                               ToHex(upload->root));
+  }
+  if (upload->ended) {
+    co_return error::FailedPrecondition("{} has ended: {}", upload->shard().ToString(),
+                                        ToText(upload->why));
+  }
+  if (!upload->object->complete()) {
+    co_return error::FailedPrecondition("{} of {} chunks of {} were filled before the seal",
+                                        upload->object->present_chunks(),
+                                        upload->object->chunks(), upload->shard().ToString());
+  }
+  upload->sealing = true;
+  absl::Status checked = co_await CheckAllChunks(seams_.loop, upload->object);
+  if (upload->ended) {
+    co_return error::FailedPrecondition("{} ended meanwhile: {}", upload->shard().ToString(),
+                                        ToText(upload->why));
+  }
+  if (checked.ok()) {
+    checked = objects_->Seal(upload->object, root);
+  }
+  if (!checked.ok()) {
+    seams_.events->Emit(Severity::kError, "seal_refused", ToText(checked));
+    seams_.loop->Spawn(AbortAtPlacement(upload->shard().snapshot, upload->object->token(),
+                                       ToText(checked)));
+    End(upload, checked);
+    co_return checked;
+  }
+  upload->sealed = true;
+  upload->root = root;
+  upload->changed.NotifyAll();
+  receipts_->Add(*upload->object);
+  co_return absl::OkStatus();
+}
+
+void Uploads::SetHolders(const ShardId& shard, const std::vector<PeerMember>& holders) {
+  const std::shared_ptr<Upload> upload = Find(shard);
+  if (upload == nullptr || holders.empty()) {
+    return;
+  }
+  std::map<ServerId, std::shared_ptr<UploadCopy>> before = std::exchange(upload->copies, {});
+  for (const PeerMember& holder : holders) {
+    if (holder.server == control_->server()) {
+      continue;
+    }
+    std::shared_ptr<UploadCopy>& old = before[holder.server];
+    if (old != nullptr && old->holder.incarnation == holder.incarnation &&
+        old->holder.data_address == holder.data_address) {
+      upload->copies[holder.server] = std::exchange(old, nullptr);
+      continue;
+    }
+    auto copy = std::make_shared<UploadCopy>();
+    copy->holder = holder;
+    upload->copies[holder.server] = copy;
+    seams_.loop->Spawn(RunCopy(upload, copy));
+  }
+  for (auto& [server, copy] : before) {
+    if (copy != nullptr) {
+      copy->wanted = false;
+    }
+  }
+  upload->changed.NotifyAll();
+}
+
+Task<void> Uploads::RunCopy(std::shared_ptr<Upload> upload, std::shared_ptr<UploadCopy> copy) {
+  Gate::Pass pass = gate_->Enter();
+  RetryDelay delay;
+  Replication replication(seams_, peers_, upload, copy);
+  while (pass && !upload->ended && copy->wanted) {
+    const absl::Status status = co_await replication.TryOnce();
+    if (status.ok()) {
+      copy->verified = true;
+      co_return;
+    }
+    if (upload->ended || !copy->wanted) {
+      co_return;
+    }
+    seams_.metrics->Counter("gemel_replication_retries_total", "Copies that had to start again.")
+        .Add(1);
+    seams_.events->Emit(Severity::kWarning, "copy_delayed",
+                        fmt::format("the copy of {} at {} is tried again: {}",
+                                    upload->shard().ToString(), copy->holder.ToString(),
+                                    ToText(status)));
+    co_await upload->changed.WaitUntil(Add(seams_.loop->Now(), delay.Next()));
+  }
+}
+
+Task<void> Uploads::Follow(std::shared_ptr<Upload> upload) {
+  Gate::Pass pass = gate_->Enter();
+  RetryDelay delay;
+  while (pass && !gate_->closed() && !upload->ended) {
+    pb::AwaitCommitRequest request;
+    WriteSnapshotId(upload->shard().snapshot, request.mutable_snapshot());
+    request.set_rank(upload->shard().rank);
+    request.set_wait_ms(kPollMs);
+    absl::StatusOr<pb::AwaitCommitReply> reply = co_await control_->Call<pb::AwaitCommitReply>(
+        "AwaitCommit", std::move(request), std::chrono::milliseconds(kPollMs));
+    if (upload->ended) {
+      co_return;
+    }
+    if (reply.ok()) {
+      delay.Reset();
+      ApplyCommitState(upload, *reply).IgnoreError();
+      co_await seams_.loop->Sleep(kPollPause);
+      continue;
+    }
+    if (reply.status().code() == absl::StatusCode::kNotFound) {
+      End(upload, Annotate(reply.status(), "placement does not know the attempt"));
+      co_return;
+    }
+    co_await seams_.loop->Sleep(delay.Next());
+  }
+}
+
+absl::Status Uploads::ApplyCommitState(const std::shared_ptr<Upload>& upload,
+                                       const pb::AwaitCommitReply& reply) {
+  if (reply.state() == pb::SNAPSHOT_ABORTED) {
+    End(upload, MakeStatus(static_cast<absl::StatusCode>(reply.code()), reply.why()));
+    return absl::OkStatus();
+  }
+  if (reply.state() == pb::SNAPSHOT_COMMITTED && reply.redundancy_full()) {
+    End(upload, absl::OkStatus());
+    return absl::OkStatus();
+  }
+  GEMEL_ASSIGN_OR_RETURN(const std::vector<PeerMember> holders, ReadPeerMembers(reply.holders()));
+  SetHolders(upload->shard(), holders);
+  return absl::OkStatus();
+}
+
+void Uploads::End(const std::shared_ptr<Upload>& upload, absl::Status why) {
+  if (upload->ended) {
+    return;
+  }
+  upload->ended = true;
+  upload->why = std::move(why);
+  // What is sealed stays until placement says otherwise (amendment 4).
+  if (upload->object->state() == ObjectState::kStaging) {
+    objects_->DropObject(upload->object);
+  }
+  uploads_.erase(upload->shard());
+  upload->changed.NotifyAll();
+}
+
+void Uploads::EndSnapshot(const SnapshotId& snapshot, const absl::Status& why) {
+  const auto all = uploads_;
+  for (const auto& [shard, upload] : all) {
+    if (shard.snapshot == snapshot) {
+      End(upload, why);
+    }
+  }
+}
+
+void Uploads::EndBelow(const std::string& job, const EpochId& epoch, const absl::Status& why) {
+  const auto all = uploads_;
+  for (const auto& [shard, upload] : all) {
+    if (shard.snapshot.job == job && shard.snapshot.epoch < epoch) {
+      End(upload, why);
+    }
+  }
+}
+
+void Uploads::EndAll(const absl::Status& why) {
+  const auto all = uploads_;
+  for (const auto& [shard, upload] : all) {
+    End(upload, why);
+  }
+}
+
+Task<void> Uploads::AbortAtPlacement(SnapshotId snapshot, EpochToken token, std::string why) {
+  Gate::Pass pass = gate_->Enter();
+  RetryDelay delay;
+  for (uint32_t i = 0; pass && !gate_->closed() && i < kAbortTriesMax; ++i) {
+    pb::AbortSnapshotRequest request;
+    WriteSnapshotId(snapshot, request.mutable_snapshot());
+    request.set_token(token.ToBytes());
+    request.set_why(why.substr(0, kEventTextMax));
+    const absl::StatusOr<pb::AbortSnapshotReply> reply =
+        co_await control_->Call<pb::AbortSnapshotReply>("AbortSnapshot", std::move(request), 0s);
+    if (!Control::IsUnknown(reply.status())) {
+      co_return;
+    }
+    co_await seams_.loop->Sleep(delay.Next());
+  }
+}
+
+std::vector<std::shared_ptr<Upload>> Uploads::OfClient(uint64_t client) const {
+  std::vector<std::shared_ptr<Upload>> found;
+  for (const auto& [shard, upload] : uploads_) {
+    if (upload->client == client) {
+      found.push_back(upload);
+    }
+  }
+  return found;
+}
+
+}  // namespace gemel

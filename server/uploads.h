@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Uploads: the shards that clients of this host are saving, from their open until placement says
+// that the snapshot is committed at full redundancy, or aborted.
+//
+//   Start → Filled … Filled → Seal → (copies verified, receipts) → committed
+//
+// Thread safety: one loop.
+// Ownership: an Upload is shared by its copies, its follower and its client's session; the table
+// lets go of it when it ends.
+// Invariants:
+//   (1) an upload ends once, with a reason; whoever waits on `changed` then sees `ended`;
+//   (2) sealed only after the local copy was re-hashed and gave the client's root;
+//   (3) one Copy for each holder's incarnation that is wanted and is not this server.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "common/sync.h"
+#include "server/control.h"
+#include "server/objects.h"
+#include "server/peers.h"
+#include "server/receipts.h"
+
+namespace gemel {
+
+// One copy of an upload at one holder.
+struct UploadCopy {
+  PeerMember holder;
+  bool wanted = true;
+  bool verified = false;
+};
+
+struct Upload {
+  Upload(Loop* loop, std::shared_ptr<Object> object, uint64_t client)
+      : object(std::move(object)), client(client), changed(loop) {}
+
+  const std::shared_ptr<Object> object;
+  const uint64_t client;         // session that opened it
+  std::vector<uint32_t> filled;  // chunks in the order in which they were filled
+  bool sealing = false;
+  bool sealed = false;
+  Digest128 root;  // when sealed
+  bool ended = false;
+  absl::Status why;  // when ended: OK when committed
+  std::map<ServerId, std::shared_ptr<UploadCopy>> copies;
+  WaitQueue changed;
+
+  const ShardId& shard() const { return object->shard(); }
+};
+
+class Uploads {
+ public:
+  Uploads(const ServerSeams& seams, Control* control, ObjectTable* objects, Peers* peers,
+          Receipts* receipts);
+
+  // `gate` is entered by every task of an upload.
+  void SetGate(Gate* gate) { gate_ = gate; }
+
+  // REQUIRES: no upload of that shard; the object is staging.
+  std::shared_ptr<Upload> Start(std::shared_ptr<Object> object, uint64_t client,
+                                std::vector<PeerMember> holders);
+  // Null when there is none.
+  std::shared_ptr<Upload> Find(const ShardId& shard) const;
+
+  // InvalidArgument for chunks outside; FailedPrecondition after the seal or the end;
+  // AlreadyExists when a chunk was reported with another digest.
+  absl::Status Filled(Upload* upload, uint32_t first_chunk, const std::vector<Digest128>& digests);
+  // Re-hashes, compares, seals, sends the receipt. DataLoss when memory is not what the client
+  // hashed: the upload has ended then. The same seal again is OK.
+  Task<absl::Status> Seal(std::shared_ptr<Upload> upload, Digest128 root);
+
+  // Placement's word on who shall hold the shard now. Unknown shards are ignored.
+  void SetHolders(const ShardId& shard, const std::vector<PeerMember>& holders);
+
+  void End(const std::shared_ptr<Upload>& upload, absl::Status why);
+  void EndSnapshot(const SnapshotId& snapshot, const absl::Status& why);
+  void EndBelow(const std::string& job, const EpochId& epoch, const absl::Status& why);
+  void EndAll(const absl::Status& why);
+
+  // Tells placement that the attempt is given up, until it has heard.
+  Task<void> AbortAtPlacement(SnapshotId snapshot, EpochToken token, std::string why);
+
+  std::vector<std::shared_ptr<Upload>> OfClient(uint64_t client) const;
+  size_t size() const { return uploads_.size(); }
+  const ServerSeams& seams() const { return seams_; }
+  Peers* peers() const { return peers_; }
+
+ private:
+  Task<void> Follow(std::shared_ptr<Upload> upload);
+  absl::Status ApplyCommitState(const std::shared_ptr<Upload>& upload,
+                                const pb::AwaitCommitReply& reply);
+  Task<void> RunCopy(std::shared_ptr<Upload> upload, std::shared_ptr<UploadCopy> copy);
+
+  const ServerSeams seams_;
+  Control* const control_;
+  ObjectTable* const objects_;
+  Peers* const peers_;
+  Receipts* const receipts_;
+  Gate* gate_ = nullptr;
+  std::map<ShardId, std::shared_ptr<Upload>> uploads_;
+};
+
+}  // namespace gemel

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disk under the MetaStore is full: saves fail with a sentence, nothing is lost, and with space they go on."""
+
+import errno
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, until
+from gemel import errors
+from jobs import Job
+
+WHY = r"disk|space|MetaStore|store"
+SAVES_MAX = 200  # what still fits into the last blocks of the log
+
+
+@pytest.fixture
+def small_disk():
+    """A cluster whose placement manager writes to a file system of 24 MiB."""
+    made = Cluster()
+    folder = Path(made.dir, "placement")
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)],
+                             capture_output=True, text=True)
+    if mounted.returncode != 0:
+        folder.rmdir()
+        made.wipe()
+        pytest.skip(f"needs the right to mount a file system of its own: {mounted.stderr.strip()}")
+    try:
+        yield made.up()
+    finally:
+        made.gemel("down", code=None)
+        subprocess.run(["umount", str(folder)], check=True)
+        assert not [line for line in made.wipe() if line.startswith(("process", "socket"))]
+
+
+def fill(folder):
+    """Takes every free block; the file that has them."""
+    path = folder / "filler"
+    with open(path, "wb", buffering=0) as file:
+        for size in (1 << 16, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+    return path
+
+
+def save_until_refused(job, first):
+    """The first step that was not saved and the error."""
+    for step in range(first, first + SAVES_MAX):
+        try:
+            job.save(step, timeout_s=5.0)
+        except errors.Error as error:
+            return step, error
+    raise AssertionError(f"{SAVES_MAX} saves on a full disk, and none failed")
+
+
+def restores_or_says_why(job, step):
+    """A restore that needs a new record may be refused as long as the disk is full, never give anything else."""
+    try:
+        restored = job.restore(timeout_s=5.0)
+    except errors.Error as error:
+        assert re.search(WHY, str(error), re.IGNORECASE), str(error)
+    else:
+        job.check(restored, step)
+
+
+def test_a_full_disk_refuses_saves_keeps_what_is_there_and_goes_on_with_space(small_disk):
+    folder = Path(small_disk.dir, "placement")
+    with Job("full", small_disk.sockets) as job:
+        job.save(1)
+        filler = fill(folder)
+        failed, error = save_until_refused(job, 2)
+        assert re.search(WHY, str(error), re.IGNORECASE), str(error)
+        newest = [s for s in small_disk.snapshots("full") if s["latest"]]
+        assert [s["name"] for s in newest] == [str(failed - 1)]
+        restores_or_says_why(job, failed - 1)
+        filler.unlink()
+        until("a save after there is space again", lambda: saves(job, failed + 1), 30.0)
+    with Job("full", small_disk.sockets, 3) as job:
+        job.check(job.restore(), failed + 1)
+
+
+def saves(job, step):
+    try:
+        return job.save(step, timeout_s=5.0)
+    except errors.Error:
+        return None

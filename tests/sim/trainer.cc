@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/trainer.h"
+
+#include <algorithm>
+
+#include "common/errors.h"
+
+namespace gemel::sim {
+namespace {
+
+constexpr const char* kJob = "job";
+constexpr Duration kCallWithin = 20s;
+constexpr Duration kRestoreWithin = 60s;
+constexpr Duration kRetryAfter = 100ms;
+constexpr uint32_t kLayoutBytes = 1;
+
+bool MayTryAgain(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable ||
+         status.code() == absl::StatusCode::kDeadlineExceeded;
+}
+
+}  // namespace
+
+Launch::Launch(Cluster* cluster, Oracle* oracle, std::vector<uint32_t> hosts, Random random)
+    : cluster_(cluster),
+      oracle_(oracle),
+      hosts_(std::move(hosts)),
+      random_(random),
+      token_(EpochToken::Draw(&random_)),
+      saves_in_flight_max_(static_cast<uint32_t>(random_.Below(2)) + 1) {
+  for (uint32_t i = 0; i < hosts_.size(); ++i) {
+    Rank& rank = ranks_.emplace_back();
+    rank.node = cluster_->StartTrainer(hosts_[i]);
+    rank.core = std::make_unique<ClientCore>(&rank.node->loop, &rank.node->net, &rank.node->host,
+                                             Cluster::SocketOf(hosts_[i]));
+  }
+  for (uint32_t i = 0; i < hosts_.size(); ++i) {
+    ranks_[i].node->loop.Spawn(Train(i));
+  }
+}
+
+Launch::~Launch() { Kill(); }
+
+void Launch::Kill() {
+  for (Rank& rank : ranks_) {
+    if (rank.node != nullptr) {
+      rank.node->world->Kill(rank.node->process);
+      rank.node->loop.Kill();
+      rank.core.reset();
+      rank.node.reset();
+    }
+  }
+}
+
+void Launch::Pause() {
+  for (Rank& rank : ranks_) {
+    if (rank.node != nullptr) {
+      rank.node->loop.Pause();
+    }
+  }
+}
+
+void Launch::Resume() {
+  for (Rank& rank : ranks_) {
+    if (rank.node != nullptr) {
+      rank.node->loop.Resume();
+    }
+  }
+}
+
+uint64_t Launch::full_step() const {
+  uint64_t step = ranks_.empty() ? 0 : ranks_[0].full_step;
+  for (const Rank& rank : ranks_) {
+    step = std::min(step, rank.full_step);
+  }
+  return step;
+}
+
+void Launch::Fail(uint32_t rank, const absl::Status& status) {
+  if (status.code() == absl::StatusCode::kFailedPrecondition) {
+    superseded_ = true;
+  }
+  if (!failed_) {
+    failed_ = true;
+    failure_ = fmt::format("rank {}: {}", rank, ToText(status));
+    cluster_->Note(fmt::format("launch {} fails: {}", token_.ToShort(), failure_));
+  }
+}
+
+Task<void> Launch::Think(uint32_t rank) {
+  const auto microseconds = static_cast<int64_t>(random_.Below(20'000)) + 1;
+  co_await ranks_[rank].node->loop.Sleep(std::chrono::microseconds(microseconds));
+}
+
+Task<void> Launch::Train(uint32_t rank) {
+  absl::StatusOr<EpochId> epoch = co_await Acquire(rank);
+  if (!epoch.ok()) {
+    Fail(rank, epoch.status());
+    co_return;
+  }
+  absl::StatusOr<uint64_t> step = co_await Restore(rank, *epoch);
+  if (!step.ok()) {
+    Fail(rank, step.status());
+    co_return;
+  }
+  for (uint64_t next = *step + 1; !failed_; ++next) {
+    co_await Think(rank);
+    absl::Status saved = co_await Save(rank, *epoch, next);
+    if (!saved.ok()) {
+      Fail(rank, saved);
+    }
+  }
+}
+
+Task<absl::StatusOr<EpochId>> Launch::Acquire(uint32_t rank) {
+  Loop* loop = &ranks_[rank].node->loop;
+  const TimePoint give_up = Add(loop->Now(), kRestoreWithin);
+  while (true) {
+    const TimePoint deadline = Add(loop->Now(), kCallWithin);
+    absl::StatusOr<EpochId> epoch =
+        co_await ranks_[rank].core->AcquireEpoch(kJob, token_, deadline);
+    if (epoch.ok()) {
+      oracle_->EpochAcquired(*epoch);
+      co_return epoch;
+    }
+    if (!MayTryAgain(epoch.status()) || loop->Now() >= give_up) {
+      co_return epoch;
+    }
+    co_await loop->Sleep(kRetryAfter);
+  }
+}
+
+Task<absl::StatusOr<uint64_t>> Launch::Restore(uint32_t rank, EpochId epoch) {
+  Loop* loop = &ranks_[rank].node->loop;
+  const TimePoint give_up = Add(loop->Now(), kRestoreWithin);
+  while (true) {
+    RestoreOptions options;
+    options.job = kJob;
+    options.epoch = epoch;
+    options.rank = rank;
+    options.world_size = static_cast<uint32_t>(hosts_.size());
+    options.deadline = give_up;
+    auto reader = co_await RestoreReader::Begin(ranks_[rank].core.get(), options);
+    if (!reader.ok()) {
+      co_return reader.status();
+    }
+    if (*reader == nullptr) {
+      oracle_->Restored(epoch, rank, std::nullopt);
+      co_return uint64_t{0};
+    }
+    absl::StatusOr<bool> verified = co_await RestoreOnce(rank, epoch, *reader);
+    if (!verified.ok()) {
+      co_return verified.status();
+    }
+    if (*verified) {
+      co_return std::strtoull((*reader)->snapshot().name.c_str(), nullptr, 10);
+    }
+  }
+}
+
+Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
+                                               std::shared_ptr<RestoreReader> reader) {
+  Loop* loop = &ranks_[rank].node->loop;
+  const auto saved_world = static_cast<uint32_t>(reader->shards().size());
+  absl::Status read = absl::OkStatus();
+  std::vector<uint32_t> unreadable;
+  // The same world reads its own shard, another world everything.
+  for (uint32_t shard = 0; shard < saved_world; ++shard) {
+    if (saved_world == hosts_.size() && shard != rank) {
+      continue;
+    }
+    absl::Status status = co_await ReadShard(reader, shard);
+    if (!status.ok()) {
+      unreadable.push_back(shard);
+      read.Update(status);
+    }
+  }
+  absl::Status reported =
+      co_await reader->Report(read.ok(), unreadable, std::string(MessageOf(read)));
+  if (!reported.ok()) {
+    co_return reported;
+  }
+  const TimePoint deadline = Add(loop->Now(), kRestoreWithin);
+  absl::StatusOr<RestoreEnd> end = co_await reader->AwaitEnd(deadline);
+  if (!end.ok()) {
+    co_return end.status();
+  }
+  absl::Status released = co_await reader->Release();
+  released.IgnoreError();
+  if (!end->moved) {
+    oracle_->Restored(epoch, rank, reader->snapshot());
+  }
+  co_return !end->moved;
+}
+
+Task<absl::Status> Launch::ReadShard(std::shared_ptr<RestoreReader> reader, uint32_t shard) {
+  std::vector<std::byte> bytes(reader->shards()[shard].bytes);
+  GEMEL_CO_RETURN_IF_ERROR(co_await reader->Ensure(shard, 0, bytes.size()));
+  GEMEL_CO_RETURN_IF_ERROR(reader->CopyOut(shard, 0, bytes));
+  oracle_->CheckContent(reader->snapshot(), static_cast<uint32_t>(reader->shards().size()), shard,
+                        bytes);
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
+  Rank& self = ranks_[rank];
+  Loop* loop = &self.node->loop;
+  const auto world = static_cast<uint32_t>(hosts_.size());
+  std::vector<std::byte> content(Oracle::ShardBytes(kJob, step, world, rank));
+  Oracle::FillContent(kJob, step, world, rank, content);
+  SaveOptions options;
+  options.job = kJob;
+  options.epoch = epoch;
+  options.name = std::to_string(step);
+  options.attempt = static_cast<uint32_t>(step);
+  options.rank = rank;
+  options.world_size = world;
+  options.shard_bytes = content.size();
+  options.layout_bytes = kLayoutBytes;
+  options.copies = 2;
+  options.keep_latest = 1;
+  options.deadline = Add(loop->Now(), kRestoreWithin);
+  options.save_timeout = 30s;
+  auto writer = co_await ShardWriter::Open(self.core.get(), options);
+  if (!writer.ok()) {
+    co_return writer.status();
+  }
+  ByteSpan rest(content);
+  while (!rest.empty()) {
+    const size_t piece = std::min<size_t>(rest.size(), 700 * kKiB);
+    GEMEL_CO_RETURN_IF_ERROR((*writer)->Fill(rest.first(piece)));
+    rest = rest.subspan(piece);
+    co_await Think(rank);
+  }
+  GEMEL_CO_RETURN_IF_ERROR(co_await (*writer)->Seal());
+  self.in_flight += 1;
+  loop->Spawn(AwaitCommit(rank, *writer, step));
+  while (self.in_flight >= saves_in_flight_max_ && !failed_) {
+    co_await loop->Sleep(1ms);
+  }
+  co_return absl::OkStatus();
+}
+
+Task<void> Launch::AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer, uint64_t step) {
+  const TimePoint deadline = Add(ranks_[rank].node->loop.Now(), kRestoreWithin);
+  absl::StatusOr<CommitResult> result = co_await writer->AwaitCommit(deadline);
+  ranks_[rank].in_flight -= 1;
+  if (!result.ok()) {
+    Fail(rank, result.status());
+    co_return;
+  }
+  oracle_->Committed(writer->snapshot(), rank);
+  if (result->redundancy_full) {
+    ranks_[rank].full_step = std::max(ranks_[rank].full_step, step);
+  }
+}
+
+}  // namespace gemel::sim

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Launch: one incarnation of the simulated job: a token, a world of ranks on hosts, each a process
+// that restores and then saves step after step, as a trainer does.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "client/core/restore_reader.h"
+#include "client/core/shard_writer.h"
+#include "tests/sim/cluster.h"
+#include "tests/sim/oracle.h"
+
+namespace gemel::sim {
+
+class Launch {
+ public:
+  // One rank for each entry of `hosts` (indices of servers).
+  Launch(Cluster* cluster, Oracle* oracle, std::vector<uint32_t> hosts, Random random);
+  ~Launch();
+
+  // A rank met an error that a trainer cannot go on after: its launcher starts the job anew.
+  bool failed() const { return failed_; }
+
+  const std::string& failure() const { return failure_; }
+
+  // A newer incarnation has taken over: this one has learned it.
+  bool superseded() const { return superseded_; }
+
+  // The newest step this launch was told is committed with full redundancy, on all ranks.
+  uint64_t full_step() const;
+
+  const std::vector<uint32_t>& hosts() const { return hosts_; }
+
+  void Kill();
+  void Pause();
+  void Resume();
+
+ private:
+  struct Rank {
+    std::unique_ptr<Node> node;
+    std::unique_ptr<ClientCore> core;
+    uint64_t full_step = 0;
+    uint32_t in_flight = 0;
+  };
+
+  Task<void> Train(uint32_t rank);
+  Task<absl::StatusOr<EpochId>> Acquire(uint32_t rank);
+  Task<absl::StatusOr<uint64_t>> Restore(uint32_t rank, EpochId epoch);
+  Task<absl::StatusOr<bool>> RestoreOnce(uint32_t rank, EpochId epoch,
+                                         std::shared_ptr<RestoreReader> reader);
+  Task<absl::Status> ReadShard(std::shared_ptr<RestoreReader> reader, uint32_t shard);
+  Task<absl::Status> Save(uint32_t rank, EpochId epoch, uint64_t step);
+  Task<void> AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer, uint64_t step);
+  void Fail(uint32_t rank, const absl::Status& status);
+  Task<void> Think(uint32_t rank);
+
+  Cluster* const cluster_;
+  Oracle* const oracle_;
+  const std::vector<uint32_t> hosts_;
+  Random random_;
+  const EpochToken token_;
+  const uint32_t saves_in_flight_max_;
+  std::vector<Rank> ranks_;
+  bool failed_ = false;
+  bool superseded_ = false;
+  std::string failure_;
+};
+
+}  // namespace gemel::sim

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/sim_disk.h"
+#include "tests/unit/common_runner.h"
+
+namespace gemel {
+namespace {
+
+using ::testing::ElementsAre;
+
+class SimDiskTest : public ::testing::Test {
+ protected:
+  SimDiskTest() { Restart(1); }
+
+  // Kills the process and starts another on the same medium.
+  void Restart(uint64_t seed) {
+    loop_ = std::make_unique<SimLoop>(&scheduler_);
+    disk_.reset();
+    disk_ = std::make_unique<SimDisk>(loop_.get(), &state_, Random(seed));
+  }
+
+  absl::Status Write(std::string name, std::string content) {
+    auto write = disk_->WriteAtomically(std::move(name), std::move(content));
+    return RunTask(&scheduler_, loop_.get(), std::move(write));
+  }
+
+  absl::StatusOr<std::string> Read(std::string name) {
+    auto read = disk_->Read(std::move(name));
+    return RunTask(&scheduler_, loop_.get(), std::move(read));
+  }
+
+  void Begin(std::string name, std::string content) {
+    Start(loop_.get(), disk_->WriteAtomically(std::move(name), std::move(content)));
+    scheduler_.RunUntil([] { return false; }, scheduler_.now());
+  }
+
+  SimScheduler scheduler_;
+  SimDiskState state_;
+  std::unique_ptr<SimLoop> loop_;
+  std::unique_ptr<SimDisk> disk_;
+};
+
+TEST_F(SimDiskTest, TakesFiftyToFiveHundredMicrosecondsAnOperation) {
+  for (int i = 0; i < 50; ++i) {
+    const TimePoint before = scheduler_.now();
+    ASSERT_TRUE(Write("record", "1").ok());
+    EXPECT_GE(scheduler_.now() - before, 50us);
+    EXPECT_LE(scheduler_.now() - before, 500us);
+  }
+  state_.set_slowness(100);
+  const TimePoint before = scheduler_.now();
+  ASSERT_TRUE(Read("record").ok());
+  EXPECT_GE(scheduler_.now() - before, 5ms);
+}
+
+TEST_F(SimDiskTest, ACrashLeavesAnUnfinishedWriteOldOrNewAndDoneOnesDone) {
+  std::set<std::string> seen;
+  for (uint64_t seed = 0; seed < 64; ++seed) {
+    ASSERT_TRUE(Write("record", "old").ok());
+    ASSERT_TRUE(Write("other", "kept").ok());
+    Begin("record", "new");
+    Restart(seed);
+    auto read = Read("record");
+    ASSERT_TRUE(read.ok()) << read.status();
+    seen.insert(*read);
+    EXPECT_EQ(*Read("other"), "kept");
+  }
+  EXPECT_THAT(seen, ElementsAre("new", "old"));
+}
+
+TEST_F(SimDiskTest, ACrashTakesAPrefixOfUnfinishedOperations) {
+  std::set<std::string> seen;
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    state_.Wipe();
+    Begin("a", "1");
+    Begin("b", "1");
+    Begin("c", "1");
+    Restart(seed);
+    std::string present;
+    for (const auto& [name, content] : state_.contents()) {
+      present += name;
+    }
+    seen.insert(present);
+  }
+  EXPECT_THAT(seen, ElementsAre("", "a", "ab", "abc"));
+}
+
+TEST_F(SimDiskTest, AFullDiskTakesNoWriteButRemovals) {
+  ASSERT_TRUE(Write("record", "old").ok());
+  state_.set_full(true);
+  EXPECT_TRUE(absl::IsResourceExhausted(Write("record", "new")));
+  EXPECT_EQ(*Read("record"), "old");
+  EXPECT_TRUE(RunTask(&scheduler_, loop_.get(), disk_->Remove("record")).ok());
+  state_.set_full(false);
+  EXPECT_TRUE(Write("record", "new").ok());
+}
+
+TEST_F(SimDiskTest, AFailedSyncLeavesOldOrNewAndFailsOnce) {
+  std::set<std::string> seen;
+  for (int i = 0; i < 64; ++i) {
+    ASSERT_TRUE(Write("record", "old").ok());
+    state_.FailNextSync();
+    EXPECT_TRUE(absl::IsUnavailable(Write("record", "new")));
+    seen.insert(*Read("record"));
+  }
+  EXPECT_THAT(seen, ElementsAre("new", "old"));
+}
+
+TEST_F(SimDiskTest, RollsBackToAnEarlierPicture) {
+  ASSERT_TRUE(Write("record", "old").ok());
+  const SimDiskState::Contents picture = state_.contents();
+  ASSERT_TRUE(Write("record", "new").ok());
+  ASSERT_TRUE(Write("later", "1").ok());
+  EXPECT_TRUE(state_.Rot("later"));
+  EXPECT_FALSE(state_.Rot("none"));
+  state_.RollBackTo(picture);
+  EXPECT_EQ(*Read("record"), "old");
+  EXPECT_TRUE(absl::IsNotFound(Read("later").status()));
+}
+
+TEST_F(SimDiskTest, APausedProcessFinishesAfterItsResume) {
+  auto write = Start(loop_.get(), disk_->WriteAtomically("record", "1"));
+  loop_->Pause();
+  scheduler_.RunUntil([] { return false; }, Add(scheduler_.now(), 1s));
+  EXPECT_FALSE(write->has_value());
+  loop_->Resume();
+  scheduler_.RunUntil([] { return false; }, Add(scheduler_.now(), 1s));
+  EXPECT_TRUE(write->value().ok());
+}
+
+TEST(SimDiskDeathTest, TwoProcessesNeverShareAState) {
+  EXPECT_DEATH(
+      {
+        SimScheduler scheduler;
+        SimLoop loop(&scheduler);
+        SimDiskState state;
+        SimDisk first(&loop, &state, Random(1));
+        SimDisk second(&loop, &state, Random(2));
+      },
+      "another SimDisk");
+}
+
+}  // namespace
+}  // namespace gemel
