@@ -41,8 +41,8 @@ void ClientSession::EndWork(const std::string& why) {
     if (upload->sealing) {
       continue;  // all of its bytes are here: the save may still commit
     }
-    seams_.loop->Spawn(parts_.uploads->AbortAtPlacement(upload->shard().snapshot,
-                                                        upload->object->token(), why));
+    seams_.loop->Spawn(
+        parts_.uploads->AbortAtPlacement(upload->shard().snapshot, upload->object->token(), why));
     parts_.uploads->End(upload, error::Aborted("{}", why));
   }
   uploads_.clear();
@@ -73,15 +73,15 @@ Task<Reply> ClientSession::Handle(std::shared_ptr<Session> /*session*/, Incoming
 }
 
 // Decodes the request of one type and hands it to its handler.
-#define GEMEL_CLIENT_CASE_(Name)                                                       \
-  case FrameType::k##Name: {                                                           \
+#define GEMEL_CLIENT_CASE_(Name)                                                              \
+  case FrameType::k##Name: {                                                                  \
     GEMEL_CO_ASSIGN_OR_RETURN(struct Name message, DecodeMessage<struct Name>(request.body)); \
-    co_return co_await On##Name(std::move(message));                                   \
+    co_return co_await On##Name(std::move(message));                                          \
   }
-#define GEMEL_CLIENT_CASE_AT_ONCE_(Name)                                               \
-  case FrameType::k##Name: {                                                           \
+#define GEMEL_CLIENT_CASE_AT_ONCE_(Name)                                                      \
+  case FrameType::k##Name: {                                                                  \
     GEMEL_CO_ASSIGN_OR_RETURN(struct Name message, DecodeMessage<struct Name>(request.body)); \
-    co_return On##Name(message);                                                       \
+    co_return On##Name(message);                                                              \
   }
 
 ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {

@@ -60,7 +60,9 @@ class Control {
       : seams_(seams), server_(server), incarnation_(incarnation) {}
 
   const ServerId& server() const { return server_; }
+
   const Incarnation& incarnation() const { return incarnation_; }
+
   // Zero before the first join.
   const ClusterId& cluster() const { return cluster_; }
 

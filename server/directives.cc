@@ -183,8 +183,7 @@ Task<absl::Status> Directives::PullShard(pb::PullShard work) {
     co_return error::InvalidArgument("{} is to be pulled with {} bytes and a layout of {}",
                                      wanted.shard.ToString(), wanted.bytes, wanted.layout_bytes);
   }
-  GEMEL_CO_ASSIGN_OR_RETURN(const std::vector<PeerMember> sources,
-                            ReadPeerMembers(work.sources()));
+  GEMEL_CO_ASSIGN_OR_RETURN(const std::vector<PeerMember> sources, ReadPeerMembers(work.sources()));
   const std::shared_ptr<ShardFetch> fetch = parts_.fetches->Get(wanted);
   fetch->SetSources(sources);
   const auto chunks = static_cast<uint32_t>(ChunkCount(wanted.bytes));

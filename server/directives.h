@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Directives: what placement asks of this server, in a long poll. Short work is done in order before
-// the next poll, which carries its results; pulling and verifying run beside it.
+// Directives: what placement asks of this server, in a long poll. Short work is done in order
+// before the next poll, which carries its results; pulling and verifying run beside it.
 //
 // Thread safety: one loop.
 // Ownership: Run() is spawned by the server and ends when the gate closes.
@@ -47,6 +47,7 @@ class Directives {
   Directives(const ServerSeams& seams, const Parts& parts);
 
   void OnRejoin(Rejoin rejoin) { rejoin_ = std::move(rejoin); }
+
   void OnCorrupt(Corrupt corrupt) { corrupt_ = std::move(corrupt); }
 
   Task<void> Run(Gate* gate);

@@ -178,11 +178,10 @@ Task<absl::Status> ShardFetch::AskDigests(std::shared_ptr<Object> object) {
     }
     co_await fetches_->seams_.loop->Sleep(delay.Next());
   }
-  const absl::StatusCode code =
-      loss ? absl::StatusCode::kDataLoss : absl::StatusCode::kUnavailable;
-  co_return MakeStatus(code, fmt::format("no source has the digests of {}: {}",
-                                         wanted_.shard.ToString(),
-                                         reasons.empty() ? "no holder is known" : reasons));
+  const absl::StatusCode code = loss ? absl::StatusCode::kDataLoss : absl::StatusCode::kUnavailable;
+  co_return MakeStatus(code,
+                       fmt::format("no source has the digests of {}: {}", wanted_.shard.ToString(),
+                                   reasons.empty() ? "no holder is known" : reasons));
 }
 
 Task<absl::Status> ShardFetch::DescribeAt(PeerMember member, std::shared_ptr<Object> object) {
@@ -329,10 +328,10 @@ void ShardFetch::Failed(Source* source, uint32_t chunk, const absl::Status& why)
     fetches_->seams_.metrics
         ->Counter("gemel_chunks_corrupt_total", "Chunks that failed their digest.")
         .Add(1);
-    fetches_->seams_.events->Emit(Severity::kWarning, "chunk_corrupt",
-                                  fmt::format("chunk {} of {} from {}: {}", chunk,
-                                              wanted_.shard.ToString(), source->member.ToString(),
-                                              MessageOf(why)));
+    fetches_->seams_.events->Emit(
+        Severity::kWarning, "chunk_corrupt",
+        fmt::format("chunk {} of {} from {}: {}", chunk, wanted_.shard.ToString(),
+                    source->member.ToString(), MessageOf(why)));
   }
   GiveUpUnreadable();
   StartLanes();
@@ -342,10 +341,10 @@ void ShardFetch::Failed(Source* source, uint32_t chunk, const absl::Status& why)
 // Chunks that no source may give any more get their error.
 void ShardFetch::GiveUpUnreadable() {
   for (auto& [chunk, work] : work_) {
-    const bool readable =
-        work.reading || std::any_of(sources_.begin(), sources_.end(), [&work, this](const auto& one) {
-          return MayRead(one.second, work);
-        });
+    const bool readable = work.reading || std::any_of(sources_.begin(), sources_.end(),
+                                                      [&work, this](const auto& one) {
+                                                        return MayRead(one.second, work);
+                                                      });
     if (!readable && work.error.ok()) {
       work.error = NoSource(chunk, work);
     }
@@ -362,9 +361,9 @@ absl::Status ShardFetch::NoSource(uint32_t chunk, const ChunkWork& work) const {
   }
   const absl::StatusCode code =
       work.loss ? absl::StatusCode::kDataLoss : absl::StatusCode::kUnavailable;
-  return MakeStatus(code, fmt::format("no source gives chunk {} of {}: {}", chunk,
-                                      wanted_.shard.ToString(),
-                                      reasons.empty() ? "no holder is known" : reasons));
+  return MakeStatus(
+      code, fmt::format("no source gives chunk {} of {}: {}", chunk, wanted_.shard.ToString(),
+                        reasons.empty() ? "no holder is known" : reasons));
 }
 
 void ShardFetch::SealWhenWhole() {

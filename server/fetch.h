@@ -60,7 +60,9 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
 
   // The object that has the ensured chunks. Null before the first Ensure().
   const std::shared_ptr<Object>& object() const { return object_; }
+
   const WantedShard& wanted() const { return wanted_; }
+
   // False while all that was ever given lay in this host's memory already.
   bool fetched_anything() const { return fetched_anything_; }
 
@@ -78,9 +80,9 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   struct ChunkWork {
     std::set<ServerId> failed;  // will not give it
     std::string reasons;
-    bool loss = false;      // a source has it, damaged
-    bool reading = false;   // a lane is at it
-    absl::Status error;     // when no source is left
+    bool loss = false;     // a source has it, damaged
+    bool reading = false;  // a lane is at it
+    absl::Status error;    // when no source is left
   };
 
   Task<absl::Status> Prepare();

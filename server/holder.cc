@@ -96,7 +96,8 @@ absl::StatusOr<Reply> Holder::OnHello(Session* session, const IncomingRequest& r
 
 void Holder::OnSessionClosed(Session* session, const absl::Status& /*why*/) {
   regions_.AbandonWriter(session);
-  unplaced_.erase(unplaced_.lower_bound({session, 0}), unplaced_.upper_bound({session, UINT64_MAX}));
+  unplaced_.erase(unplaced_.lower_bound({session, 0}),
+                  unplaced_.upper_bound({session, UINT64_MAX}));
   const auto found = sessions_.find(session);
   GEMEL_CHECK(found != sessions_.end());
   // The session may be the one that calls: it goes when the loop comes round.

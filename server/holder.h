@@ -55,6 +55,7 @@ class Holder final : private SessionHandler {
   ~Holder() override;
 
   void OnCorrupt(Corrupt corrupt) { corrupt_ = std::move(corrupt); }
+
   void SetMemberCheck(CheckMember check) { check_member_ = std::move(check); }
 
   // A connection that the data listener accepted.
@@ -67,6 +68,7 @@ class Holder final : private SessionHandler {
   void EndAll(const absl::Status& why);
 
   size_t grants() const { return grants_.size(); }
+
   size_t sessions() const { return sessions_.size(); }
 
  private:

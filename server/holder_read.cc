@@ -28,8 +28,8 @@ absl::StatusOr<Reply> Holder::OnRead(const IncomingRequest& request) {
   GEMEL_ASSIGN_OR_RETURN(const std::shared_ptr<Object> object,
                          parts_.objects->FindSealed(read.shard, read.root));
   if (read.chunk >= object->chunks()) {
-    return error::InvalidArgument("{} has {} chunks; chunk {} was asked for",
-                                  read.shard.ToString(), object->chunks(), read.chunk);
+    return error::InvalidArgument("{} has {} chunks; chunk {} was asked for", read.shard.ToString(),
+                                  object->chunks(), read.chunk);
   }
   const absl::Status checked = object->CheckChunk(read.chunk);
   if (!checked.ok()) {

@@ -22,9 +22,7 @@ std::string FileOf(std::string_view folder, const std::string& job, uint64_t seq
   return fmt::format("{}/job-{}/{:020}", folder, job, sequence);
 }
 
-std::string RecordFile(const SnapshotId& id) {
-  return FileOf(kRecordsFolder, id.job, id.sequence);
-}
+std::string RecordFile(const SnapshotId& id) { return FileOf(kRecordsFolder, id.job, id.sequence); }
 
 std::string ManifestFile(const SnapshotId& id) { return FileOf("manifests", id.job, id.sequence); }
 
@@ -109,7 +107,8 @@ Task<absl::Status> Identity::Save() {
 absl::Status Identity::CheckPlacement(const ClusterId& cluster, uint64_t generation) const {
   if (!file_.cluster.IsZero() && cluster != file_.cluster) {
     return error::FailedPrecondition(
-        "this server keeps state of cluster {} and placement is of cluster {}: point --placement at "
+        "this server keeps state of cluster {} and placement is of cluster {}: point --placement "
+        "at "
         "its own cluster; if that lost its MetaStore, run `gemel placement recover "
         "--from-servers`; to give up what the server keeps, start it with an empty --dir",
         file_.cluster.ToHex(), cluster.ToHex());

@@ -10,8 +10,8 @@
 // Thread safety: one loop.
 // Ownership: borrows the disk.
 // Invariants:
-//   (1) generation and epochs never go back, in memory from the call on, on disk when it returns OK;
-//   (2) a record is written after its manifest and removed before it: a record on disk has its
+//   (1) generation and epochs never go back, in memory from the call on, on disk when it returns
+//   OK; (2) a record is written after its manifest and removed before it: a record on disk has its
 //       manifest.
 // Errors: those of Disk; FailedPrecondition names the two cluster ids, generations or epochs that
 // do not fit, and the way out.
@@ -56,9 +56,13 @@ class Identity {
   static Task<absl::StatusOr<std::unique_ptr<Identity>>> Load(Disk* disk, Random random);
 
   const ServerId& server() const { return file_.server; }
+
   const ClusterId& cluster() const { return file_.cluster; }
+
   uint64_t generation() const { return file_.generation; }
+
   const std::map<std::string, EpochId>& epochs() const { return file_.epochs; }
+
   const std::vector<ServerId>& last_members() const { return file_.last_members; }
 
   // FailedPrecondition when placement is of another cluster, or of a generation below ours.

@@ -15,17 +15,17 @@ namespace gemel {
 // Memory.
 inline constexpr uint64_t kSlabBytesDefault = 64 * kMiB;
 inline constexpr uint64_t kSlabBytesMax = 1 * kGiB;
-inline constexpr uint32_t kSlabsMax = 65'536;           // more memory needs larger slabs
-inline constexpr uint64_t kTouchStepBytes = 4 * kMiB;   // populated between two turns of the loop
-inline constexpr uint64_t kWarmBytesFirst = 128 * kMiB; // populated before a server is ready
+inline constexpr uint32_t kSlabsMax = 65'536;            // more memory needs larger slabs
+inline constexpr uint64_t kTouchStepBytes = 4 * kMiB;    // populated between two turns of the loop
+inline constexpr uint64_t kWarmBytesFirst = 128 * kMiB;  // populated before a server is ready
 // Of the budget that PrepareSlabs leaves to others: a client cannot hoard what it has no save for.
 inline constexpr uint64_t kPrepareLeavesPercent = 25;
 
 // Replication and reading.
-inline constexpr size_t kWriteWindow = 8;      // outstanding writes of one copy; then the sender waits
-inline constexpr size_t kReadWindow = 8;       // outstanding reads of one source
+inline constexpr size_t kWriteWindow = 8;  // outstanding writes of one copy; then the sender waits
+inline constexpr size_t kReadWindow = 8;   // outstanding reads of one source
 inline constexpr uint32_t kFetchChunksMax = 1024;  // of one FetchChunks; more: InvalidArgument
-inline constexpr uint32_t kReadTriesMax = 3;   // of one chunk at one source; then another source
+inline constexpr uint32_t kReadTriesMax = 3;  // of one chunk at one source; then another source
 inline constexpr uint32_t kDescribeTriesMax = 3;
 inline constexpr Duration kConnectDeadline = 2s;
 inline constexpr Duration kOfferDeadline = 5s;
@@ -36,19 +36,19 @@ inline constexpr Duration kBackoffMin = 10ms;
 inline constexpr Duration kBackoffMax = 1s;
 
 // The control plane.
-inline constexpr Duration kControlDeadline = 2s;    // of one call, beyond what it may be held
-inline constexpr Duration kProxyPatience = 5s;      // a client's call is repeated that long
-inline constexpr uint32_t kWaitMsMax = 10'000;      // that a client may ask a call to be held
-inline constexpr uint32_t kPollMs = 1'000;          // of the server's own long polls
-inline constexpr Duration kPollPause = 20ms;        // between polls that are answered at once
+inline constexpr Duration kControlDeadline = 2s;  // of one call, beyond what it may be held
+inline constexpr Duration kProxyPatience = 5s;    // a client's call is repeated that long
+inline constexpr uint32_t kWaitMsMax = 10'000;    // that a client may ask a call to be held
+inline constexpr uint32_t kPollMs = 1'000;        // of the server's own long polls
+inline constexpr Duration kPollPause = 20ms;      // between polls that are answered at once
 inline constexpr Duration kHeartbeatDefault = 100ms;
 inline constexpr uint32_t kAbortTriesMax = 20;
 inline constexpr size_t kReceiptsPerCallMax = 1024;
 
 // Clients.
-inline constexpr size_t kUploadsPerClientMax = 64;    // more: ResourceExhausted
+inline constexpr size_t kUploadsPerClientMax = 64;  // more: ResourceExhausted
 inline constexpr size_t kRestoresPerClientMax = 64;
-inline constexpr size_t kClientsMax = 4096;           // more: the connection is closed
+inline constexpr size_t kClientsMax = 4096;  // more: the connection is closed
 inline constexpr size_t kEventTextMax = 1024;
 
 static_assert(kTouchStepBytes % kChunkBytes == 0);

@@ -72,10 +72,10 @@ Task<absl::Status> Membership::JoinOnce() {
       parts_.receipts->Add(*object);
     }
   }
-  seams_.events->Emit(Severity::kInfo, "joined",
-                      fmt::format("server {} ({}) joined cluster {} with {} sealed objects",
-                                  self_.name, parts_.control->server().ToShort(),
-                                  cluster.ToShort(), reported.size()));
+  seams_.events->Emit(
+      Severity::kInfo, "joined",
+      fmt::format("server {} ({}) joined cluster {} with {} sealed objects", self_.name,
+                  parts_.control->server().ToShort(), cluster.ToShort(), reported.size()));
   co_return absl::OkStatus();
 }
 

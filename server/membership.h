@@ -54,6 +54,7 @@ class Membership {
   Membership(const ServerSeams& seams, const Parts& parts);
 
   void SetSelf(Self self) { self_ = std::move(self); }
+
   void OnFatal(Fatal fatal) { fatal_ = std::move(fatal); }
 
   // Until it is accepted, refused for good, or `gate` closes (Cancelled).
@@ -66,8 +67,10 @@ class Membership {
   Task<void> FollowMap(Gate* gate);
 
   bool joined() const { return joined_; }
+
   // OK, or why that incarnation is not the member that the map knows.
   absl::Status CheckMember(const PeerHello& hello) const;
+
   uint64_t map_version() const { return map_version_; }
 
  private:

@@ -52,15 +52,25 @@ class Object {
   Object& operator=(const Object&) = delete;
 
   const ShardId& shard() const { return shape_.shard; }
+
   const EpochToken& token() const { return shape_.token; }
+
   uint64_t bytes() const { return shape_.bytes; }
+
   uint64_t layout_bytes() const { return shape_.layout_bytes; }
+
   uint32_t chunks() const { return static_cast<uint32_t>(digests_.size()); }
+
   ObjectState state() const { return state_; }
+
   const Digest128& root() const { return root_; }
+
   const std::vector<Digest128>& digests() const { return digests_; }
+
   bool present(uint32_t chunk) const { return present_[chunk]; }
+
   uint32_t present_chunks() const { return present_chunks_; }
+
   bool complete() const { return present_chunks_ == chunks(); }
 
   // Takes all slabs now, writable by `holder`. ResourceExhausted: nothing was taken.
@@ -142,6 +152,7 @@ class ObjectTable {
   std::vector<std::shared_ptr<Object>> StagingBelow(const std::string& job,
                                                     const EpochId& epoch) const;
   std::vector<std::shared_ptr<Object>> Sealed() const;
+
   size_t size() const { return objects_.size(); }
 
  private:

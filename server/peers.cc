@@ -126,12 +126,12 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::OpenSession(PeerMember mem
   if (status.ok()) {
     const absl::StatusOr<PeerHello> hello = DecodeMessage<PeerHello>(reply->body);
     status = hello.ok() ? CheckPeerHello(*hello, control_->cluster()) : hello.status();
-    if (status.ok() && (hello->server != member.server ||
-                        hello->incarnation != member.incarnation)) {
+    if (status.ok() &&
+        (hello->server != member.server || hello->incarnation != member.incarnation)) {
       status = error::FailedPrecondition(
           "{} was expected at {} in incarnation {}; there is {} ({}) in incarnation {}",
-          member.ToString(), member.data_address, member.incarnation.ToShort(),
-          hello->server_name, hello->server.ToShort(), hello->incarnation.ToShort());
+          member.ToString(), member.data_address, member.incarnation.ToShort(), hello->server_name,
+          hello->server.ToShort(), hello->incarnation.ToShort());
     }
   }
   if (!status.ok()) {
@@ -162,8 +162,8 @@ void Peers::CloseAll(const absl::Status& why) {
 
 Task<Reply> Peers::Handle(std::shared_ptr<Session> session, IncomingRequest /*request*/) {
   Reply reply;
-  reply.status = error::InvalidArgument("{} answers on this connection, it does not ask",
-                                        session->peer());
+  reply.status =
+      error::InvalidArgument("{} answers on this connection, it does not ask", session->peer());
   co_return reply;
 }
 
@@ -171,9 +171,9 @@ void Peers::OnSessionClosed(Session* session, const absl::Status& why) {
   for (auto& [id, peer] : peers_) {
     if (peer->session.get() == session) {
       unreachable_.insert(id);
-      seams_.events->Emit(Severity::kWarning, "peer_session_lost",
-                          fmt::format("the session with {} ended: {}", session->peer(),
-                                      MessageOf(why)));
+      seams_.events->Emit(
+          Severity::kWarning, "peer_session_lost",
+          fmt::format("the session with {} ended: {}", session->peer(), MessageOf(why)));
     }
   }
 }

@@ -43,6 +43,7 @@ class Peers final : private SessionHandler {
 
   // Ends every session and refuses new ones.
   void CloseAll(const absl::Status& why);
+
   // After CloseAll(): under a new incarnation of this server.
   void Reopen() { closed_ = false; }
 

@@ -37,9 +37,9 @@ Task<void> Receipts::Run(Gate* gate) {
     if (sent.code() == absl::StatusCode::kFailedPrecondition && not_member_) {
       not_member_();
     }
-    seams_.events->Emit(Severity::kWarning, "receipts_delayed",
-                        fmt::format("{} receipts are not acknowledged: {}", pending_.size(),
-                                    ToText(sent)));
+    seams_.events->Emit(
+        Severity::kWarning, "receipts_delayed",
+        fmt::format("{} receipts are not acknowledged: {}", pending_.size(), ToText(sent)));
     co_await seams_.loop->Sleep(delay.Next());
   }
 }

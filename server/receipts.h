@@ -31,11 +31,13 @@ class Receipts {
   Receipts(const ServerSeams& seams, Control* control, const ObjectTable* objects);
 
   void OnRetarget(Retarget retarget) { retarget_ = std::move(retarget); }
+
   void OnNotMember(NotMember not_member) { not_member_ = std::move(not_member); }
 
   // REQUIRES: the object is sealed.
   void Add(const Object& object);
   Task<void> Run(Gate* gate);
+
   // Ends waits, so that Run() sees its gate.
   void Wake() { added_.NotifyAll(); }
 

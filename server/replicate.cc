@@ -83,8 +83,8 @@ Request Replication::WriteRequest(const OfferReply& grant, uint32_t chunk) const
 }
 
 Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Upload> upload,
-                                   std::shared_ptr<Session> session,
-                                   std::shared_ptr<Stream> stream, Request request) {
+                                   std::shared_ptr<Session> session, std::shared_ptr<Stream> stream,
+                                   Request request) {
   const auto bytes = static_cast<int64_t>(request.payload.size());
   const TimePoint deadline = Add(seams.loop->Now(), kWriteDeadline);
   absl::StatusOr<Reply> reply =

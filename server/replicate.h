@@ -2,8 +2,8 @@
 //
 // Replication: one copy of one upload at one holder (DESIGN section 3, steps 3 to 5).
 //
-//   Offer → grant → Write … Write, as chunks are filled, kWriteWindow outstanding → the local seal →
-//   PeerSeal → VERIFIED
+//   Offer → grant → Write … Write, as chunks are filled, kWriteWindow outstanding → the local seal
+//   → PeerSeal → VERIFIED
 //
 // A try that fails is repeated from its Offer: a holder whose answer was lost says already_sealed.
 //

@@ -8,7 +8,8 @@
 // Ownership: a restore keeps the objects that its client reads, until Release().
 // Invariants:
 //   (1) a client is given nothing of a snapshot whose record and manifest do not fit each other;
-//   (2) each chunk of a local object is re-hashed once a restore before it is handed out; what fails
+//   (2) each chunk of a local object is re-hashed once a restore before it is handed out; what
+//   fails
 //       is dropped and fetched from other holders.
 // Errors: NotFound for a restore that does not exist; DataLoss and Unavailable name chunk, sources
 // and reasons.

@@ -55,8 +55,8 @@ Task<absl::StatusOr<BeginRestoreDone>> Restores::Begin(uint64_t client, BeginRes
 absl::Status Restores::CheckRecord(const BeginRestore& request,
                                    const model::CommitRecord& record) const {
   if (record.snapshot.job != request.job) {
-    return error::DataLoss("placement chose {} for a restore of job {}",
-                           record.snapshot.ToString(), request.job);
+    return error::DataLoss("placement chose {} for a restore of job {}", record.snapshot.ToString(),
+                           request.job);
   }
   if (record.cluster != control_->cluster()) {
     return error::DataLoss("the commit record of {} is of cluster {}, not of {}",

@@ -58,8 +58,7 @@ Task<absl::StatusOr<AwaitRestoreDone>> Restores::Await(uint64_t client, AwaitRes
       break;
     default:
       co_return error::Internal("placement answered outcome {} to a restore of {}",
-                                static_cast<int>(reply->outcome()),
-                                restore->manifest.snapshot.job);
+                                static_cast<int>(reply->outcome()), restore->manifest.snapshot.job);
   }
   done.lost.assign(reply->lost().begin(), reply->lost().end());
   done.progress = reply->progress();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServerSeams: everything not deterministic that the server uses. Production fills it in server/main.cc,
-// the simulator in its own way; no other file of the server knows the difference.
+// ServerSeams: everything not deterministic that the server uses. Production fills it in
+// server/main.cc, the simulator in its own way; no other file of the server knows the difference.
 //
 // Ownership: borrowed; all of it outlives the server.
 #pragma once

@@ -147,8 +147,8 @@ absl::StatusOr<SlabDirectoryContent> ReadSlabDirectory(ByteSpan memory) {
   for (uint32_t slab = 0; slab < content.header.slabs; ++slab) {
     const size_t at = kSlabDirectoryHeaderBytes + size_t{slab} * kSlabEntryBytes;
     absl::StatusOr<SlabEntry> entry = DecodeSlabEntry(text.substr(at, kSlabEntryBytes));
-    const bool sound = entry.ok() && entry->slab == slab &&
-                       entry->length <= content.header.slab_bytes;
+    const bool sound =
+        entry.ok() && entry->slab == slab && entry->length <= content.header.slab_bytes;
     if (sound) {
       content.entries.push_back(*std::move(entry));
     } else {

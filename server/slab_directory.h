@@ -61,8 +61,8 @@ struct SlabEntry {
   uint64_t holder = 0;      // pid of the client that may map it writable; 0: the server
   ShardId shard;            // of the object, when kInUse
   EpochToken token;
-  uint64_t offset = 0;        // of this extent in the object
-  uint64_t length = 0;        // bytes of the object in this slab
+  uint64_t offset = 0;  // of this extent in the object
+  uint64_t length = 0;  // bytes of the object in this slab
   uint64_t object_bytes = 0;
   uint64_t layout_bytes = 0;
   Digest128 root;  // when sealed

@@ -96,8 +96,7 @@ absl::Status SlabPool::AddSlab() {
   Slab slab;
   GEMEL_ASSIGN_OR_RETURN(slab.memory, seams_.host->CreateMemory("gemel-slab", options_.slab_bytes));
   GEMEL_ASSIGN_OR_RETURN(
-      slab.mapping,
-      seams_.host->Map(slab.memory, options_.slab_bytes, Access::kReadWrite, false));
+      slab.mapping, seams_.host->Map(slab.memory, options_.slab_bytes, Access::kReadWrite, false));
   slabs_.push_back(std::move(slab));
   return absl::OkStatus();
 }
@@ -130,9 +129,7 @@ uint64_t SlabPool::CountIn(SlabState state) const {
       slabs_.begin(), slabs_.end(), [state](const Slab& slab) { return slab.state == state; }));
 }
 
-uint64_t SlabPool::used_bytes() const {
-  return CountIn(SlabState::kInUse) * options_.slab_bytes;
-}
+uint64_t SlabPool::used_bytes() const { return CountIn(SlabState::kInUse) * options_.slab_bytes; }
 
 uint64_t SlabPool::idle_bytes() const { return CountIn(SlabState::kIdle) * options_.slab_bytes; }
 

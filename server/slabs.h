@@ -3,8 +3,8 @@
 // SlabPool: the memory that Gemel keeps, in slabs of one size, each a shared memory of its own.
 //
 // A slab is free, idle (held by one client process that may map it writable, without an object), or
-// in use by one object. Its holder is one client process or the server. Slabs are made and populated
-// in the background ahead of a watermark, so that a save seldom touches cold memory.
+// in use by one object. Its holder is one client process or the server. Slabs are made and
+// populated in the background ahead of a watermark, so that a save seldom touches cold memory.
 //
 // Thread safety: one loop.
 // Ownership: shared_ptr, because objects give their slabs back when their last user lets go, which
@@ -71,16 +71,22 @@ class SlabPool : public std::enable_shared_from_this<SlabPool> {
 
   MutableByteSpan bytes(uint32_t slab) const;
   std::shared_ptr<SharedHandle> memory(uint32_t slab) const;
+
   HolderKey holder(uint32_t slab) const { return At(slab).holder; }
+
   SlabState state(uint32_t slab) const { return At(slab).state; }
+
   uint64_t generation(uint32_t slab) const { return At(slab).generation; }
 
   // Writes the extent of an object into the directory; header fields are filled in here.
   void Describe(uint32_t slab, SlabEntry extent);
+
   ByteSpan directory() const { return directory_->bytes(); }
 
   uint64_t slab_bytes() const { return options_.slab_bytes; }
+
   uint64_t capacity_bytes() const { return uint64_t{slabs_max_} * options_.slab_bytes; }
+
   uint64_t used_bytes() const;
   uint64_t idle_bytes() const;
 
@@ -94,7 +100,8 @@ class SlabPool : public std::enable_shared_from_this<SlabPool> {
     uint64_t warm_bytes = 0;  // populated so far; content may be anything
   };
 
-  SlabPool(const ServerSeams& seams, const Options& options, std::unique_ptr<SlabDirectory> directory);
+  SlabPool(const ServerSeams& seams, const Options& options,
+           std::unique_ptr<SlabDirectory> directory);
 
   absl::Status AddSlab();
   const Slab& At(uint32_t slab) const;

@@ -81,8 +81,8 @@ Task<absl::Status> Uploads::Seal(std::shared_ptr<Upload> upload, Digest128 root)
   }
   if (!upload->object->complete()) {
     co_return error::FailedPrecondition("{} of {} chunks of {} were filled before the seal",
-                                        upload->object->present_chunks(),
-                                        upload->object->chunks(), upload->shard().ToString());
+                                        upload->object->present_chunks(), upload->object->chunks(),
+                                        upload->shard().ToString());
   }
   upload->sealing = true;
   absl::Status checked = co_await CheckAllChunks(seams_.loop, upload->object);
@@ -95,8 +95,8 @@ Task<absl::Status> Uploads::Seal(std::shared_ptr<Upload> upload, Digest128 root)
   }
   if (!checked.ok()) {
     seams_.events->Emit(Severity::kError, "seal_refused", ToText(checked));
-    seams_.loop->Spawn(AbortAtPlacement(upload->shard().snapshot, upload->object->token(),
-                                       ToText(checked)));
+    seams_.loop->Spawn(
+        AbortAtPlacement(upload->shard().snapshot, upload->object->token(), ToText(checked)));
     End(upload, checked);
     co_return checked;
   }
@@ -151,10 +151,10 @@ Task<void> Uploads::RunCopy(std::shared_ptr<Upload> upload, std::shared_ptr<Uplo
     }
     seams_.metrics->Counter("gemel_replication_retries_total", "Copies that had to start again.")
         .Add(1);
-    seams_.events->Emit(Severity::kWarning, "copy_delayed",
-                        fmt::format("the copy of {} at {} is tried again: {}",
-                                    upload->shard().ToString(), copy->holder.ToString(),
-                                    ToText(status)));
+    seams_.events->Emit(
+        Severity::kWarning, "copy_delayed",
+        fmt::format("the copy of {} at {} is tried again: {}", upload->shard().ToString(),
+                    copy->holder.ToString(), ToText(status)));
     co_await upload->changed.WaitUntil(Add(seams_.loop->Now(), delay.Next()));
   }
 }

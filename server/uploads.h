@@ -88,8 +88,11 @@ class Uploads {
   Task<void> AbortAtPlacement(SnapshotId snapshot, EpochToken token, std::string why);
 
   std::vector<std::shared_ptr<Upload>> OfClient(uint64_t client) const;
+
   size_t size() const { return uploads_.size(); }
+
   const ServerSeams& seams() const { return seams_; }
+
   Peers* peers() const { return peers_; }
 
  private:

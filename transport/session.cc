@@ -307,7 +307,7 @@ void Session::OnRequest(IncomingFrame frame) {
 }
 
 void Session::Refuse(const FrameHeader& request) {
-  if (refusals_in_flight_ >= options_.requests_in_flight_max) {
+  if (refusals_in_flight_ >= kRefusalsUnsentMax) {
     Close(
         error::ResourceExhausted("{} sends requests and does not read its answers: {} wait for it",
                                  peer_, refusals_in_flight_));

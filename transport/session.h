@@ -32,6 +32,8 @@
 
 namespace gemel {
 
+constexpr size_t kRefusalsUnsentMax = 1024;
+
 class Session;
 
 struct Request {

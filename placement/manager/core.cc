@@ -21,7 +21,9 @@ PlacementCore::PlacementCore(PlacementOptions options, PlacementSeams seams)
       deaths_(seams.metrics->Counter("gemel_member_deaths_total", "members declared dead")),
       data_losses_(seams.metrics->Counter("gemel_data_loss_total", "copies or shards found lost")),
       repairs_(seams.metrics->Counter("gemel_repairs_total", "shards copied again")),
-      store_errors_(seams.metrics->Counter("gemel_store_errors_total", "MetaStore refusals")) {}
+      store_errors_(seams.metrics->Counter("gemel_store_errors_total", "MetaStore refusals")),
+      receipts_refused_(
+          seams.metrics->Counter("gemel_receipts_refused_total", "receipts not counted")) {}
 
 PlacementCore::~PlacementCore() {
   GEMEL_CHECK(stopping_ || loop_->is_shut_down()) << "Stop() before the destructor";

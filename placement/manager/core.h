@@ -66,6 +66,8 @@ class PlacementCore {
   Task<void> Stop();
   std::string Describe() const;
 
+  const ClusterId& cluster() const { return cluster_.cluster; }
+
  private:
   using Handler = Task<absl::StatusOr<std::string>> (PlacementCore::*)(CallPtr, std::string);
   static const std::map<std::string, Handler>& Handlers();
@@ -322,6 +324,7 @@ class PlacementCore {
   Metric& data_losses_;
   Metric& repairs_;
   Metric& store_errors_;
+  Metric& receipts_refused_;
 };
 
 }  // namespace gemel

@@ -31,6 +31,8 @@ Task<absl::StatusOr<std::string>> PlacementManager::Handle(std::shared_ptr<RpcCa
 
 Task<void> PlacementManager::Stop() { return core_->Stop(); }
 
+ClusterId PlacementManager::cluster() const { return core_->cluster(); }
+
 std::string PlacementManager::Describe() const { return core_->Describe(); }
 
 }  // namespace gemel

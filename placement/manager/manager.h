@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 
 #include "common/events.h"
+#include "common/ids.h"
 #include "common/loop.h"
 #include "common/metrics.h"
 #include "common/random.h"
@@ -82,6 +83,8 @@ class PlacementManager final : public RpcService {
 
   // For tests and the binary's log line.
   std::string Describe() const;
+  // Zero while a recovery has not heard the first server.
+  ClusterId cluster() const;
 
  private:
   explicit PlacementManager(std::unique_ptr<PlacementCore> core);

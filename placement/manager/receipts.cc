@@ -103,15 +103,14 @@ PlacementCore::Answer<pb::ReportReceiptsReply> PlacementCore::ReportReceipts(
     CallPtr, pb::ReportReceiptsRequest request) {
   GEMEL_CO_RETURN_IF_ERROR(CheckServing());
   GEMEL_CO_ASSIGN_OR_RETURN(MemberEntry * holder, Present(request.caller()));
-  absl::Status first;
+  // One that is refused must not hold up the others: holders repeat what fails.
   for (const pb::Receipt& receipt : request.receipts()) {
     const absl::Status taken = TakeReceipt(holder, receipt.object());
     if (!taken.ok()) {
+      receipts_refused_.Add(1);
       Emit(Severity::kWarning, "receipt_refused", ToText(taken));
-      first.Update(taken);
     }
   }
-  GEMEL_CO_RETURN_IF_ERROR(first);
   pb::ReportReceiptsReply reply;
   FillRetargets(*holder, &reply);
   co_return reply;

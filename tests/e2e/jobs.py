@@ -65,6 +65,7 @@ class Job:
         self.options = {"copies": 2, "min_copies": 2, "keep_latest": 1, "on_busy": "wait",
                         "timeout_s": TIMEOUT_S, **options}
         self.attempt = 0
+        self.addresses = list(addresses)
         self.clients = on_ranks(world, lambda r: _native.Client(addresses[r % len(addresses)], TIMEOUT_S))
         try:
             epochs = on_ranks(world, lambda r: tuple(self.clients[r].acquire_epoch(name, self.token)))
@@ -116,6 +117,11 @@ class Job:
         assert restored is not None and restored.step == step
         for rank, shard in enumerate(restored.shards):
             assert shard == content(self.name, restored.epoch, step, rank, len(shard)), f"rank {rank} differs"
+
+    def check_kept(self, step, world=None):
+        """A new incarnation of this job restores ``step``, whole and in every bit. This one is superseded then."""
+        with Job(self.name, self.addresses, world or self.world) as successor:
+            successor.check(successor.restore(), step)
 
     def _restore_rank(self, rank, timeout_s):
         rounds = 0

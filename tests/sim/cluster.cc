@@ -136,8 +136,8 @@ void Cluster::StartServer(uint32_t index) {
   ServerOptions options;
   options.name = fmt::format("server-{}", index);
   options.domain = HostOf(index);
-  options.socket = SocketOf(index);
-  options.data_listen = fmt::format("sim://{}/0", HostOf(index));
+  options.client_address = SocketOf(index);
+  options.data_address = fmt::format("sim://{}/0", HostOf(index));
   options.memory_bytes = shape_.memory_bytes;
   options.slab_bytes = shape_.slab_bytes;
   ServerSeams seams;
@@ -149,7 +149,9 @@ void Cluster::StartServer(uint32_t index) {
   seams.placement = life->placement.get();
   seams.events = &life->node.events;
   seams.metrics = &life->node.metrics;
-  life->server = std::make_unique<Server>(options, seams);
+  life->server = std::make_unique<Server>(seams, options, [life](const absl::Status& why) {
+    life->node.events.Emit(Severity::kError, "server_fatal", ToText(why));
+  });
   life->node.loop.Spawn(RunServer(life));
 }
 

@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 #include <thread>
 #include <vector>
@@ -173,6 +174,8 @@ TEST_F(EpollLoopTest, ShutdownDropsQueuesWhoseCallbacksPostAsTheyGo) {
   }
   loop_->Shutdown();
   EXPECT_EQ(destroyed, 9);
+  loop_->PostFromAnyThread([busy = BusyAtItsEnd(loop_.get(), &destroyed)] {});
+  EXPECT_EQ(destroyed, 10);  // dropped at once, not kept until the loop goes
 }
 
 TEST_F(EpollLoopTest, ShutdownDestroysFramesAndRunsDestructors) {

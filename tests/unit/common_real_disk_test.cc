@@ -167,7 +167,9 @@ TEST_F(DiskFilesTest, EveryChangedBitAndEveryTruncationIsDataLoss) {
     EXPECT_THAT(read.status().ToString(), HasSubstr(path));
   }
   WriteWholeFile(path, frame + "x");
-  EXPECT_TRUE(absl::IsDataLoss(files_->Read("record").status()));
+  absl::Status longer = files_->Read("record").status();
+  EXPECT_TRUE(absl::IsDataLoss(longer));
+  EXPECT_THAT(longer.ToString(), HasSubstr("holds 12 bytes of content and should hold 11"));
 }
 
 TEST_F(DiskFilesTest, TellsANewerVersionFromDecay) {

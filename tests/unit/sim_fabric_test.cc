@@ -272,7 +272,8 @@ TEST_F(SimFabric, ALateWriteIsRefusedByTheGenerationOfItsRegion) {
 TEST_F(SimFabric, ALateWriteOfAClosedConnectionComesOverAnother) {
   Faults().late_write_ppm = kAlways;
   Faults().late_max = 100ms;
-  Post(FrameOf(FrameType::kWrite, 5, "", Bytes(100, 1)));
+  const std::vector<std::byte> payload = Bytes(100, 1);
+  Post(FrameOf(FrameType::kWrite, 5, "", payload));
   ASSERT_TRUE(ServerHas(1));
   link_.listener.reset();
   Link second(&a_, &b_, std::string(kAddress));
@@ -336,7 +337,7 @@ struct Dropped {
       return {std::coroutine_handle<promise_type>::from_promise(*this)};
     }
 
-    std::suspend_never initial_suspend() const noexcept { return {}; }
+    std::suspend_always initial_suspend() const noexcept { return {}; }
 
     std::suspend_always final_suspend() const noexcept { return {}; }
 
@@ -347,13 +348,14 @@ struct Dropped {
 
   std::coroutine_handle<promise_type> handle;
 
-  static Dropped Start(Task<absl::Status> task) { static_cast<void>(co_await std::move(task)); }
+  static Dropped Await(Task<absl::Status> task) { static_cast<void>(co_await std::move(task)); }
 };
 
 TEST_F(SimFabric, ASendDestroyedBeforeItsPayloadWasReadClosesTheConnection) {
   auto payload = std::make_unique<std::vector<std::byte>>(Bytes(1000, 1));
-  Dropped sending = Dropped::Start(
+  Dropped sending = Dropped::Await(
       link_.client_side->Send(FrameOf(FrameType::kWrite, 1, "", ByteSpan(*payload))));
+  internal::Resume(sending.handle);
   sending.handle.destroy();
   payload.reset();
   ASSERT_TRUE(world_.RunUntil([&] { return !link_.client_events.closed.empty(); }));
@@ -368,7 +370,8 @@ TEST_F(SimFabric, ASendDestroyedWithItsPayloadKeptIsSentAllTheSame) {
   OutgoingFrame frame = FrameOf(FrameType::kWrite, 1, "", ByteSpan(*payload));
   frame.keep = payload;
   payload.reset();
-  Dropped sending = Dropped::Start(link_.client_side->Send(std::move(frame)));
+  Dropped sending = Dropped::Await(link_.client_side->Send(std::move(frame)));
+  internal::Resume(sending.handle);
   sending.handle.destroy();
   ASSERT_TRUE(ServerHas(1));
   EXPECT_EQ(place, Bytes(1000, 1));

@@ -131,7 +131,7 @@ TEST_F(SocketConnectionTest, FramesOfManySendersLeaveWholeAndInOrder) {
   EXPECT_FALSE(sent[4]->has_value()) << "LOCAL before the kernel took the last byte";
   size_t filled = 0;
   std::string got(expected.size(), '\0');
-  while (filled < got.size()) {
+  for (const TimePoint end = In(20s); filled < got.size() && loop_->Now() < end;) {
     Settle();
     const ssize_t some = recv(raw_.get(), got.data() + filled, got.size() - filled, MSG_DONTWAIT);
     filled += some > 0 ? static_cast<size_t>(some) : 0;
@@ -158,15 +158,15 @@ TEST_F(SocketConnectionTest, CloseFailsSendsInProgressAndLaterOnes) {
 
 TEST_F(SocketConnectionTest, SendThatIsDestroyedInTheMiddleOfItsFrameClosesTheConnection) {
   const std::vector<std::byte> payload = Pattern(kChunkBytes);
-  {
-    // Runs until the socket is full, and is dropped there.
-    auto task = [](Connection* connection, ByteSpan bytes) -> Task<void> {
-      OutgoingFrame frame = FrameWith(FrameType::kWrite, 1, "", bytes);
-      static_cast<void>(co_await connection->Send(std::move(frame)));
-    }(connection_.get(), payload);
-    auto awaiter = std::move(task).operator co_await();
-    awaiter.await_suspend(std::noop_coroutine()).resume();
-  }
+  // The task lives on a loop of its own, which ends while the socket is full.
+  auto other = *EpollLoop::Create();
+  auto sent =
+      gemel::Start(other.get(), connection_->Send(FrameWith(FrameType::kWrite, 1, "", payload)));
+  bool turned = false;
+  other->Post([&turned] { turned = true; });
+  ASSERT_TRUE(RunLoop(other.get(), [&turned] { return turned; }));
+  ASSERT_FALSE(sent->has_value());
+  other->Shutdown();
   ExpectClosed(absl::StatusCode::kCancelled, "given up");
 }
 
@@ -272,11 +272,12 @@ TEST_F(SocketConnectionTest, PayloadGoesStraightToItsPlaceAndStopsWhenRevoked) {
   *revoked = true;
   std::fill(place.begin(), place.end(), std::byte{0});
   size_t at = kFirst;
-  while (recorder_.frames.empty()) {
+  for (const TimePoint end = In(20s); recorder_.frames.empty() && loop_->Now() < end;) {
     const ssize_t sent = send(raw_.get(), wire.data() + at, wire.size() - at, MSG_DONTWAIT);
     at += sent > 0 ? static_cast<size_t>(sent) : 0;
     Settle();
   }
+  ASSERT_FALSE(recorder_.frames.empty());
   EXPECT_TRUE(recorder_.frames[0].payload_dropped);
   EXPECT_TRUE(
       std::all_of(place.begin(), place.end(), [](std::byte b) { return b == std::byte{0}; }));

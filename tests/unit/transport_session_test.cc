@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 // the digest being the body. kRevoke: an error.
 class Server final : public SessionHandler {
  public:
-  explicit Server(Loop* loop) : loop_(loop), held_(loop) {}
+  explicit Server(Loop* loop) : held_(loop) {}
 
   Placement PlaceRequestPayload(Session* session, const FrameHeader& header,
                                 std::string_view /*body*/) override {
@@ -61,7 +61,6 @@ class Server final : public SessionHandler {
   std::vector<absl::Status> closed;
 
  private:
-  Loop* const loop_;
   WaitQueue held_;
 };
 
@@ -299,12 +298,14 @@ TEST_P(SessionTest, LateReplyPayloadDoesNotTouchTheBuffer) {
   auto call = StartCall(Ask(FrameType::kRead), into, In(20ms));
   const std::vector<std::byte> payload = Pattern(into.size());
   const std::string wire = ReplyWire(FrameType::kRead, 1, "", payload);
+  Settle();
   // Half of it arrives in time.
   RawSend(raw, wire.substr(0, 4000));
   ASSERT_TRUE(RunUntil([&] { return call->has_value(); }));
   EXPECT_EQ((*call)->status().code(), absl::StatusCode::kDeadlineExceeded);
   std::fill(into.begin(), into.end(), std::byte{0});
   auto next = StartCall(Ask(FrameType::kProbe), {}, In(20s));
+  Settle();
   RawSend(raw, wire.substr(4000));
   RawSend(raw, ReplyWire(FrameType::kProbe, 2, "next"));
   ASSERT_TRUE(RunUntil([&] { return next->has_value(); }));
@@ -376,7 +377,7 @@ TEST_P(SessionTest, ReplyThatOvertakesItsRequestWaitsUntilTheSourceIsFree) {
   EXPECT_FALSE(call->has_value());
   std::string drain(kChunkBytes + kFrameHeaderBytes, '\0');
   size_t drained = 0;
-  while (drained < drain.size()) {
+  for (const TimePoint end = In(20s); drained < drain.size() && loop_->Now() < end;) {
     const ssize_t some = recv(raw.get(), drain.data(), drain.size() - drained, MSG_DONTWAIT);
     drained += some > 0 ? static_cast<size_t>(some) : 0;
     Settle();
@@ -422,13 +423,14 @@ TEST_P(SessionTest, BurstOfRequestsIsBoundedFromTheFirstByte) {
   serving_options_.requests_in_flight_max = 3;
   const Descriptor raw = ConnectRaw();
   std::string burst;
-  for (uint64_t op = 1; op <= 5; ++op) {
+  for (uint64_t op = 1; op <= 50; ++op) {
     burst += WireOf(FrameWith(FrameType::kDescribe, op));
   }
   RawSend(raw, burst);
   ASSERT_TRUE(RunUntil([&] { return server_.handled == 3; }));
   Settle();
   EXPECT_EQ(server_.handled, 3);
+  EXPECT_TRUE(serving_[0]->open());
   server_.Release();
   Settle();
 }
@@ -436,11 +438,18 @@ TEST_P(SessionTest, BurstOfRequestsIsBoundedFromTheFirstByte) {
 TEST_P(SessionTest, PeerThatNeverReadsItsRefusalsIsClosed) {
   serving_options_.requests_in_flight_max = 1;
   const Descriptor raw = ConnectRaw();
-  const std::string request = WireOf(FrameWith(FrameType::kDescribe, 1));
-  while (server_.closed.empty()) {
-    static_cast<void>(send(raw.get(), request.data(), request.size(), MSG_NOSIGNAL | MSG_DONTWAIT));
+  std::string requests;
+  for (int i = 0; i < 1000; ++i) {
+    requests += WireOf(FrameWith(FrameType::kDescribe, 1));
+  }
+  size_t at = 0;
+  for (const TimePoint end = In(20s); server_.closed.empty() && loop_->Now() < end;) {
+    const ssize_t sent =
+        send(raw.get(), requests.data() + at, requests.size() - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+    at = (at + (sent > 0 ? static_cast<size_t>(sent) : 0)) % requests.size();
     Settle();
   }
+  ASSERT_FALSE(server_.closed.empty());
   EXPECT_EQ(server_.closed[0].code(), absl::StatusCode::kResourceExhausted);
   server_.Release();
   Settle();

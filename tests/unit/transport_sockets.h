@@ -20,6 +20,7 @@
 
 #include "common/crc32c.h"
 #include "common/errors.h"
+#include "common/random.h"
 #include "tests/unit/common_runner.h"
 #include "tests/unit/common_temporary_directory.h"
 #include "transport/descriptor.h"
@@ -38,10 +39,10 @@ inline size_t OpenDescriptors() {
 
 // Bytes that differ from place to place and from seed to seed.
 inline std::vector<std::byte> Pattern(size_t bytes, uint64_t seed = 1) {
-  Random random(seed);
+  Random stream(seed);
   std::vector<std::byte> pattern(bytes);
   for (std::byte& byte : pattern) {
-    byte = static_cast<std::byte>(random.Next());
+    byte = static_cast<std::byte>(stream.Next());
   }
   return pattern;
 }

@@ -5,12 +5,15 @@
 #include <grpcpp/generic/generic_stub.h>
 
 #include <algorithm>
+#include <condition_variable>
+#include <optional>
 #include <utility>
 
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/mutex.h"
 #include "common/sync.h"
+#include "transport/control/grpc_address.h"
 #include "transport/control/grpc_message.h"
 #include "transport/control/grpc_status.h"
 
@@ -43,28 +46,97 @@ gpr_timespec DeadlineIn(Duration left) {
   return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), span);
 }
 
+absl::StatusOr<std::string> ResultOf(const grpc::Status& status, const grpc::ByteBuffer& response) {
+  if (!status.ok()) {
+    return FromGrpc(status);
+  }
+  std::optional<std::string> bytes = FromByteBuffer(response);
+  if (!bytes.has_value()) {
+    return error::Internal("gRPC cannot unpack the {} bytes of a reply", response.Length());
+  }
+  return *std::move(bytes);
+}
+
 }  // namespace
 
-// The way from gRPC's threads to the loop; closed when the channel goes.
+// What the channel, its calls and gRPC's threads share: the way to the loop, closed when the
+// channel goes, and the list of calls.
 struct GrpcChannel::Core {
-  explicit Core(std::shared_ptr<grpc::Channel> channel) : channel(std::move(channel)) {}
+  Core(Loop* loop, GrpcAddress address, std::shared_ptr<grpc::Channel> channel)
+      : address(std::move(address)), channel(std::move(channel)), loop_(loop) {}
 
+  // Any thread: dropped once the channel is closed.
   void Post(Loop::Callback callback) {
-    MutexLock lock(&mutex);
-    if (loop != nullptr) {
-      loop->PostFromAnyThread(std::move(callback));
+    MutexLock lock(&mutex_);
+    if (loop_ != nullptr) {
+      loop_->PostFromAnyThread(std::move(callback));
     }
   }
 
-  const std::shared_ptr<grpc::Channel> channel;
-  Mutex mutex;
-  Loop* loop GEMEL_GUARDED_BY(mutex) = nullptr;
+  // Null when the channel is closed.
+  Loop* loop() {
+    MutexLock lock(&mutex_);
+    return loop_;
+  }
+
+  void Close() {
+    MutexLock lock(&mutex_);
+    loop_ = nullptr;
+  }
+
+  void CountWire() {
+    MutexLock lock(&mutex_);
+    wires_ += 1;
+  }
+
+  void UncountWire() {
+    MutexLock lock(&mutex_);
+    GEMEL_CHECK_GT(wires_, 0U);
+    wires_ -= 1;
+    wires_gone_.notify_all();
+  }
+
+  void WaitForWires() {
+    MutexLock lock(&mutex_);
+    while (wires_ > 0) {
+      wires_gone_.wait(mutex_);
+    }
+  }
+
+  const GrpcAddress address;
+  // The loop's: gRPC must not lose its last reference to a channel in one of its own threads,
+  // because that thread would then take down the queue that it runs on.
+  std::shared_ptr<grpc::Channel> channel;
+  // The loop's.
+  uint64_t next_call = 1;
+  std::map<uint64_t, std::shared_ptr<Pending>> pending;
+
+ private:
+  Mutex mutex_;
+  std::condition_variable_any wires_gone_;
+  Loop* loop_ GEMEL_GUARDED_BY(mutex_);
+  size_t wires_ GEMEL_GUARDED_BY(mutex_) = 0;
 };
 
-// gRPC's part of one call: alive until its callback has run. No member refers to the loop but
-// through `core`, which comes first so that gRPC itself is the last to go.
+// Counts one Wire from before its first member is made until after its last is gone.
+struct GrpcChannel::CountedCore {
+  explicit CountedCore(std::shared_ptr<Core> core) : core(std::move(core)) {
+    this->core->CountWire();
+  }
+
+  CountedCore(const CountedCore&) = delete;
+  CountedCore& operator=(const CountedCore&) = delete;
+
+  ~CountedCore() { core->UncountWire(); }
+
+  const std::shared_ptr<Core> core;
+};
+
+// gRPC's part of one call: alive until its callback has run.
 struct GrpcChannel::Wire {
-  std::shared_ptr<Core> core;
+  explicit Wire(std::shared_ptr<Core> core) : counted(std::move(core)) {}
+
+  const CountedCore counted;  // first, so that it goes last
   grpc::ClientContext context;
   grpc::ByteBuffer request;
   grpc::ByteBuffer response;
@@ -91,82 +163,69 @@ absl::StatusOr<std::unique_ptr<GrpcChannel>> GrpcChannel::Create(Loop* loop,
   if (!parsed.ok()) {
     return parsed.status();
   }
-  auto core = std::make_shared<Core>(
-      grpc::CreateCustomChannel(parsed->Target(), grpc::InsecureChannelCredentials(), Arguments()));
-  {
-    MutexLock lock(&core->mutex);
-    core->loop = loop;
-  }
-  return std::unique_ptr<GrpcChannel>(new GrpcChannel(loop, *std::move(parsed), std::move(core)));
+  std::shared_ptr<grpc::Channel> channel =
+      grpc::CreateCustomChannel(parsed->Target(), grpc::InsecureChannelCredentials(), Arguments());
+  auto core = std::make_shared<Core>(loop, *std::move(parsed), std::move(channel));
+  return std::unique_ptr<GrpcChannel>(new GrpcChannel(std::move(core)));
 }
 
-GrpcChannel::GrpcChannel(Loop* loop, GrpcAddress address, std::shared_ptr<Core> core)
-    : loop_(loop),
-      address_(std::move(address)),
-      core_(std::move(core)),
-      pending_(std::make_shared<std::map<uint64_t, std::shared_ptr<Pending>>>()) {}
+GrpcChannel::GrpcChannel(std::shared_ptr<Core> core) : core_(std::move(core)) {}
 
 GrpcChannel::~GrpcChannel() {
-  {
-    MutexLock lock(&core_->mutex);
-    core_->loop = nullptr;
-  }
-  for (const auto& [number, pending] : std::exchange(*pending_, {})) {
+  core_->Close();
+  for (const auto& [number, pending] : std::exchange(core_->pending, {})) {
     pending->Cancel();
     pending->result.Set(error::Cancelled("the channel to {} was closed", address()));
   }
+  core_->WaitForWires();
+  core_->channel.reset();
 }
 
-void GrpcChannel::Begin(const std::shared_ptr<Pending>& pending, const std::string& method,
-                        const std::string& request, TimePoint deadline) {
-  auto wire = std::make_shared<Wire>();
-  wire->core = core_;
-  wire->context.set_deadline(DeadlineIn(deadline - loop_->Now()));
+std::string GrpcChannel::address() const { return core_->address.ToString(); }
+
+void GrpcChannel::Begin(const std::shared_ptr<Core>& core, const std::shared_ptr<Pending>& pending,
+                        const std::string& method, const std::string& request, Duration left) {
+  auto wire = std::make_shared<Wire>(core);
+  wire->context.set_deadline(DeadlineIn(left));
   wire->context.set_wait_for_ready(false);
   wire->request = ToByteBuffer(request);
   pending->wire = wire;
   auto done = [wire, weak = std::weak_ptr(pending)](const grpc::Status& status) {
-    absl::StatusOr<std::string> result = FromGrpc(status);
-    if (status.ok()) {
-      std::optional<std::string> bytes = FromByteBuffer(wire->response);
-      result = bytes.has_value() ? absl::StatusOr<std::string>(*std::move(bytes))
-                                 : error::Internal("gRPC cannot unpack the {} bytes of a reply",
-                                                   wire->response.Length());
-    }
-    wire->core->Post([weak, result = std::move(result)]() mutable {
+    absl::StatusOr<std::string> result = ResultOf(status, wire->response);
+    wire->counted.core->Post([weak, result = std::move(result)]() mutable {
       if (std::shared_ptr<Pending> alive = weak.lock()) {
         alive->result.Set(std::move(result));
       }
     });
   };
-  grpc::GenericStub stub(core_->channel);
+  grpc::GenericStub stub(core->channel);
   stub.UnaryCall(&wire->context, MethodPath(method), grpc::StubOptions(), &wire->request,
                  &wire->response, std::move(done));
 }
 
-namespace {
-
 // Cancels a call whose coroutine ends before its answer, and takes it off the channel's list.
-template <typename Pending>
-struct PendingGuard {
-  std::shared_ptr<std::map<uint64_t, std::shared_ptr<Pending>>> all;
+struct GrpcChannel::PendingGuard {
+  std::shared_ptr<Core> core;
   std::shared_ptr<Pending> pending;
   uint64_t number;
 
-  PendingGuard(std::shared_ptr<std::map<uint64_t, std::shared_ptr<Pending>>> all,
-               std::shared_ptr<Pending> pending, uint64_t number)
-      : all(std::move(all)), pending(std::move(pending)), number(number) {}
+  PendingGuard(std::shared_ptr<Core> core, std::shared_ptr<Pending> pending)
+      : core(std::move(core)), pending(std::move(pending)), number(this->core->next_call++) {
+    this->core->pending.emplace(number, this->pending);
+  }
 
   PendingGuard(const PendingGuard&) = delete;
   PendingGuard& operator=(const PendingGuard&) = delete;
 
   ~PendingGuard() {
-    all->erase(number);
+    core->pending.erase(number);
     if (!pending->result.is_set()) {
       pending->Cancel();
     }
   }
 };
+
+namespace {
 
 // What gRPC says of a connection names neither the call nor its unknown outcome.
 absl::Status Explain(const absl::Status& status, std::string_view method,
@@ -182,19 +241,27 @@ absl::Status Explain(const absl::Status& status, std::string_view method,
 
 Task<absl::StatusOr<std::string>> GrpcChannel::Call(std::string method, std::string request,
                                                     TimePoint deadline) {
-  GEMEL_CHECK(loop_->OnLoopThread());
   GEMEL_CHECK(deadline != kTimeNever) << method << " without a deadline";
+  return RunCall(core_, std::move(method), std::move(request), deadline);
+}
+
+Task<absl::StatusOr<std::string>> GrpcChannel::RunCall(std::shared_ptr<Core> core,
+                                                       std::string method, std::string request,
+                                                       TimePoint deadline) {
+  Loop* const loop = core->loop();
+  const std::string address = core->address.ToString();
+  if (loop == nullptr) {
+    co_return error::Cancelled("the channel to {} was closed", address);
+  }
+  GEMEL_CHECK(loop->OnLoopThread());
   if (request.size() > kRpcMessageBytesMax) {
     co_return error::ResourceExhausted(
         "the request of {} has {} bytes; at most {} fit in one message", method, request.size(),
         kRpcMessageBytesMax);
   }
-  const std::string address = this->address();  // the channel may go while this waits
-  auto pending = std::make_shared<Pending>(loop_);
-  const uint64_t number = next_call_++;
-  pending_->emplace(number, pending);
-  PendingGuard<Pending> guard(pending_, pending, number);
-  Begin(pending, method, request, deadline);
+  auto pending = std::make_shared<Pending>(loop);
+  PendingGuard guard(core, pending);
+  Begin(core, pending, method, request, deadline - loop->Now());
   const bool answered = co_await pending->result.WaitUntil(deadline);
   if (!answered) {
     co_return error::DeadlineExceeded("{} at {}: no answer by the deadline, the outcome is unknown",

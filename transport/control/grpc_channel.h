@@ -4,21 +4,20 @@
 // keepalive; reconnects back off from 100 ms to 1 s.
 //
 // Thread safety: one loop. gRPC's threads touch only what a call shares with them; what they bring
-// is posted to the loop. Ownership: borrows the loop, which must outlive the channel. Destroying
-// the channel cancels its calls (Cancelled); their callbacks then find no loop to post to.
+// is posted to the loop.
+// Ownership: borrows the loop, which must outlive the channel. Destroying the channel cancels its
+// calls (Cancelled) and waits until gRPC has let go of them, which is a matter of microseconds.
 // Invariants:
-//   (1) every Call() ends at its deadline, whatever gRPC does.
+//   (1) every Call() ends at its deadline, whatever gRPC does;
+//   (2) after the destructor no thread of gRPC knows the loop or a call.
 #pragma once
 
-#include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 
 #include "common/loop.h"
-#include "transport/control/grpc_address.h"
 #include "transport/control/rpc.h"
 #include "transport/control/rpc_limits.h"
 
@@ -38,23 +37,23 @@ class GrpcChannel final : public RpcChannel {
   Task<absl::StatusOr<std::string>> Call(std::string method, std::string request,
                                          TimePoint deadline) override;
 
-  std::string address() const override { return address_.ToString(); }
+  std::string address() const override;
 
  private:
   struct Core;
+  struct CountedCore;
   struct Wire;
   struct Pending;
+  struct PendingGuard;
 
-  GrpcChannel(Loop* loop, GrpcAddress address, std::shared_ptr<Core> core);
-  void Begin(const std::shared_ptr<Pending>& pending, const std::string& method,
-             const std::string& request, TimePoint deadline);
+  explicit GrpcChannel(std::shared_ptr<Core> core);
+  static void Begin(const std::shared_ptr<Core>& core, const std::shared_ptr<Pending>& pending,
+                    const std::string& method, const std::string& request, Duration left);
+  // Static: the channel may go while it runs, or before.
+  static Task<absl::StatusOr<std::string>> RunCall(std::shared_ptr<Core> core, std::string method,
+                                                   std::string request, TimePoint deadline);
 
-  Loop* const loop_;
-  const GrpcAddress address_;
-  const std::shared_ptr<Core> core_;  // shared with callbacks under way in gRPC's threads
-  uint64_t next_call_ = 1;
-  // shared: the frames of Call() hold it too.
-  const std::shared_ptr<std::map<uint64_t, std::shared_ptr<Pending>>> pending_;
+  const std::shared_ptr<Core> core_;  // shared with calls on the loop and in gRPC's threads
 };
 
 }  // namespace gemel

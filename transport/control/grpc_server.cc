@@ -333,9 +333,9 @@ void GrpcServer::ShutDown() {
   }
 }
 
-Task<absl::Status> GrpcServer::Stop() {
+Task<absl::Status> GrpcServer::Stop(Duration grace) {
   GEMEL_CHECK(state_->loop()->OnLoopThread());
-  const TimePoint deadline = Add(state_->loop()->Now(), kRpcStopGrace);
+  const TimePoint deadline = Add(state_->loop()->Now(), grace);
   state_->StopAccepting();
   state_->CancelAll();
   co_await state_->WaitUntilIdle(deadline);
@@ -343,7 +343,7 @@ Task<absl::Status> GrpcServer::Stop() {
   if (state_->handlers() > 0) {
     co_return error::DeadlineExceeded(
         "{} handlers of {} did not end within {} ms of being cancelled", state_->handlers(),
-        address(), Milliseconds(kRpcStopGrace));
+        address(), Milliseconds(grace));
   }
   co_return absl::OkStatus();
 }

@@ -41,10 +41,10 @@ class GrpcServer {
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
 
-  // Accepts no more, cancels the calls in flight, gives their handlers kRpcStopGrace, answers what
+  // Accepts no more, cancels the calls in flight, gives their handlers `grace`, answers what
   // is left with Unavailable and closes the port. OK, or DeadlineExceeded with the number of
   // handlers still running.
-  Task<absl::Status> Stop();
+  Task<absl::Status> Stop(Duration grace = kRpcStopGrace);
 
   // "127.0.0.1:40123"
   std::string address() const { return address_.ToString(); }

@@ -215,16 +215,21 @@ absl::StatusOr<std::unique_ptr<SimRpcChannel>> SimRpcChannel::Create(
 Task<absl::StatusOr<std::string>> SimRpcChannel::Call(std::string method, std::string request,
                                                       TimePoint deadline) {
   GEMEL_CHECK(deadline != kTimeNever) << method << " without a deadline";
+  auto call = std::make_shared<SimCall>(process_, target_, deadline);
+  return RunCall(std::move(call), std::move(method), std::move(request));
+}
+
+Task<absl::StatusOr<std::string>> SimRpcChannel::RunCall(std::shared_ptr<SimCall> call,
+                                                         std::string method, std::string request) {
   absl::Status fits = CheckSize("the request", method, request.size());
   if (!fits.ok()) {
     co_return fits;
   }
-  auto call = std::make_shared<SimCall>(process_, target_, deadline);
-  process_->Attach(call);
+  call->caller()->Attach(call);
   GiveUpGuard guard(call);
   SimRequest message{method, std::move(request)};
   SendRequest(call, std::move(message));
-  const bool answered = co_await call->result().WaitUntil(deadline);
+  const bool answered = co_await call->result().WaitUntil(call->deadline());
   if (!answered) {
     co_return error::DeadlineExceeded("{} at {}: no answer by the deadline, the outcome is unknown",
                                       method, call->target().ToString());

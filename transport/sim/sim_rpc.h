@@ -29,6 +29,8 @@
 
 namespace gemel {
 
+class SimCall;
+
 class SimRpcChannel final : public RpcChannel {
  public:
   // InvalidArgument when `address` is not "sim://node/port" or "unix://path".
@@ -43,6 +45,10 @@ class SimRpcChannel final : public RpcChannel {
   std::string address() const override { return target_.ToString(); }
 
  private:
+  // Static: the channel may go while it runs, or before.
+  static Task<absl::StatusOr<std::string>> RunCall(std::shared_ptr<SimCall> call,
+                                                   std::string method, std::string request);
+
   SimRpcChannel(std::shared_ptr<SimNodeProcess> process, SimAddress target)
       : process_(std::move(process)), target_(std::move(target)) {}
 

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Gemel's client in C++: inline over the C ABI of gemel.h, so that compiler, standard library and flags of a
+// program need not be those of the library. What each call means, which errors it has, and what timeouts,
+// threads and fork() do: gemel.h, function of the same name.
+//
+//   auto client = gemel::Client::Connect({.address = "unix:///run/gemel/server.sock"});
+//   if (!client) return Fail(client.status());
+//
+// Thread safety: as the handles of gemel.h: Client any thread, the others as told there.
+// Ownership: values that are moved, not copied. They may be destroyed in any order. Only what was made by a
+// call that succeeded may be used: a default constructed or moved-from value may only be assigned to.
+// Errors: no exceptions. Status, or Result<T>, which holds a T when it is true.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gemel/gemel.h"
+
+namespace gemel {
+
+// How a call went: a canonical code and a sentence that names the thing, the sizes and the way out.
+class [[nodiscard]] Status {
+ public:
+  Status() = default;
+
+  // Takes the message of `status`.
+  explicit Status(gemel_status status)
+      : code_(status.code), message_(status.message != nullptr ? status.message : "") {
+    gemel_status_free(&status);
+  }
+
+  bool ok() const { return code_ == GEMEL_OK; }
+
+  int code() const { return code_; }  // enum gemel_code
+
+  const std::string& message() const { return message_; }
+
+ private:
+  int code_ = GEMEL_OK;
+  std::string message_;
+};
+
+// A T, or why there is none. Dereferencing one without a T ends the process.
+template <typename T>
+class [[nodiscard]] Result {
+ public:
+  Result(Status status) : status_(std::move(status)) {}  // NOLINT(google-explicit-constructor)
+
+  Result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+
+  explicit operator bool() const { return value_.has_value(); }
+
+  const Status& status() const { return status_; }
+
+  T& operator*() {
+    if (!value_.has_value()) {
+      std::abort();
+    }
+    return *value_;
+  }
+
+  T* operator->() { return &**this; }
+
+ private:
+  Status status_;
+  std::optional<T> value_;
+};
+
+namespace internal {
+struct Free {
+  void operator()(gemel_client* handle) const { gemel_client_free(handle); }
+
+  void operator()(gemel_writer* handle) const { gemel_writer_free(handle); }
+
+  void operator()(gemel_restore* handle) const { gemel_restore_free(handle); }
+};
+}  // namespace internal
+
+// What all ranks of one incarnation of a job share: 16 bytes. One rank draws, all others are given it.
+using Token = std::array<uint8_t, 16>;
+
+inline Token DrawToken() {
+  Token token;
+  gemel_token_draw(token.data());
+  return token;
+}
+
+using Epoch = gemel_epoch;
+using Commit = gemel_commit;
+using RestoreEnd = gemel_restore_end;
+using Range = gemel_range;
+using ShardInfo = gemel_shard_info;
+using SnapshotInfo = gemel_snapshot_info;
+
+// One rank's shard of one snapshot: write all of it, seal, wait. Dropped before the seal, it is aborted.
+class SnapshotWriter {
+ public:
+  SnapshotWriter() = default;
+
+  explicit SnapshotWriter(gemel_writer* handle) : handle_(handle) {}
+
+  // Appends; `offset` is the number of bytes written so far. The data may change when it returns.
+  Status Write(uint64_t offset, std::span<const std::byte> data) {
+    return Status(gemel_writer_write(handle_.get(), offset, data.data(), data.size()));
+  }
+
+  // No byte may be missing.
+  Status Seal() { return Status(gemel_writer_seal(handle_.get())); }
+
+  // Until the snapshot of all ranks is committed, or `timeout_ms`: then wait again.
+  Result<Commit> Wait(int64_t timeout_ms) {
+    Commit commit{};
+    commit.struct_bytes = sizeof(commit);
+    Status status(gemel_writer_wait(handle_.get(), timeout_ms, &commit));
+    return status.ok() ? Result<Commit>(commit) : Result<Commit>(std::move(status));
+  }
+
+  // Gives the attempt up for all ranks.
+  Status Abort(const std::string& why) {
+    return Status(gemel_writer_abort(handle_.get(), why.c_str()));
+  }
+
+  uint64_t sequence() const { return gemel_writer_sequence(handle_.get()); }
+
+  // Milliseconds that the open waited for earlier saves or for memory.
+  double waited_ms() const { return gemel_writer_waited_ms(handle_.get()); }
+
+ private:
+  std::unique_ptr<gemel_writer, internal::Free> handle_;
+};
+
+// One rank's part of a restore: read what it needs, report, wait.
+class Restore {
+ public:
+  Restore() = default;
+
+  explicit Restore(gemel_restore* handle) : handle_(handle) {}
+
+  // The name in it is this object's.
+  SnapshotInfo info() const {
+    SnapshotInfo info{};
+    info.struct_bytes = sizeof(info);
+    gemel_restore_info(handle_.get(), &info);
+    return info;
+  }
+
+  Result<ShardInfo> Shard(uint32_t rank) const {
+    ShardInfo info{};
+    info.struct_bytes = sizeof(info);
+    Status status(gemel_restore_shard(handle_.get(), rank, &info));
+    return status.ok() ? Result<ShardInfo>(info) : Result<ShardInfo>(std::move(status));
+  }
+
+  // All ranges at once, each byte verified before it is copied to its destination.
+  Status Read(std::span<const Range> ranges) {
+    return Status(gemel_restore_read(handle_.get(), ranges.data(), ranges.size()));
+  }
+
+  // Bytes [offset, offset + into.size()) of the shard of `rank`.
+  Status Read(uint32_t rank, uint64_t offset, std::span<std::byte> into) {
+    const Range range{rank, offset, into.size(), into.data()};
+    return Read(std::span(&range, 1));
+  }
+
+  // How it went for this rank; `why` when it did not verify.
+  Status Report(bool verified, const std::string& why = "") {
+    return Status(gemel_restore_report(handle_.get(), verified ? 1 : 0, why.c_str()));
+  }
+
+  // Until all ranks have reported, or `timeout_ms`: then wait again.
+  Result<RestoreEnd> Wait(int64_t timeout_ms) {
+    RestoreEnd end{};
+    end.struct_bytes = sizeof(end);
+    Status status(gemel_restore_wait(handle_.get(), timeout_ms, &end));
+    return status.ok() ? Result<RestoreEnd>(end) : Result<RestoreEnd>(std::move(status));
+  }
+
+  // After Wait(): what was lost, and why.
+  std::vector<std::string> lost() const {
+    std::vector<std::string> sentences;
+    for (size_t i = 0; const char* sentence = gemel_restore_lost(handle_.get(), i); ++i) {
+      sentences.emplace_back(sentence);
+    }
+    return sentences;
+  }
+
+ private:
+  std::unique_ptr<gemel_restore, internal::Free> handle_;
+};
+
+// One connection to the server of this host.
+class Client {
+ public:
+  struct Options {
+    std::string address;  // unix:///PATH of the socket of this host's server
+    int64_t timeout_ms = 30'000;
+  };
+
+  // What is not given has the value that suits one process on a laptop.
+  struct SnapshotOptions {
+    std::string job;
+    Epoch epoch{};
+    std::string name;
+    uint32_t attempt = 0;  // equal on all ranks, other for every try
+    uint32_t rank = 0;
+    uint32_t world_size = 1;
+    uint64_t shard_bytes = 0;
+    uint64_t layout_bytes = 0;  // leading bytes of the shard that say what the rest is
+    std::array<uint8_t, 16> layout_hash{};
+    uint32_t copies = 2;
+    uint32_t min_copies = 0;  // 0: = copies
+    uint32_t keep_latest = 1;  // 0: all
+    bool skip_when_busy = false;
+    int64_t timeout_ms = 120'000;
+  };
+
+  struct RestoreOptions {
+    std::string job;
+    Epoch epoch{};
+    uint32_t rank = 0;
+    uint32_t world_size = 1;  // any: need not be the saved one
+    int64_t timeout_ms = 300'000;
+  };
+
+  Client() = default;
+
+  static Result<Client> Connect(const Options& options) {
+    gemel_client_options given{};
+    given.struct_bytes = sizeof(given);
+    given.address = options.address.c_str();
+    given.timeout_ms = options.timeout_ms;
+    Client client;
+    gemel_client* handle = nullptr;
+    Status status(gemel_client_connect(&given, &handle));
+    client.handle_.reset(handle);
+    return status.ok() ? Result<Client>(std::move(client)) : Result<Client>(std::move(status));
+  }
+
+  std::string cluster_id() const { return gemel_client_cluster_id(handle_.get()); }
+
+  std::string server_id() const { return gemel_client_server_id(handle_.get()); }
+
+  // Before anything is restored or saved. All ranks give the same token.
+  Result<Epoch> AcquireEpoch(const std::string& job, const Token& token) {
+    Epoch epoch{};
+    Status status(gemel_epoch_acquire(handle_.get(), job.c_str(), token.data(), &epoch));
+    return status.ok() ? Result<Epoch>(epoch) : Result<Epoch>(std::move(status));
+  }
+
+  // Nothing in it when the cluster decided to skip this snapshot.
+  Result<std::optional<SnapshotWriter>> OpenSnapshot(const SnapshotOptions& options) {
+    gemel_snapshot_options given{};
+    given.struct_bytes = sizeof(given);
+    given.job = options.job.c_str();
+    given.epoch = options.epoch;
+    given.name = options.name.c_str();
+    given.attempt = options.attempt;
+    given.rank = options.rank;
+    given.world_size = options.world_size;
+    given.shard_bytes = options.shard_bytes;
+    given.layout_bytes = options.layout_bytes;
+    for (size_t i = 0; i < options.layout_hash.size(); ++i) {
+      given.layout_hash[i] = options.layout_hash[i];
+    }
+    given.copies = options.copies;
+    given.min_copies = options.min_copies;
+    given.keep_latest = options.keep_latest;
+    given.on_busy = options.skip_when_busy ? GEMEL_ON_BUSY_SKIP : GEMEL_ON_BUSY_WAIT;
+    given.timeout_ms = options.timeout_ms;
+    gemel_writer* handle = nullptr;
+    return Given<SnapshotWriter>(gemel_snapshot_open(handle_.get(), &given, &handle), &handle);
+  }
+
+  // Nothing in it when the job never committed here.
+  Result<std::optional<Restore>> BeginRestore(const RestoreOptions& options) {
+    gemel_restore_options given{};
+    given.struct_bytes = sizeof(given);
+    given.job = options.job.c_str();
+    given.epoch = options.epoch;
+    given.rank = options.rank;
+    given.world_size = options.world_size;
+    given.timeout_ms = options.timeout_ms;
+    gemel_restore* handle = nullptr;
+    return Given<Restore>(gemel_restore_begin(handle_.get(), &given, &handle), &handle);
+  }
+
+  // Ends the connection; calls that wait fail.
+  void Close() { gemel_client_close(handle_.get()); }
+
+ private:
+  template <typename T, typename Handle>
+  static Result<std::optional<T>> Given(gemel_status raw, Handle** handle) {
+    Status status(raw);
+    if (!status.ok()) {
+      return status;
+    }
+    return *handle != nullptr ? std::optional<T>(T(*handle)) : std::optional<T>();
+  }
+
+  std::unique_ptr<gemel_client, internal::Free> handle_;
+};
+
+}  // namespace gemel

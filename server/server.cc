@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/server.h"
+
+#include <utility>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "common/status_macros.h"
+
+namespace gemel {
+
+Server::Server(const ServerSeams& seams, ServerOptions options, Fatal fatal)
+    : seams_(seams),
+      options_(std::move(options)),
+      fatal_(std::move(fatal)),
+      random_(seams.process->Entropy64()),
+      gate_(seams.loop) {
+  GEMEL_CHECK(seams.loop != nullptr && seams.net != nullptr && seams.host != nullptr);
+  GEMEL_CHECK(seams.disk != nullptr && seams.placement != nullptr);
+  GEMEL_CHECK(seams.events != nullptr && seams.metrics != nullptr);
+}
+
+Server::~Server() = default;
+
+ServerId Server::id() const { return control_->server(); }
+
+Incarnation Server::incarnation() const { return control_->incarnation(); }
+
+std::string Server::data_address() const {
+  GEMEL_CHECK(data_listener_ != nullptr);
+  return data_listener_->address();
+}
+
+Task<absl::Status> Server::Start() {
+  GEMEL_CHECK(identity_ == nullptr) << "started twice";
+  GEMEL_CO_RETURN_IF_ERROR(co_await Load());
+  MakeParts();
+  Connect();
+  GEMEL_CO_RETURN_IF_ERROR(pool_->WarmFirst());
+  GEMEL_CO_RETURN_IF_ERROR(ListenForPeers());
+  GEMEL_CO_RETURN_IF_ERROR(co_await membership_->Join(&gate_));
+  StartTasks();
+  co_return ListenForClients();
+}
+
+Task<absl::Status> Server::Load() {
+  const Random identity_random = random_.Split("identity");
+  GEMEL_CO_ASSIGN_OR_RETURN(identity_, co_await Identity::Load(seams_.disk, identity_random));
+  Random incarnation_random = random_.Split("incarnation");
+  const Incarnation incarnation = Incarnation::Draw(&incarnation_random);
+  SlabPool::Options slabs;
+  slabs.server = identity_->server();
+  slabs.incarnation = incarnation;
+  slabs.slab_bytes = options_.slab_bytes;
+  slabs.memory_bytes = options_.memory_bytes;
+  GEMEL_CO_ASSIGN_OR_RETURN(pool_, SlabPool::Create(seams_, slabs));
+  control_ = std::make_unique<Control>(seams_, identity_->server(), incarnation);
+  control_->SetCluster(identity_->cluster());
+  co_return absl::OkStatus();
+}
+
+void Server::MakeParts() {
+  objects_ = std::make_unique<ObjectTable>(seams_, pool_);
+  peers_ = std::make_unique<Peers>(seams_, control_.get(), options_.name);
+  receipts_ = std::make_unique<Receipts>(seams_, control_.get(), objects_.get());
+  uploads_ = std::make_unique<Uploads>(seams_, control_.get(), objects_.get(), peers_.get(),
+                                       receipts_.get());
+  uploads_->SetGate(&gate_);
+  Holder::Parts holder{control_.get(), identity_.get(), objects_.get(), peers_.get(),
+                       receipts_.get()};
+  holder_ = std::make_unique<Holder>(seams_, holder);
+  Fetches::Parts fetches{control_.get(), objects_.get(), peers_.get(), receipts_.get()};
+  fetches_ = std::make_unique<Fetches>(seams_, fetches);
+  fetches_->SetGate(&gate_);
+  restores_ = std::make_unique<Restores>(seams_, control_.get(), fetches_.get());
+  Membership::Parts members{control_.get(), identity_.get(), pool_.get(),
+                            objects_.get(), peers_.get(),    receipts_.get()};
+  membership_ = std::make_unique<Membership>(seams_, members);
+  Directives::Parts work{control_.get(), identity_.get(), objects_.get(),
+                         uploads_.get(), holder_.get(),   fetches_.get()};
+  directives_ = std::make_unique<Directives>(seams_, work);
+  ClientParts clients{control_.get(), identity_.get(), pool_.get(),  objects_.get(),
+                      uploads_.get(), restores_.get(), options_.name};
+  clients_ = std::make_unique<Clients>(seams_, std::move(clients));
+}
+
+// What one part tells another.
+void Server::Connect() {
+  const auto corrupt = [this](const std::shared_ptr<Object>& object, const absl::Status& why) {
+    OnCorrupt(object, why);
+  };
+  holder_->OnCorrupt(corrupt);
+  restores_->OnCorrupt(corrupt);
+  directives_->OnCorrupt(corrupt);
+  holder_->SetMemberCheck(
+      [this](const PeerHello& hello) { return membership_->CheckMember(hello); });
+  receipts_->OnRetarget([this](const ShardId& shard, std::vector<PeerMember> holders) {
+    uploads_->SetHolders(shard, holders);
+  });
+  receipts_->OnNotMember([this] {
+    membership_->RequestRejoin("placement takes no receipts of this server: joining again");
+  });
+  directives_->OnRejoin([this](std::string why) { membership_->RequestRejoin(std::move(why)); });
+  membership_->OnFatal(fatal_);
+}
+
+// The object is not served any more, and placement stops counting it: joining again replaces what
+// it believes of this server.
+void Server::OnCorrupt(const std::shared_ptr<Object>& object, const absl::Status& why) {
+  seams_.metrics->Counter("gemel_chunks_corrupt_total", "Chunks that failed their digest.").Add(1);
+  seams_.events->Emit(Severity::kError, "chunk_corrupt", ToText(why));
+  if (objects_->Find(object->shard()) == object) {
+    objects_->DropObject(object);
+    membership_->RequestRejoin(
+        fmt::format("{} is damaged in memory and was dropped", object->shard().ToString()));
+  }
+}
+
+absl::Status Server::ListenForPeers() {
+  GEMEL_ASSIGN_OR_RETURN(
+      data_listener_,
+      seams_.net->Listen(options_.data_address, [this](std::unique_ptr<Connection> connection) {
+        holder_->Accept(std::move(connection));
+      }));
+  Membership::Self self;
+  self.name = options_.name;
+  self.domain = options_.domain;
+  self.data_address = data_listener_->address();
+  membership_->SetSelf(std::move(self));
+  return absl::OkStatus();
+}
+
+absl::Status Server::ListenForClients() {
+  GEMEL_ASSIGN_OR_RETURN(
+      client_listener_,
+      seams_.net->Listen(options_.client_address, [this](std::unique_ptr<Connection> connection) {
+        clients_->Accept(std::move(connection));
+      }));
+  return absl::OkStatus();
+}
+
+void Server::StartTasks() {
+  seams_.loop->Spawn(pool_->KeepWarm(&gate_));
+  seams_.loop->Spawn(receipts_->Run(&gate_));
+  seams_.loop->Spawn(membership_->Run(&gate_));
+  seams_.loop->Spawn(membership_->FollowMap(&gate_));
+  seams_.loop->Spawn(directives_->Run(&gate_));
+}
+
+Task<void> Server::Stop() {
+  client_listener_ = nullptr;
+  data_listener_ = nullptr;
+  const absl::Status why = error::Unavailable("server {} is stopping", options_.name);
+  if (clients_ != nullptr) {
+    clients_->CloseAll(why);
+    uploads_->EndAll(why);
+    holder_->EndAll(why);
+    peers_->CloseAll(why);
+    receipts_->Wake();
+  }
+  co_await gate_.Close();
+}
+
+}  // namespace gemel

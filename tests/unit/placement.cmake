@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+gemel_test(placement_manager_test
+  SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_manager_members_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_restore_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_save_test.cc
+  DEPS gemel_placement_manager LABEL unit)
+if(GEMEL_BUILD_SERVICES)
+  gemel_test(placement_store_test
+    SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_store_test.cc
+    DEPS gemel_placement_store_rocksdb LABEL unit)
+endif()

@@ -1,0 +1,635 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A placement manager on SimLoop and SimStore with scripted servers: they join, beat, do their
+// directives and keep what real ones keep. The manager can be killed and started on the same store.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/errors.h"
+#include "common/sim_loop.h"
+#include "common/sync.h"
+#include "common/xxh3.h"
+#include "placement/manager/manager.h"
+#include "placement/manager/wire.h"
+#include "placement/model/protocol.h"
+#include "placement/model/records.h"
+#include "placement/store/sim_store.h"
+
+namespace gemel::placement_test {
+
+class RecordedEvents final : public EventSink {
+ public:
+  void Emit(Severity, std::string_view name, std::string text) override {
+    lines.push_back(std::string(name) + ": " + text);
+  }
+
+  bool Has(std::string_view name) const {
+    for (const std::string& line : lines) {
+      if (line.starts_with(std::string(name) + ":")) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  std::string All() const {
+    std::string all;
+    for (const std::string& line : lines) {
+      all += line + "\n";
+    }
+    return all;
+  }
+
+  std::vector<std::string> lines;
+};
+
+class NoConnection final : public Connection {
+ public:
+  void Start(ConnectionEvents*) override {}
+
+  Task<absl::Status> Send(OutgoingFrame) override { co_return error::Unavailable("closed"); }
+
+  void Close(absl::Status) override {}
+
+  std::string peer() const override { return "probe"; }
+};
+
+// What a probe finds at an address: a listener, nothing (refused), or silence.
+class ProbedNet final : public Net {
+ public:
+  enum class Answer { kAccepts, kRefuses, kSilent };
+
+  explicit ProbedNet(Loop* loop) : loop_(loop) {}
+
+  Task<absl::StatusOr<std::unique_ptr<Connection>>> Connect(std::string address,
+                                                            TimePoint deadline) override {
+    connects += 1;
+    const Answer answer = answers[address];
+    if (answer == Answer::kSilent) {
+      co_await loop_->SleepUntil(deadline);
+      co_return error::DeadlineExceeded("{} is silent", address);
+    }
+    co_await loop_->Sleep(Duration(200'000));
+    if (answer == Answer::kRefuses) {
+      co_return error::Unavailable("{} refuses", address);
+    }
+    co_return std::unique_ptr<Connection>(std::make_unique<NoConnection>());
+  }
+
+  absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string, AcceptCallback) override {
+    return error::Unimplemented("no listener here");
+  }
+
+  std::map<std::string, Answer> answers;
+  int connects = 0;
+
+ private:
+  Loop* loop_;
+};
+
+class ScriptedCall final : public RpcCall {
+ public:
+  bool cancelled() const override { return gone; }
+
+  void OnCallerGone(std::function<void()> callback) override { on_gone = std::move(callback); }
+
+  bool gone = false;
+  std::function<void()> on_gone;
+};
+
+struct ScriptedServer {
+  ServerId id;
+  Incarnation incarnation;
+  std::string name;
+  std::string domain;
+  std::string address;
+  uint64_t capacity = 1 << 30;
+  bool running = true;
+  bool beating = true;
+  bool stores_commits = true;  // acknowledges StoreCommit
+  uint64_t generation = 0;
+  std::string cluster;
+  std::vector<std::string> last_members;
+  std::map<ShardId, pb::HeldObject> objects;
+  std::map<SnapshotId, std::string> records;
+  std::map<SnapshotId, std::string> manifests;
+  std::map<std::string, EpochId> epochs;
+  std::set<ShardId> corrupt;
+  absl::Status joined = error::Unavailable("not joined");
+  std::shared_ptr<ScriptedCall> poll;  // shared with the manager's handler
+  int pulled = 0;
+};
+
+// One rank's view of a job's incarnation.
+struct JobRun {
+  std::string job = "gpt";
+  EpochToken token;
+  EpochId epoch;
+  uint32_t world = 2;
+  uint32_t copies = 2;
+  uint32_t min_copies = 2;
+  uint32_t keep = 1;
+  uint32_t deadline_ms = 5000;
+  uint64_t shard_bytes = 1000;
+};
+
+class Cluster {
+ public:
+  explicit Cluster(uint32_t servers = 3) : driver_(&scheduler) {
+    store.latency_max = store.latency_min;
+    for (uint32_t i = 0; i < servers; ++i) {
+      AddServer(i);
+    }
+  }
+
+  ~Cluster() {
+    Kill();
+    driver_.Kill();
+  }
+
+  // Starts the manager; the servers join by themselves.
+  absl::Status Start() {
+    loop = std::make_unique<SimLoop>(&scheduler);
+    net = std::make_unique<ProbedNet>(loop.get());
+    sim_store = std::make_unique<SimStore>(loop.get(), &store);
+    for (const auto& server : servers) {
+      net->answers[server->address] =
+          server->running ? ProbedNet::Answer::kAccepts : ProbedNet::Answer::kRefuses;
+    }
+    std::optional<absl::StatusOr<std::unique_ptr<PlacementManager>>> started;
+    loop->Spawn(StartTask(&started));
+    scheduler.RunUntil([&] { return started.has_value(); }, Add(scheduler.now(), 10s));
+    if (!started.has_value()) {
+      return error::DeadlineExceeded("the manager does not start");
+    }
+    if (!started->ok()) {
+      return started->status();
+    }
+    manager = *std::move(*started);
+    return absl::OkStatus();
+  }
+
+  // kill -9 of the manager.
+  void Kill() {
+    if (loop != nullptr) {
+      loop->Kill();
+    }
+    manager.reset();
+    sim_store.reset();
+    net.reset();
+    loop.reset();
+  }
+
+  void Run(Duration duration) {
+    scheduler.RunUntil([] { return false; }, Add(scheduler.now(), duration));
+  }
+
+  bool RunUntil(const std::function<bool()>& done, Duration limit = 20s) {
+    return scheduler.RunUntil(done, Add(scheduler.now(), limit));
+  }
+
+  bool RunUntilJoined(Duration limit = 5s) {
+    return RunUntil(
+        [&] {
+          for (const auto& server : servers) {
+            if (server->running && !server->joined.ok()) {
+              return false;
+            }
+          }
+          return true;
+        },
+        limit);
+  }
+
+  ScriptedServer& server(size_t index) { return *servers.at(index); }
+
+  void AddServer(uint32_t index) {
+    auto server = std::make_unique<ScriptedServer>();
+    server->id = ServerId::Draw(&random_);
+    server->incarnation = Incarnation::Draw(&random_);
+    server->name = fmt::format("server-{}", index);
+    server->domain = fmt::format("rack{}/host{}", index, index);
+    server->address = fmt::format("tcp://127.0.0.1:{}", 9000 + index);
+    ScriptedServer* raw = server.get();
+    servers.push_back(std::move(server));
+    driver_.Spawn(Live(raw));
+    driver_.Spawn(Work(raw));
+  }
+
+  // kill -9 of a server: its memory is gone.
+  void KillServer(size_t index, bool connection_breaks = true) {
+    ScriptedServer& dead = server(index);
+    dead.running = false;
+    dead.objects.clear();
+    if (net != nullptr) {
+      net->answers[dead.address] = ProbedNet::Answer::kRefuses;
+    }
+    if (connection_breaks && dead.poll != nullptr) {
+      dead.poll->gone = true;
+      if (dead.poll->on_gone) {
+        dead.poll->on_gone();
+      }
+    }
+  }
+
+  void RestartServer(size_t index) {
+    ScriptedServer& back = server(index);
+    back.incarnation = Incarnation::Draw(&random_);
+    back.running = true;
+    back.joined = error::Unavailable("not joined");
+    if (net != nullptr) {
+      net->answers[back.address] = ProbedNet::Answer::kAccepts;
+    }
+    driver_.Spawn(Live(&back));
+    driver_.Spawn(Work(&back));
+  }
+
+  template <typename Reply, typename Request>
+  absl::StatusOr<Reply> Call(std::string method, Request request) {
+    std::optional<absl::StatusOr<std::string>> result;
+    driver_.Spawn(CallInto(std::move(method), request.SerializeAsString(), &result));
+    RunUntil([&] { return result.has_value(); }, 60s);
+    GEMEL_CHECK(result.has_value());
+    if (!result->ok()) {
+      return result->status();
+    }
+    Reply reply;
+    GEMEL_CHECK(reply.ParseFromString(**result));
+    return reply;
+  }
+
+  // A call that goes on beside the test; *result is set at its end.
+  void CallBeside(std::string method, std::string request,
+                  std::optional<absl::StatusOr<std::string>>* result) {
+    driver_.Spawn(CallInto(std::move(method), std::move(request), result));
+  }
+
+  pb::Caller CallerOf(const ScriptedServer& server) const {
+    pb::Caller caller;
+    caller.set_protocol_version(kControlProtocolVersion);
+    caller.set_cluster_id(server.cluster);
+    caller.set_server_id(server.id.ToBytes());
+    caller.set_incarnation(server.incarnation.ToBytes());
+    return caller;
+  }
+
+  absl::StatusOr<EpochId> Acquire(const std::string& job, const EpochToken& token) {
+    pb::AcquireEpochRequest request;
+    request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+    request.set_job(job);
+    request.set_token(token.ToBytes());
+    auto reply = Call<pb::AcquireEpochReply>("AcquireEpoch", request);
+    if (!reply.ok()) {
+      return reply.status();
+    }
+    return FromProto(reply->epoch());
+  }
+
+  JobRun NewRun(std::string job = "gpt") {
+    JobRun run;
+    run.job = std::move(job);
+    run.token = EpochToken::Draw(&random_);
+    auto epoch = Acquire(run.job, run.token);
+    EXPECT_TRUE(epoch.ok()) << epoch.status();
+    run.epoch = epoch.value_or(EpochId());
+    return run;
+  }
+
+  pb::OpenRequest OpenOf(const JobRun& run, const std::string& name, uint32_t rank,
+                         uint32_t attempt = 0) {
+    pb::OpenRequest request;
+    *request.mutable_caller() = CallerOf(HomeOf(rank));
+    request.set_job(run.job);
+    ToProto(run.epoch, request.mutable_epoch());
+    request.set_token(run.token.ToBytes());
+    request.set_name(name);
+    request.set_attempt(attempt);
+    request.set_rank(rank);
+    request.set_world_size(run.world);
+    request.set_layout_hash(std::string(16, 'L'));
+    request.set_shard_bytes(run.shard_bytes);
+    request.set_copies(run.copies);
+    request.set_min_copies(run.min_copies);
+    request.set_keep_latest(run.keep);
+    request.set_deadline_ms(run.deadline_ms);
+    return request;
+  }
+
+  ScriptedServer& HomeOf(uint32_t rank) {
+    std::vector<ScriptedServer*> up;
+    for (const auto& server : servers) {
+      if (server->running) {
+        up.push_back(server.get());
+      }
+    }
+    return *up.at(rank % up.size());
+  }
+
+  ScriptedServer* Find(const std::string& id) {
+    for (const auto& server : servers) {
+      if (server->id.ToBytes() == id) {
+        return server.get();
+      }
+    }
+    return nullptr;
+  }
+
+  static pb::HeldObject ObjectOf(const JobRun& run, const pb::SnapshotId& snapshot, uint32_t rank) {
+    pb::HeldObject object;
+    *object.mutable_shard()->mutable_snapshot() = snapshot;
+    object.mutable_shard()->set_rank(rank);
+    const std::string content = fmt::format("{}/{}/{}", snapshot.name(), snapshot.sequence(), rank);
+    object.set_root(DigestToBytes(Xxh3_128(AsBytes(content))));
+    object.set_bytes(run.shard_bytes);
+    object.set_token(run.token.ToBytes());
+    return object;
+  }
+
+  // The holder seals the shard and says so.
+  absl::Status Seal(ScriptedServer& holder, const pb::HeldObject& object) {
+    auto id = FromProto(object.shard().snapshot());
+    GEMEL_CHECK(id.ok());
+    holder.objects[ShardId{*id, object.shard().rank()}] = object;
+    pb::ReportReceiptsRequest request;
+    *request.mutable_caller() = CallerOf(holder);
+    *request.add_receipts()->mutable_object() = object;
+    return Call<pb::ReportReceiptsReply>("ReportReceipts", request).status();
+  }
+
+  absl::StatusOr<pb::OpenReply> OpenRank(const JobRun& run, const std::string& name, uint32_t rank,
+                                         uint32_t attempt = 0) {
+    return Call<pb::OpenReply>("Open", OpenOf(run, name, rank, attempt));
+  }
+
+  absl::StatusOr<pb::AwaitCommitReply> Await(const pb::SnapshotId& snapshot, uint32_t rank,
+                                             uint32_t wait_ms = 5000) {
+    pb::AwaitCommitRequest request;
+    *request.mutable_caller() = CallerOf(HomeOf(rank));
+    *request.mutable_snapshot() = snapshot;
+    request.set_rank(rank);
+    request.set_wait_ms(wait_ms);
+    return Call<pb::AwaitCommitReply>("AwaitCommit", request);
+  }
+
+  // All ranks open, all holders seal, rank 0 waits for the commit.
+  absl::StatusOr<pb::SnapshotId> Save(const JobRun& run, const std::string& name,
+                                      uint32_t attempt = 0) {
+    pb::SnapshotId snapshot;
+    for (uint32_t rank = 0; rank < run.world; ++rank) {
+      auto opened = OpenRank(run, name, rank, attempt);
+      GEMEL_RETURN_IF_ERROR(opened.status());
+      if (opened->decision() != pb::OpenReply::ACCEPT) {
+        return error::Aborted("rank {} got {}", rank, opened->ShortDebugString());
+      }
+      snapshot = opened->snapshot();
+      for (const pb::Member& holder : opened->holders()) {
+        GEMEL_RETURN_IF_ERROR(
+            Seal(*Find(holder.server_id()), ObjectOf(run, snapshot, rank)));
+      }
+    }
+    auto committed = Await(snapshot, 0);
+    GEMEL_RETURN_IF_ERROR(committed.status());
+    if (committed->state() != pb::SNAPSHOT_COMMITTED) {
+      return error::Aborted("not committed: {}", committed->ShortDebugString());
+    }
+    return snapshot;
+  }
+
+  absl::StatusOr<pb::BeginRestoreReply> Begin(const JobRun& run, uint32_t rank, uint32_t world,
+                                              uint32_t wait_ms = 3000) {
+    pb::BeginRestoreRequest request;
+    *request.mutable_caller() = CallerOf(HomeOf(rank));
+    request.set_job(run.job);
+    ToProto(run.epoch, request.mutable_epoch());
+    request.set_token(run.token.ToBytes());
+    request.set_rank(rank);
+    request.set_world_size(world);
+    request.set_wait_ms(wait_ms);
+    return Call<pb::BeginRestoreReply>("BeginRestore", request);
+  }
+
+  absl::Status Report(const JobRun& run, uint32_t round, uint32_t rank, bool verified,
+                      std::vector<uint32_t> unreadable = {}) {
+    pb::ReportRestoreRequest request;
+    *request.mutable_caller() = CallerOf(HomeOf(rank));
+    request.set_job(run.job);
+    ToProto(run.epoch, request.mutable_epoch());
+    request.set_round(round);
+    request.set_rank(rank);
+    request.set_verified(verified);
+    for (const uint32_t shard : unreadable) {
+      request.add_unreadable_ranks(shard);
+    }
+    return Call<pb::ReportRestoreReply>("ReportRestore", request).status();
+  }
+
+  absl::StatusOr<pb::AwaitRestoreReply> AwaitRestored(const JobRun& run, uint32_t round,
+                                                      uint32_t wait_ms = 3000) {
+    pb::AwaitRestoreRequest request;
+    *request.mutable_caller() = CallerOf(HomeOf(0));
+    request.set_job(run.job);
+    ToProto(run.epoch, request.mutable_epoch());
+    request.set_round(round);
+    request.set_wait_ms(wait_ms);
+    return Call<pb::AwaitRestoreReply>("AwaitRestore", request);
+  }
+
+  static std::string NameOf(const pb::BeginRestoreReply& reply) {
+    auto record = model::DecodeCommitRecord(reply.record());
+    return record.ok() ? record->snapshot.name : "none";
+  }
+
+  size_t Holders(const pb::SnapshotId& snapshot, uint32_t rank) {
+    auto id = FromProto(snapshot);
+    size_t count = 0;
+    for (const auto& server : servers) {
+      count += server->running && server->objects.contains(ShardId{*id, rank}) ? 1 : 0;
+    }
+    return count;
+  }
+
+  SimScheduler scheduler;
+  SimStoreState store;
+  RecordedEvents events;
+  MetricRegistry metrics;
+  PlacementOptions options;
+  std::unique_ptr<SimLoop> loop;
+  std::unique_ptr<ProbedNet> net;
+  std::unique_ptr<SimStore> sim_store;
+  std::unique_ptr<PlacementManager> manager;
+  std::vector<std::unique_ptr<ScriptedServer>> servers;
+
+ private:
+  using Result = absl::StatusOr<std::string>;
+
+  Task<void> StartTask(std::optional<absl::StatusOr<std::unique_ptr<PlacementManager>>>* out) {
+    const PlacementSeams seams{loop.get(), &random_, sim_store.get(), net.get(), &events, &metrics};
+    auto started = co_await PlacementManager::Start(options, seams);
+    out->emplace(std::move(started));
+  }
+
+  static Task<void> HandleInto(PlacementManager* manager, std::shared_ptr<RpcCall> call,
+                               std::string method, std::string request,
+                               std::shared_ptr<OneShot<Result>> out) {
+    Result result = co_await manager->Handle(std::move(call), std::move(method), std::move(request));
+    out->Set(std::move(result));
+  }
+
+  Task<Result> Ask(std::shared_ptr<ScriptedCall> call, std::string method, std::string request) {
+    if (manager == nullptr) {
+      co_await driver_.Sleep(Duration(1'000'000));
+      co_return error::Unavailable("placement is down");
+    }
+    auto result = std::make_shared<OneShot<Result>>(&driver_);
+    loop->Spawn(HandleInto(manager.get(), std::move(call), std::move(method), std::move(request),
+                           result));
+    const bool set = co_await result->WaitUntil(Add(driver_.Now(), 40s));
+    co_return set ? std::move(result->value()) : Result(error::DeadlineExceeded("no answer"));
+  }
+
+  Task<void> CallInto(std::string method, std::string request, std::optional<Result>* out) {
+    auto call = std::make_shared<ScriptedCall>();
+    Result result = co_await Ask(call, std::move(method), std::move(request));
+    out->emplace(std::move(result));
+  }
+
+  Task<void> JoinOnce(ScriptedServer* server) {
+    pb::JoinRequest request;
+    *request.mutable_caller() = CallerOf(*server);
+    request.set_name(server->name);
+    request.set_domain(server->domain);
+    request.set_data_address(server->address);
+    request.set_capacity_bytes(server->capacity);
+    request.set_generation(server->generation);
+    for (const auto& [shard, object] : server->objects) {
+      *request.add_objects() = object;
+    }
+    for (const auto& [id, record] : server->records) {
+      request.add_commit_records(record);
+    }
+    for (const auto& [job, epoch] : server->epochs) {
+      pb::EpochSeen* seen = request.add_epochs();
+      seen->set_job(job);
+      ToProto(epoch, seen->mutable_epoch());
+    }
+    for (const std::string& member : server->last_members) {
+      request.add_last_members(member);
+    }
+    auto call = std::make_shared<ScriptedCall>();
+    Result raw = co_await Ask(call, "Join", request.SerializeAsString());
+    server->joined = raw.status();
+    if (raw.ok()) {
+      pb::JoinReply reply;
+      GEMEL_CHECK(reply.ParseFromString(*raw));
+      server->cluster = reply.cluster_id();
+      server->generation = reply.generation();
+      server->last_members.assign(reply.last_members().begin(), reply.last_members().end());
+    }
+  }
+
+  Task<void> Live(ScriptedServer* server) {
+    const Incarnation life = server->incarnation;
+    while (server->running && server->incarnation == life) {
+      if (!server->joined.ok()) {
+        co_await JoinOnce(server);
+      } else if (server->beating) {
+        pb::HeartbeatRequest request;
+        *request.mutable_caller() = CallerOf(*server);
+        request.set_capacity_bytes(server->capacity);
+        auto call = std::make_shared<ScriptedCall>();
+        const Result raw = co_await Ask(call, "Heartbeat", request.SerializeAsString());
+        pb::HeartbeatReply reply;
+        if (raw.ok() && reply.ParseFromString(*raw) && reply.rejoin() &&
+            server->incarnation == life) {
+          server->joined = error::Unavailable("has to join again");
+        }
+      }
+      co_await driver_.Sleep(100ms);
+    }
+  }
+
+  void Do(ScriptedServer* server, const pb::Directive& directive, pb::DirectiveResult* result) {
+    if (directive.has_store_commit()) {
+      auto record = model::DecodeCommitRecord(directive.store_commit().record());
+      GEMEL_CHECK(record.ok());
+      server->records[record->snapshot] = directive.store_commit().record();
+      server->manifests[record->snapshot] = directive.store_commit().manifest();
+    } else if (directive.has_drop_snapshot()) {
+      Drop(server, *FromProto(directive.drop_snapshot().snapshot()));
+    } else if (directive.has_drop_staging()) {
+      Drop(server, *FromProto(directive.drop_staging().snapshot()));
+    } else if (directive.has_see_epoch()) {
+      server->epochs[directive.see_epoch().job()] = FromProto(directive.see_epoch().epoch());
+    } else if (directive.has_pull_shard()) {
+      const pb::HeldObject& object = directive.pull_shard().object();
+      server->objects[ShardOf(object)] = object;
+      server->pulled += 1;
+    } else if (directive.has_verify_shard()) {
+      if (server->corrupt.contains(ShardOf(directive.verify_shard().object()))) {
+        result->set_code(static_cast<uint32_t>(absl::StatusCode::kDataLoss));
+        result->set_message("chunk 0 is damaged");
+      }
+    } else if (directive.has_fetch_manifest()) {
+      result->set_manifest(
+          server->manifests[*FromProto(directive.fetch_manifest().snapshot())]);
+    }
+  }
+
+  static ShardId ShardOf(const pb::HeldObject& object) {
+    return {*FromProto(object.shard().snapshot()), object.shard().rank()};
+  }
+
+  static void Drop(ScriptedServer* server, const SnapshotId& id) {
+    std::erase_if(server->objects, [&](const auto& entry) { return entry.first.snapshot == id; });
+    server->records.erase(id);
+    server->manifests.erase(id);
+  }
+
+  Task<void> Work(ScriptedServer* server) {
+    const Incarnation life = server->incarnation;
+    std::map<uint64_t, pb::DirectiveResult> results;
+    while (server->running && server->incarnation == life) {
+      pb::DirectivesRequest request;
+      *request.mutable_caller() = CallerOf(*server);
+      request.set_wait_ms(1000);
+      for (const auto& [id, result] : results) {
+        *request.add_results() = result;
+      }
+      auto call = std::make_shared<ScriptedCall>();
+      server->poll = call;
+      const Result raw = co_await Ask(call, "Directives", request.SerializeAsString());
+      pb::DirectivesReply reply;
+      if (!server->running || server->incarnation != life) {
+        break;
+      }
+      if (!raw.ok() || !reply.ParseFromString(*raw) || reply.rejoin()) {
+        co_await driver_.Sleep(50ms);
+        continue;
+      }
+      results.clear();
+      for (const pb::Directive& directive : reply.directives()) {
+        if (directive.has_store_commit() && !server->stores_commits) {
+          continue;
+        }
+        pb::DirectiveResult& result = results[directive.id()];
+        result.set_id(directive.id());
+        Do(server, directive, &result);
+      }
+      if (results.empty()) {
+        co_await driver_.Sleep(1ms);
+      }
+    }
+  }
+
+  SimLoop driver_;
+  Random random_{7};
+};
+
+}  // namespace gemel::placement_test

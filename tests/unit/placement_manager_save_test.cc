@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+
+#include "placement_manager_cluster.h"
+
+namespace gemel::placement_test {
+namespace {
+
+using ::testing::HasSubstr;
+
+class PlacementSave : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(cluster.Start().ok());
+    ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  }
+
+  Cluster cluster{3};
+};
+
+TEST_F(PlacementSave, CommitsWhenEveryShardHasItsReceiptsAndTheDisksTheRecord) {
+  const JobRun run = cluster.NewRun();
+  auto saved = cluster.Save(run, "1");
+  ASSERT_TRUE(saved.ok()) << saved.status() << cluster.events.All();
+  EXPECT_EQ(saved->sequence(), 1U);
+  size_t disks = 0;
+  for (const auto& server : cluster.servers) {
+    for (const auto& [id, record] : server->records) {
+      EXPECT_LE(record.size(), model::kCommitRecordBytesMax);
+      disks += id.name == "1" ? 1 : 0;
+    }
+  }
+  EXPECT_GE(disks, 2U);
+}
+
+TEST_F(PlacementSave, IsNotToldCommittedBeforeEnoughDisksHaveTheRecord) {
+  const JobRun run = cluster.NewRun();
+  for (const auto& server : cluster.servers) {
+    server->stores_commits = false;
+  }
+  auto saved = cluster.Save(run, "1");
+  ASSERT_FALSE(saved.ok());
+  EXPECT_THAT(saved.status().ToString(), HasSubstr("on its way"));
+  for (const auto& server : cluster.servers) {
+    server->stores_commits = true;
+  }
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("snapshot_committed"); }));
+}
+
+TEST_F(PlacementSave, GivesTheSameAnswerToTheSameOpenAndRefusesADifferentOne) {
+  const JobRun run = cluster.NewRun();
+  auto first = cluster.OpenRank(run, "1", 0);
+  auto again = cluster.OpenRank(run, "1", 0);
+  ASSERT_TRUE(first.ok() && again.ok()) << first.status() << again.status();
+  EXPECT_EQ(first->SerializeAsString(), again->SerializeAsString());
+  JobRun other = run;
+  other.world = 4;
+  auto refused = cluster.OpenRank(other, "1", 1);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(refused.status().ToString(), HasSubstr("world size 4, it was opened with 2"));
+  pb::OpenRequest layout = cluster.OpenOf(run, "1", 1);
+  layout.set_layout_hash(std::string(16, 'M'));
+  EXPECT_EQ(cluster.Call<pb::OpenReply>("Open", layout).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  pb::OpenRequest rank = cluster.OpenOf(run, "1", 2);
+  EXPECT_EQ(cluster.Call<pb::OpenReply>("Open", rank).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(PlacementSave, OneTokenIsOneEpochAndASupersededOneIsRefusedForEver) {
+  const JobRun old = cluster.NewRun();
+  EXPECT_EQ(*cluster.Acquire("gpt", old.token), old.epoch);
+  auto open = cluster.OpenRank(old, "1", 0);
+  ASSERT_TRUE(open.ok());
+  const JobRun fresh = cluster.NewRun();
+  EXPECT_GT(fresh.epoch, old.epoch);
+  auto refused = cluster.Acquire("gpt", old.token);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.status().ToString(), HasSubstr(fresh.epoch.ToString()));
+  EXPECT_EQ(cluster.OpenRank(old, "2", 0).status().code(), absl::StatusCode::kFailedPrecondition);
+  auto aborted = cluster.Await(open->snapshot(), 0);
+  ASSERT_TRUE(aborted.ok()) << aborted.status();
+  EXPECT_EQ(aborted->state(), pb::SNAPSHOT_ABORTED);
+  cluster.Kill();
+  ASSERT_TRUE(cluster.Start().ok());
+  EXPECT_EQ(*cluster.Acquire("gpt", fresh.token), fresh.epoch);
+  EXPECT_FALSE(cluster.Acquire("gpt", old.token).ok());
+}
+
+TEST_F(PlacementSave, TwoTokensAtOnceGetTwoEpochsAndOnlyTheLastStands) {
+  Random random(3);
+  std::vector<EpochToken> tokens = {EpochToken::Draw(&random), EpochToken::Draw(&random)};
+  std::vector<std::optional<absl::StatusOr<std::string>>> results(2);
+  for (size_t i = 0; i < 2; ++i) {
+    pb::AcquireEpochRequest request;
+    request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+    request.set_job("raced");
+    request.set_token(tokens[i].ToBytes());
+    cluster.CallBeside("AcquireEpoch", request.SerializeAsString(), &results[i]);
+  }
+  ASSERT_TRUE(cluster.RunUntil([&] { return results[0].has_value() && results[1].has_value(); }));
+  int standing = 0;
+  for (const EpochToken& token : tokens) {
+    standing += cluster.Acquire("raced", token).ok() ? 1 : 0;
+  }
+  EXPECT_EQ(standing, 1);
+}
+
+TEST_F(PlacementSave, HigherAttemptTakesThePlaceOfALowerOne) {
+  const JobRun run = cluster.NewRun();
+  auto first = cluster.OpenRank(run, "1", 0, 0);
+  ASSERT_TRUE(first.ok());
+  pb::OpenRequest higher = cluster.OpenOf(run, "1", 0, 1);
+  higher.set_wait_ms(2000);
+  auto second = cluster.Call<pb::OpenReply>("Open", higher);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->decision(), pb::OpenReply::ACCEPT);
+  EXPECT_GT(second->snapshot().sequence(), first->snapshot().sequence());
+  EXPECT_EQ(cluster.OpenRank(run, "1", 1, 0).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(PlacementSave, CommittedNameTakesOnlyAHigherAttemptWhichReplacesIt) {
+  const JobRun run = cluster.NewRun();
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  EXPECT_EQ(cluster.OpenRank(run, "1", 0).status().code(), absl::StatusCode::kAlreadyExists);
+  auto replaced = cluster.Save(run, "1", 1);
+  ASSERT_TRUE(replaced.ok()) << replaced.status();
+  cluster.Run(1s);
+  for (const auto& server : cluster.servers) {
+    for (const auto& [id, record] : server->records) {
+      EXPECT_EQ(id.attempt, 1U);
+    }
+  }
+}
+
+TEST_F(PlacementSave, SkipIsDecidedOnceForAllRanksAndWaitIsReported) {
+  const JobRun run = cluster.NewRun();
+  ASSERT_TRUE(cluster.OpenRank(run, "1", 0).ok());
+  ASSERT_TRUE(cluster.OpenRank(run, "2", 0).ok());
+  auto wait = cluster.OpenRank(run, "3", 0);
+  ASSERT_TRUE(wait.ok());
+  EXPECT_EQ(wait->decision(), pb::OpenReply::WAIT);
+  EXPECT_THAT(wait->reason(), HasSubstr("2 saves of job gpt are open"));
+  pb::OpenRequest skip = cluster.OpenOf(run, "4", 0);
+  skip.set_on_busy(pb::ON_BUSY_SKIP);
+  EXPECT_EQ(cluster.Call<pb::OpenReply>("Open", skip)->decision(), pb::OpenReply::SKIP);
+  EXPECT_EQ(cluster.OpenRank(run, "4", 1)->decision(), pb::OpenReply::SKIP);
+}
+
+TEST_F(PlacementSave, RefusesWhatDoesNotFitAndAbortsItForAllRanks) {
+  JobRun run = cluster.NewRun();
+  auto fits = cluster.OpenRank(run, "1", 0);
+  ASSERT_TRUE(fits.ok());
+  run.shard_bytes = 1ULL << 40;
+  auto refused = cluster.OpenRank(run, "1", 1);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(refused.status().ToString(), HasSubstr("--memory"));
+  auto aborted = cluster.Await(fits->snapshot(), 0);
+  ASSERT_TRUE(aborted.ok()) << aborted.status();
+  EXPECT_EQ(aborted->state(), pb::SNAPSHOT_ABORTED);
+  EXPECT_EQ(aborted->code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
+}
+
+TEST_F(PlacementSave, DeadlineAbortsAndSaysWhatWasMissing) {
+  JobRun run = cluster.NewRun();
+  run.deadline_ms = 500;
+  auto opened = cluster.OpenRank(run, "1", 0);
+  ASSERT_TRUE(opened.ok());
+  auto aborted = cluster.Await(opened->snapshot(), 0);
+  ASSERT_TRUE(aborted.ok()) << aborted.status();
+  EXPECT_EQ(aborted->state(), pb::SNAPSHOT_ABORTED);
+  EXPECT_EQ(aborted->code(), static_cast<uint32_t>(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(aborted->why(), HasSubstr("rank 1 did not open"));
+}
+
+TEST_F(PlacementSave, DifferentRootsOfOneShardAbortAsDataLoss) {
+  const JobRun run = cluster.NewRun();
+  auto opened = cluster.OpenRank(run, "1", 0);
+  ASSERT_TRUE(opened.ok());
+  pb::HeldObject object = Cluster::ObjectOf(run, opened->snapshot(), 0);
+  ASSERT_TRUE(cluster.Seal(*cluster.Find(opened->holders(0).server_id()), object).ok());
+  object.set_root(std::string(16, 'x'));
+  ASSERT_TRUE(cluster.Seal(*cluster.Find(opened->holders(1).server_id()), object).ok());
+  auto aborted = cluster.Await(opened->snapshot(), 0);
+  ASSERT_TRUE(aborted.ok()) << aborted.status();
+  EXPECT_EQ(aborted->code(), static_cast<uint32_t>(absl::StatusCode::kDataLoss));
+  EXPECT_TRUE(cluster.events.Has("roots_differ"));
+}
+
+TEST_F(PlacementSave, ReceiptUnderAnotherTokenIsNotCounted) {
+  const JobRun run = cluster.NewRun();
+  auto opened = cluster.OpenRank(run, "1", 0);
+  ASSERT_TRUE(opened.ok());
+  JobRun stale = run;
+  stale.token.bytes[0] ^= 1;
+  for (const pb::Member& holder : opened->holders()) {
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()),
+                             Cluster::ObjectOf(stale, opened->snapshot(), 0)).ok());
+  }
+  EXPECT_TRUE(cluster.events.Has("receipt_refused"));
+  EXPECT_THAT(cluster.Await(opened->snapshot(), 0, 100)->why(), HasSubstr("0 have enough"));
+}
+
+TEST_F(PlacementSave, AMemberThatDiesMovesOnlyTheMissingReceipts) {
+  JobRun run = cluster.NewRun();
+  run.world = 1;
+  auto opened = cluster.OpenRank(run, "1", 0);
+  ASSERT_TRUE(opened.ok());
+  ASSERT_EQ(opened->holders_size(), 2);
+  ScriptedServer* second = cluster.Find(opened->holders(1).server_id());
+  const pb::HeldObject object = Cluster::ObjectOf(run, opened->snapshot(), 0);
+  ASSERT_TRUE(cluster.Seal(*cluster.Find(opened->holders(0).server_id()), object).ok());
+  for (size_t i = 0; i < 3; ++i) {
+    if (&cluster.server(i) == second) {
+      cluster.KillServer(i);
+    }
+  }
+  auto open = cluster.Await(opened->snapshot(), 0);
+  ASSERT_TRUE(open.ok()) << open.status();
+  ASSERT_EQ(open->state(), pb::SNAPSHOT_OPEN) << open->ShortDebugString();
+  ASSERT_EQ(open->holders_size(), 2);
+  EXPECT_EQ(open->holders(0).server_id(), opened->holders(0).server_id());
+  EXPECT_NE(open->holders(1).server_id(), second->id.ToBytes());
+  ASSERT_TRUE(cluster.Seal(*cluster.Find(open->holders(1).server_id()), object).ok());
+  EXPECT_EQ(cluster.Await(opened->snapshot(), 0)->state(), pb::SNAPSHOT_COMMITTED);
+}
+
+TEST_F(PlacementSave, BelowMinCopiesWaitsAndFailsAndWithOneCommitsWithLowRedundancy) {
+  cluster.KillServer(1);
+  cluster.KillServer(2);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  cluster.Run(200ms);
+  JobRun run = cluster.NewRun();
+  run.deadline_ms = 400;
+  auto failed = cluster.Save(run, "1");
+  EXPECT_FALSE(failed.ok());
+  run.min_copies = 1;
+  auto low = cluster.Save(run, "2");
+  ASSERT_TRUE(low.ok()) << low.status() << cluster.events.All();
+  EXPECT_TRUE(cluster.events.Has("snapshot_committed_redundancy_low"));
+}
+
+TEST_F(PlacementSave, RetiresOnlyWhenANewerOneIsAtFullRedundancy) {
+  JobRun run = cluster.NewRun();
+  auto first = cluster.Save(run, "1");
+  ASSERT_TRUE(first.ok());
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.Holders(*first, 0) == 0; }));
+  cluster.KillServer(1);
+  cluster.KillServer(2);
+  cluster.Run(2s);
+  run.min_copies = 1;
+  ASSERT_TRUE(cluster.Save(run, "3").ok());
+  cluster.Run(2s);
+  pb::ListSnapshotsRequest list;
+  list.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  list.set_job("gpt");
+  auto listed = cluster.Call<pb::ListSnapshotsReply>("ListSnapshots", list);
+  ASSERT_TRUE(listed.ok());
+  EXPECT_EQ(listed->snapshots_size(), 2) << listed->DebugString();
+}
+
+TEST_F(PlacementSave, AnOpenSaveOutlivesTheManager) {
+  const JobRun run = cluster.NewRun();
+  std::vector<pb::OpenReply> opened;
+  for (uint32_t rank = 0; rank < 2; ++rank) {
+    auto reply = cluster.OpenRank(run, "1", rank);
+    ASSERT_TRUE(reply.ok());
+    opened.push_back(*reply);
+  }
+  for (const pb::Member& holder : opened[0].holders()) {
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()),
+                             Cluster::ObjectOf(run, opened[0].snapshot(), 0)).ok());
+  }
+  cluster.Kill();
+  ASSERT_TRUE(cluster.Start().ok());
+  cluster.Run(1s);
+  for (const pb::Member& holder : opened[1].holders()) {
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()),
+                             Cluster::ObjectOf(run, opened[0].snapshot(), 1)).ok());
+  }
+  auto committed = cluster.Await(opened[0].snapshot(), 0);
+  ASSERT_TRUE(committed.ok()) << committed.status();
+  EXPECT_EQ(committed->state(), pb::SNAPSHOT_COMMITTED)
+      << committed->ShortDebugString() << cluster.events.All();
+}
+
+TEST_F(PlacementSave, UnknownOutcomesAreReadAgainAndNothingIsDoneTwice) {
+  const JobRun run = cluster.NewRun();
+  for (uint32_t applied : {0U, 1000U}) {
+    cluster.store.unknown_applied_permille = applied;
+    cluster.store.unknown_permille = 300;
+    auto saved = cluster.Save(run, fmt::format("a{}", applied));
+    ASSERT_TRUE(saved.ok()) << saved.status() << cluster.events.All();
+    cluster.store.unknown_permille = 0;
+    cluster.store.unknown_next = 3;
+    auto next = cluster.Save(run, fmt::format("b{}", applied));
+    ASSERT_TRUE(next.ok()) << next.status();
+    EXPECT_EQ(next->sequence(), saved->sequence() + 1);
+  }
+  EXPECT_TRUE(cluster.events.Has("store_outcome_unknown"));
+}
+
+TEST_F(PlacementSave, AFullStoreFailsSavesByNameAndRecoversWhenSpaceReturns) {
+  const JobRun run = cluster.NewRun();
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  auto opened = cluster.OpenRank(run, "2", 0);
+  ASSERT_TRUE(opened.ok());
+  cluster.store.full = true;
+  auto refused = cluster.OpenRank(run, "3", 0);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(refused.status().ToString(), HasSubstr("simulated store"));
+  cluster.Run(5s);
+  auto undecided = cluster.Await(opened->snapshot(), 0, 100);
+  EXPECT_EQ(undecided.status().code(), absl::StatusCode::kResourceExhausted) << undecided.status();
+  cluster.store.full = false;
+  auto aborted = cluster.Await(opened->snapshot(), 0);
+  ASSERT_TRUE(cluster.Save(run, "4").ok());
+}
+
+TEST_F(PlacementSave, SixteenThousandRanksFitARecordAndFourThousandCommit) {
+  model::CommitRecord record;
+  record.snapshot = {std::string(128, 'j'), {~0ULL, ~0ULL}, ~0ULL, std::string(128, 'n'), ~0U};
+  record.world_size = 16'384;
+  EXPECT_LE(model::EncodeCommitRecord(record).size(), model::kCommitRecordBytesMax);
+  JobRun run = cluster.NewRun();
+  run.world = 4096;
+  run.shard_bytes = 10;
+  run.deadline_ms = 600'000;
+  auto saved = cluster.Save(run, "1");
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_LE(cluster.server(0).records.begin()->second.size(), model::kCommitRecordBytesMax);
+}
+
+}  // namespace
+}  // namespace gemel::placement_test
