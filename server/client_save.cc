@@ -57,6 +57,33 @@ pb::OpenRequest OpenRequestOf(const OpenShard& request) {
   return ask;
 }
 
+absl::StatusOr<CommitState> ReadCommitState(pb::SnapshotState state) {
+  switch (state) {
+    case pb::SNAPSHOT_OPEN:
+      return CommitState::kOpen;
+    case pb::SNAPSHOT_COMMITTED:
+      return CommitState::kCommitted;
+    case pb::SNAPSHOT_ABORTED:
+      return CommitState::kAborted;
+    default:
+      return error::Internal("placement answered snapshot state {}", static_cast<int>(state));
+  }
+}
+
+absl::StatusOr<Reply> CommitReply(const pb::AwaitCommitReply& answer, const SnapshotId& snapshot) {
+  AwaitCommitDone done;
+  GEMEL_ASSIGN_OR_RETURN(done.state, ReadCommitState(answer.state()));
+  done.redundancy_full = answer.redundancy_full();
+  done.copies = answer.copies();
+  done.why = answer.why();
+  done.code = answer.code();
+  if (done.state == CommitState::kCommitted) {
+    GEMEL_ASSIGN_OR_RETURN(done.root,
+                           ReadDigestField(answer.root(), "root of " + snapshot.ToString()));
+  }
+  return ReplyWith(done);
+}
+
 }  // namespace
 
 ClientSession::Answer ClientSession::OnAcquireEpoch(AcquireEpoch request) {
@@ -215,27 +242,7 @@ ClientSession::Answer ClientSession::OnAwaitCommit(struct AwaitCommit request) {
       co_await parts_.control->CallPatiently<pb::AwaitCommitReply>(
           "AwaitCommit", std::move(ask), std::chrono::milliseconds(wait_ms));
   GEMEL_CO_RETURN_IF_ERROR(answer.status());
-  AwaitCommitDone done;
-  done.redundancy_full = answer->redundancy_full();
-  done.copies = answer->copies();
-  done.why = answer->why();
-  done.code = answer->code();
-  switch (answer->state()) {
-    case pb::SNAPSHOT_OPEN:
-      done.state = CommitState::kOpen;
-      break;
-    case pb::SNAPSHOT_COMMITTED:
-      done.state = CommitState::kCommitted;
-      GEMEL_CO_ASSIGN_OR_RETURN(done.root, ReadDigestField(answer->root(), "root"));
-      break;
-    case pb::SNAPSHOT_ABORTED:
-      done.state = CommitState::kAborted;
-      break;
-    default:
-      co_return error::Internal("placement answered state {} for {}",
-                                static_cast<int>(answer->state()), request.snapshot.ToString());
-  }
-  co_return ReplyWith(done);
+  co_return CommitReply(*answer, request.snapshot);
 }
 
 ClientSession::Answer ClientSession::OnAbortShard(AbortShard request) {

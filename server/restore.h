@@ -77,8 +77,7 @@ class Restores {
   absl::Status CheckRecord(const BeginRestore& request, const model::CommitRecord& record) const;
   absl::StatusOr<std::shared_ptr<Restore>> Find(uint64_t client, uint64_t restore) const;
   absl::StatusOr<Shard*> ShardOf(Restore* restore, const FetchChunks& request);
-  Task<absl::Status> FetchOnce(std::shared_ptr<Restore> restore, Shard* shard, FetchChunks request,
-                               Chunks* chunks);
+  Task<absl::Status> FetchOnce(Shard* shard, FetchChunks request, Chunks* chunks);
   Task<absl::Status> CheckLocal(Shard* shard, std::shared_ptr<Object> object, FetchChunks request);
 
   const ServerSeams seams_;

@@ -50,7 +50,7 @@ Task<absl::StatusOr<Restores::Chunks>> Restores::Fetch(uint64_t client, FetchChu
   Chunks chunks;
   absl::Status status;
   for (uint32_t i = 0; i < kFetchTriesMax; ++i) {
-    status = co_await FetchOnce(restore, shard, request, &chunks);
+    status = co_await FetchOnce(shard, request, &chunks);
     if (status.ok()) {
       co_return chunks;
     }
@@ -61,8 +61,7 @@ Task<absl::StatusOr<Restores::Chunks>> Restores::Fetch(uint64_t client, FetchChu
   co_return status;
 }
 
-Task<absl::Status> Restores::FetchOnce(std::shared_ptr<Restore> restore, Shard* shard,
-                                       FetchChunks request, Chunks* chunks) {
+Task<absl::Status> Restores::FetchOnce(Shard* shard, FetchChunks request, Chunks* chunks) {
   const std::shared_ptr<Object> before = shard->fetch->object();
   std::vector<bool> was_here(request.count, false);
   for (uint32_t i = 0; i < request.count && before != nullptr; ++i) {

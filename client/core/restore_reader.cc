@@ -97,8 +97,8 @@ Task<absl::Status> RestoreReader::Ensure(uint32_t shard, uint64_t offset, uint64
   co_return FirstError(statuses);
 }
 
-Task<absl::Status> RestoreReader::FetchRange(std::shared_ptr<RestoreReader> self, uint32_t shard,
-                                             uint32_t first_chunk, uint32_t count) {
+Task<absl::Status> RestoreReader::FetchRange([[maybe_unused]] std::shared_ptr<RestoreReader> self,
+                                             uint32_t shard, uint32_t first_chunk, uint32_t count) {
   const bool acquired = co_await window_.Acquire(1, deadline_);
   if (!acquired) {
     co_return error::DeadlineExceeded("chunk {} of shard {} of {} was not fetched in time",

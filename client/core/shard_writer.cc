@@ -104,7 +104,7 @@ absl::Status ShardWriter::Accept(const OpenShardReply& reply, const Handles& han
   return absl::OkStatus();
 }
 
-Task<void> ShardWriter::ReportWhileFilling(std::shared_ptr<ShardWriter> self) {
+Task<void> ShardWriter::ReportWhileFilling([[maybe_unused]] std::shared_ptr<ShardWriter> self) {
   while (filling_ && report_status_.ok()) {
     co_await link_->loop()->Sleep(kReportEvery);
     if (filling_ && filler_->filled() > reported_) {
@@ -150,7 +150,7 @@ Task<absl::Status> ShardWriter::Seal() {
   co_return absl::OkStatus();
 }
 
-Task<void> ShardWriter::SealAtServer(std::shared_ptr<ShardWriter> self) {
+Task<void> ShardWriter::SealAtServer([[maybe_unused]] std::shared_ptr<ShardWriter> self) {
   absl::Status reported = co_await ReportNew();
   if (!reported.ok()) {
     sealed_.Set(reported);
@@ -167,7 +167,7 @@ Task<void> ShardWriter::SealAtServer(std::shared_ptr<ShardWriter> self) {
   sealed_.Set(reply.status());
 }
 
-Task<void> ShardWriter::PrepareNext(std::shared_ptr<ShardWriter> self) {
+Task<void> ShardWriter::PrepareNext([[maybe_unused]] std::shared_ptr<ShardWriter> self) {
   PrepareSlabs message;
   message.bytes = options_.shard_bytes;
   const TimePoint deadline = Add(link_->loop()->Now(), kCallGrace);
@@ -179,7 +179,7 @@ Task<void> ShardWriter::PrepareNext(std::shared_ptr<ShardWriter> self) {
   }
 }
 
-Task<absl::StatusOr<CommitResult>> ShardWriter::AwaitCommit(TimePoint deadline) {
+Task<absl::StatusOr<SaveResult>> ShardWriter::AwaitCommit(TimePoint deadline) {
   GEMEL_CHECK(!filling_) << snapshot_.ToString() << " is awaited before its seal";
   const bool sealed = co_await sealed_.WaitUntil(deadline);
   if (!sealed) {
@@ -199,7 +199,7 @@ Task<absl::StatusOr<CommitResult>> ShardWriter::AwaitCommit(TimePoint deadline) 
     }
     const AwaitCommitDone& done = reply->first;
     if (done.state == CommitState::kCommitted) {
-      co_return CommitResult{done.redundancy_full, done.copies, done.root};
+      co_return SaveResult{done.redundancy_full, done.copies, done.root};
     }
     if (done.state == CommitState::kAborted) {
       co_return MakeStatus(static_cast<absl::StatusCode>(done.code),

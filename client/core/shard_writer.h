@@ -40,7 +40,7 @@ struct SaveOptions {
   Duration save_timeout = 120s;     // after it an attempt that is still open is aborted
 };
 
-struct CommitResult {
+struct SaveResult {
   bool redundancy_full = false;
   uint32_t copies = 0;
   Digest128 root;  // of the snapshot object
@@ -65,7 +65,7 @@ class ShardWriter : public std::enable_shared_from_this<ShardWriter> {
 
   // Until committed, aborted (the reason is the error) or `deadline` (DeadlineExceeded: still
   // open).
-  Task<absl::StatusOr<CommitResult>> AwaitCommit(TimePoint deadline);
+  Task<absl::StatusOr<SaveResult>> AwaitCommit(TimePoint deadline);
 
   // Gives the attempt up for all ranks.
   Task<absl::Status> Abort(std::string why);

@@ -20,7 +20,8 @@ absl::StatusOr<std::string> AddressOf(std::string_view given) {
     return std::string(given);
   }
   return error::InvalidArgument(
-      "'{}' is not the address of a server on this host: unix:///PATH of its socket (`gemel status` "
+      "'{}' is not the address of a server on this host: unix:///PATH of its socket (`gemel "
+      "status` "
       "prints it)",
       given);
 }

@@ -88,8 +88,9 @@ std::vector<gemel_range> Merged(std::span<const gemel_range> given) {
       continue;
     }
     gemel_range* last = merged.empty() ? nullptr : &merged.back();
-    const bool joins = last != nullptr && last->shard == range.shard &&
-                       range.offset / kChunkBytes <= (last->offset + last->size - 1) / kChunkBytes + 1;
+    const bool joins =
+        last != nullptr && last->shard == range.shard &&
+        range.offset / kChunkBytes <= (last->offset + last->size - 1) / kChunkBytes + 1;
     if (!joins) {
       merged.push_back(range);
       merged.back().destination = nullptr;
@@ -192,7 +193,8 @@ absl::StatusOr<gemel_restore_end> AwaitEndOf(gemel_restore* restore, Duration ti
     return reader->AwaitEnd(Add(runtime->loop()->Now(), timeout));
   };
   const TimePoint started = runtime->loop()->Now();
-  GEMEL_ASSIGN_OR_RETURN(RestoreEnd end, runtime->Call<RestoreEnd>(std::move(wait), timeout, nullptr));
+  GEMEL_ASSIGN_OR_RETURN(RestoreEnd end,
+                         runtime->Call<RestoreEnd>(std::move(wait), timeout, nullptr));
   restore->ended = true;
   restore->lost = end.lost.empty() ? restore->reader->lost() : std::move(end.lost);
   gemel_restore_end told{};
@@ -205,9 +207,8 @@ absl::StatusOr<gemel_restore_end> AwaitEndOf(gemel_restore* restore, Duration ti
   told.copy_ms = Milliseconds(restore->copy);
   told.agree_ms = Milliseconds(runtime->loop()->Now() - started);
   // The server may reuse the memory from now on.
-  runtime->Dispose([runtime, reader = restore->reader]() {
-    runtime->loop()->Spawn(ReleaseAlone(reader));
-  });
+  runtime->Dispose(
+      [runtime, reader = restore->reader]() { runtime->loop()->Spawn(ReleaseAlone(reader)); });
   return told;
 }
 

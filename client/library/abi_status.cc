@@ -34,10 +34,9 @@ absl::Status RequireText(const char* text, const char* what) {
 }
 
 absl::Status RequireSize(size_t size, size_t least, const char* what) {
-  return size >= least
-             ? absl::OkStatus()
-             : error::InvalidArgument("struct_bytes of {} is {}, not sizeof ({} or more)", what,
-                                      size, least);
+  return size >= least ? absl::OkStatus()
+                       : error::InvalidArgument("struct_bytes of {} is {}, not sizeof ({} or more)",
+                                                what, size, least);
 }
 
 }  // namespace gemel

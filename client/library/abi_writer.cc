@@ -33,9 +33,10 @@ absl::Status CheckOptions(const gemel_snapshot_options& given) {
                                   given.shard_bytes);
   }
   if (given.copies == 0 || given.min_copies > given.copies) {
-    return error::InvalidArgument("copies={}, min_copies={}: at least 1 copy, and no more needed "
-                                  "than asked for",
-                                  given.copies, given.min_copies);
+    return error::InvalidArgument(
+        "copies={}, min_copies={}: at least 1 copy, and no more needed "
+        "than asked for",
+        given.copies, given.min_copies);
   }
   if (given.on_busy != GEMEL_ON_BUSY_WAIT && given.on_busy != GEMEL_ON_BUSY_SKIP) {
     return error::InvalidArgument("on_busy={}: 0 waits, 1 skips", given.on_busy);
@@ -57,8 +58,7 @@ SaveOptions OptionsOf(const gemel_snapshot_options& given) {
   options.copies = given.copies;
   options.min_copies = given.min_copies;
   options.keep_latest = given.keep_latest;
-  options.on_busy =
-      given.on_busy == GEMEL_ON_BUSY_SKIP ? OnBusyPolicy::kSkip : OnBusyPolicy::kWait;
+  options.on_busy = given.on_busy == GEMEL_ON_BUSY_SKIP ? OnBusyPolicy::kSkip : OnBusyPolicy::kWait;
   options.save_timeout = ClampTimeout(given.timeout_ms);
   return options;
 }
@@ -100,9 +100,10 @@ absl::Status Write(gemel_writer* writer, uint64_t offset, ByteSpan data) {
   GEMEL_RETURN_IF_ERROR(CheckFilling(*writer, writer->state));
   ChunkFiller* filler = writer->shard->filler();
   if (offset != filler->appended()) {
-    return error::InvalidArgument("{} bytes at offset {}, and {} were written so far: a shard is "
-                                  "written front to back",
-                                  data.size(), offset, filler->appended());
+    return error::InvalidArgument(
+        "{} bytes at offset {}, and {} were written so far: a shard is "
+        "written front to back",
+        data.size(), offset, filler->appended());
   }
   return filler->Append(data);
 }
@@ -112,10 +113,11 @@ absl::Status Seal(gemel_writer* writer) {
   MutexLock lock(&writer->mutex);
   GEMEL_RETURN_IF_ERROR(CheckFilling(*writer, writer->state));
   if (!writer->shard->filler()->complete()) {
-    return error::FailedPrecondition("{} bytes of rank {} of {} were written, not all: it cannot be "
-                                     "sealed",
-                                     writer->shard->filler()->appended(), writer->shard->rank(),
-                                     writer->shard->snapshot().ToString());
+    return error::FailedPrecondition(
+        "{} bytes of rank {} of {} were written, not all: it cannot be "
+        "sealed",
+        writer->shard->filler()->appended(), writer->shard->rank(),
+        writer->shard->snapshot().ToString());
   }
   auto seal = [shard = writer->shard]() { return shard->Seal(); };
   writer->sealed_at = writer->runtime->loop()->Now();
@@ -123,14 +125,13 @@ absl::Status Seal(gemel_writer* writer) {
   return writer->runtime->Call(std::move(seal), writer->runtime->timeout());
 }
 
-absl::StatusOr<CommitResult> AwaitCommitOf(gemel_writer* writer, Duration timeout) {
+absl::StatusOr<SaveResult> AwaitCommitOf(gemel_writer* writer, Duration timeout) {
   GEMEL_RETURN_IF_ERROR(writer->runtime->Check());
   {
     MutexLock lock(&writer->mutex);
     if (writer->state != WriterState::kSealed) {
       return error::FailedPrecondition(
-          "{} is {}: seal it before its commit is waited for",
-          writer->shard->snapshot().ToString(),
+          "{} is {}: seal it before its commit is waited for", writer->shard->snapshot().ToString(),
           writer->state == WriterState::kFilling ? "not sealed" : "aborted");
     }
   }
@@ -138,8 +139,8 @@ absl::StatusOr<CommitResult> AwaitCommitOf(gemel_writer* writer, Duration timeou
   auto wait = [runtime, timeout, shard = writer->shard]() {
     return shard->AwaitCommit(Add(runtime->loop()->Now(), timeout));
   };
-  GEMEL_ASSIGN_OR_RETURN(CommitResult result,
-                         runtime->Call<CommitResult>(std::move(wait), timeout, nullptr));
+  GEMEL_ASSIGN_OR_RETURN(SaveResult result,
+                         runtime->Call<SaveResult>(std::move(wait), timeout, nullptr));
   double unknown = -1.0;
   writer->committed_ms.compare_exchange_strong(
       unknown, Milliseconds(runtime->loop()->Now() - writer->sealed_at));
@@ -223,7 +224,7 @@ gemel_status gemel_writer_wait(gemel_writer* writer, int64_t timeout_ms, gemel_c
   if (!sized.ok()) {
     return gemel::ToC(sized);
   }
-  absl::StatusOr<gemel::CommitResult> result =
+  absl::StatusOr<gemel::SaveResult> result =
       gemel::AwaitCommitOf(writer, gemel::ClampTimeout(timeout_ms));
   if (result.ok()) {
     gemel_commit told{};

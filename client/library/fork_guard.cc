@@ -57,9 +57,9 @@ void CloseSharedMemory() {
   std::vector<int> found;
   for (const dirent* entry = readdir(folder); entry != nullptr; entry = readdir(folder)) {
     std::array<char, 64> target{};
-    const ssize_t size =
-        readlinkat(dirfd(folder), entry->d_name, target.data(), target.size());
-    if (size > 0 && std::string_view(target.data(), static_cast<size_t>(size)).starts_with(kMemoryPrefix)) {
+    const ssize_t size = readlinkat(dirfd(folder), entry->d_name, target.data(), target.size());
+    if (size > 0 &&
+        std::string_view(target.data(), static_cast<size_t>(size)).starts_with(kMemoryPrefix)) {
       found.push_back(std::atoi(entry->d_name));
     }
   }

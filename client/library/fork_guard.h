@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // ForkGuard: what fork() means for the clients of this process (DESIGN amendment 5). Before a fork
-// every client's loop is parked between two of its steps, so that no mapping is inherited between its
-// mmap and its MADV_DONTFORK; the parent's loops go on afterwards. In the child every client is marked,
-// and descriptors of shared memory that had arrived but were not yet mapped and closed are closed.
+// every client's loop is parked between two of its steps, so that no mapping is inherited between
+// its mmap and its MADV_DONTFORK; the parent's loops go on afterwards. In the child every client is
+// marked, and descriptors of shared memory that had arrived but were not yet mapped and closed are
+// closed.
 //
 // Thread safety: Add() and Remove() any thread; the rest runs inside fork(). A fork waits for the
 // present step of each loop, at most a slab's mapping.

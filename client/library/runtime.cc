@@ -58,7 +58,7 @@ Runtime::~Runtime() {
     return;
   }
   ForkGuard::Remove(this);
-  GEMEL_CHECK(!loop_->OnLoopThread()) << "the loop's own thread freed the last handle";
+  GEMEL_CHECK(!OnOwnThread()) << "the loop's own thread freed the last handle";
   loop_->Stop();
   thread_->join();
 }
@@ -93,7 +93,7 @@ void Runtime::Close() {
 }
 
 void Runtime::Park() {
-  GEMEL_CHECK(!loop_->OnLoopThread()) << "the loop's thread does not fork";
+  GEMEL_CHECK(!OnOwnThread()) << "the loop's thread does not fork";
   loop_->PostFromAnyThread([this]() { parking_->Stay(); });
   parking_->AwaitParked();
 }

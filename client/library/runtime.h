@@ -47,7 +47,7 @@ class Runtime final : public Forkable, public std::enable_shared_from_this<Runti
   absl::StatusOr<T> Call(std::function<Task<absl::StatusOr<T>>()> make, Duration timeout,
                          std::function<void(T)> dispose) {
     GEMEL_RETURN_IF_ERROR(Check());
-    GEMEL_CHECK(!loop_->OnLoopThread());
+    GEMEL_CHECK(!OnOwnThread()) << "the loop cannot wait for itself";
     auto waiting = std::make_shared<Waiting<absl::StatusOr<T>>>();
     loop_->PostFromAnyThread([this, waiting, make = std::move(make), dispose]() {
       loop_->Spawn(Run<T>(waiting, make, dispose));
@@ -99,6 +99,9 @@ class Runtime final : public Forkable, public std::enable_shared_from_this<Runti
   }
 
   void RunLoop();
+
+  // True also before the loop runs, unlike OnLoopThread().
+  bool OnOwnThread() const { return thread_->get_id() == std::this_thread::get_id(); }
 
   const Options options_;
   std::unique_ptr<EpollLoop> loop_;

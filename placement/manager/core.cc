@@ -26,10 +26,11 @@ PlacementCore::PlacementCore(PlacementOptions options, PlacementSeams seams)
           seams.metrics->Counter("gemel_receipts_refused_total", "receipts not counted")) {}
 
 PlacementCore::~PlacementCore() {
-  GEMEL_CHECK(stopping_ || loop_->is_shut_down()) << "Stop() before the destructor";
+  GEMEL_CHECK(!began_ || stopping_ || loop_->is_shut_down()) << "Stop() before the destructor";
 }
 
 void PlacementCore::Begin() {
+  began_ = true;
   started_ = loop_->Now();
   last_tick_ = started_;
   for (auto& [id, member] : members_) {

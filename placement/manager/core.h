@@ -306,6 +306,7 @@ class PlacementCore {
   Semaphore map_lock_;
   WaitQueue map_changed_;
   Gate gate_;
+  bool began_ = false;
   bool stopping_ = false;
   TimePoint started_{};
   TimePoint last_tick_{};

@@ -1,25 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // gemel-placement: one placement manager with an embedded RocksDB, serving gRPC on loopback.
-#include <sys/epoll.h>
-#include <sys/signalfd.h>
+#include <prometheus/exposer.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
-#include <csignal>
+#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 
-#include <CLI/CLI.hpp>
-#include <prometheus/collectable.h>
-#include <prometheus/exposer.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
-
+#include "common/daemon.h"
 #include "common/epoll_loop.h"
 #include "common/errors.h"
 #include "common/real_process.h"
+#include "common/status_macros.h"
 #include "placement/manager/manager.h"
 #include "placement/store/rocksdb_store.h"
 #include "transport/control/grpc_server.h"
@@ -38,95 +33,6 @@ struct Flags {
   bool accept_loss = false;
 };
 
-class LogEvents final : public EventSink {
- public:
-  explicit LogEvents(MetricRegistry* metrics)
-      : warnings_(metrics->Counter("gemel_warnings_total", "events of severity warning or error")) {
-  }
-
-  void Emit(Severity severity, std::string_view name, std::string text) override {
-    if (severity != Severity::kInfo) {
-      warnings_.Add(1);
-    }
-    const auto level = severity == Severity::kInfo      ? spdlog::level::info
-                       : severity == Severity::kWarning ? spdlog::level::warn
-                                                        : spdlog::level::err;
-    spdlog::log(level, "{}: {}", name, text);
-  }
-
- private:
-  Metric& warnings_;
-};
-
-// Read by the exposer's thread; all metrics are registered before it starts.
-class Exposed final : public prometheus::Collectable {
- public:
-  explicit Exposed(const MetricRegistry* metrics) : metrics_(metrics) {}
-
-  std::vector<prometheus::MetricFamily> Collect() const override {
-    std::vector<prometheus::MetricFamily> families;
-    for (const auto& [name, metric] : metrics_->all()) {
-      prometheus::MetricFamily family;
-      family.name = name;
-      family.help = metric->help();
-      prometheus::ClientMetric value;
-      if (metric->kind() == Metric::Kind::kCounter) {
-        family.type = prometheus::MetricType::Counter;
-        value.counter.value = static_cast<double>(metric->Get());
-      } else {
-        family.type = prometheus::MetricType::Gauge;
-        value.gauge.value = static_cast<double>(metric->Get());
-      }
-      family.metric.push_back(value);
-      families.push_back(family);
-    }
-    return families;
-  }
-
- private:
-  const MetricRegistry* metrics_;
-};
-
-absl::Status CheckLoopback(const std::string& address) {
-  if (address.starts_with("127.") || address.starts_with("localhost:") ||
-      address.starts_with("[::1]:")) {
-    return absl::OkStatus();
-  }
-  return error::PermissionDenied(
-      "'{}' is not a loopback address; until TLS exists give 127.0.0.1:PORT", address);
-}
-
-// Whole or not at all, for whoever waits for the file.
-absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".tmp";
-  {
-    std::ofstream out(temporary, std::ios::trunc);
-    out << text << "\n";
-    if (!out.flush()) {
-      return error::Unavailable("cannot write the ready file {}", temporary);
-    }
-  }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-    return error::Unavailable("cannot rename {} to {}", temporary, path);
-  }
-  return absl::OkStatus();
-}
-
-// Runs `task` on `loop` until it ends.
-template <typename T>
-T RunToEnd(EpollLoop* loop, Task<T> task) {
-  std::optional<T> result;
-  struct Runner {
-    static Task<void> Run(Task<T> inner, std::optional<T>* out) {
-      out->emplace(co_await std::move(inner));
-    }
-  };
-  loop->Spawn(Runner::Run(std::move(task), &result));
-  loop->RunUntil([&] { return result.has_value(); }, kTimeNever);
-  GEMEL_CHECK(result.has_value());
-  return std::move(*result);
-}
-
 Task<int> StopAll(GrpcServer* server, PlacementManager* manager) {
   const absl::Status stopped = co_await server->Stop();
   if (!stopped.ok()) {
@@ -134,29 +40,6 @@ Task<int> StopAll(GrpcServer* server, PlacementManager* manager) {
   }
   co_await manager->Stop();
   co_return 0;
-}
-
-// SIGTERM and SIGINT, blocked in all threads, as a descriptor of the loop.
-absl::StatusOr<int> OpenSignals(EpollLoop* loop, bool* stop) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  if (sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) {
-    return error::Internal("sigprocmask failed");
-  }
-  const int fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
-  if (fd < 0) {
-    return error::Internal("signalfd failed");
-  }
-  loop->Watch(fd, EPOLLIN, [fd, stop](uint32_t) {
-    signalfd_siginfo info;
-    while (read(fd, &info, sizeof(info)) == sizeof(info)) {
-      spdlog::info("signal {}: stopping", info.ssi_signo);
-      *stop = true;
-    }
-  });
-  return fd;
 }
 
 absl::Status Serve(const Flags& flags, EpollLoop* loop, bool* stop) {
@@ -217,7 +100,7 @@ int Main(int argc, char** argv) {
                "rebuild a lost store from what the servers keep");
   app.add_flag("--accept-loss", flags.accept_loss, "recover without a majority of the servers");
   CLI11_PARSE(app, argc, argv);
-  spdlog::set_default_logger(spdlog::stderr_logger_mt("placement"));
+  StartLog("placement");
 
   absl::Status status = CheckLoopback(flags.listen);
   if (status.ok() && !flags.metrics.empty()) {

@@ -101,7 +101,7 @@ void PlacementCore::MapToProto(pb::ClusterMap* out) const {
 PlacementCore::Answer<pb::WatchMapReply> PlacementCore::WatchMap(CallPtr call,
                                                                  pb::WatchMapRequest request) {
   const TimePoint deadline = HoldUntil(request.wait_ms());
-  while (!stopping_ && !call->cancelled() && cluster_.map_version <= request.known_version()) {
+  while (!stopping_ && !call->cancelled() && cluster_.map_version == request.known_version()) {
     const bool notified = co_await map_changed_.WaitUntil(deadline);
     if (!notified) {
       break;

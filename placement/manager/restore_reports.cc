@@ -49,7 +49,8 @@ void PlacementCore::CheckUnreadable(Job* job, uint32_t rank) {
     return;
   }
   const SnapshotId id = found->second.record.snapshot;
-  for (const ServerId& server : HoldersOf(found->second)[rank]) {
+  const HolderTable holders = HoldersOf(found->second);
+  for (const ServerId& server : holders[rank]) {
     MemberEntry* member = FindMember(server);
     QueuedDirective directive;
     HeldToProto({id, rank}, member->held.at(KeyOf(id)).at(rank),

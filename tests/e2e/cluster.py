@@ -69,6 +69,10 @@ def is_alive(process):
     return process["pid"] > 0 and start_ticks(process["pid"]) == process["start_ticks"] != 0
 
 
+# Ends the cluster when the process that made it dies without a word: its end of the pipe is closed then.
+_GUARD = 'read -r _ || "$0" down --wipe --dir "$1" || rmdir "$1"'
+
+
 class Done(NamedTuple):
     code: int
     out: str
@@ -84,6 +88,8 @@ class Cluster:
         self.sizes = ["--servers", str(servers), "--memory", memory, "--slab-bytes", slab_bytes]
         self._seen = {}  # (pid, start ticks) of everything that was ever started here
         self._children = []  # started without the CLI: reaped at the end
+        self._guard = subprocess.Popen(["sh", "-c", _GUARD, str(GEMEL), self.dir], stdin=subprocess.PIPE,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def gemel(self, *arguments, code=0, timeout_s=COMMAND_TIMEOUT_S):
         """Runs the CLI on this cluster; fails when it ends with another code (None: any)."""
@@ -182,7 +188,7 @@ class Cluster:
         self.gemel("down")
 
     def wipe(self):
-        """Ends everything and removes the folder; returns what the CLI had left behind."""
+        """For the end, once. Ends everything and removes the folder; returns what the CLI had left behind."""
         self._remember()
         done = gemel("down", "--wipe", "--dir", self.dir) if Path(self.dir, "cluster.json").exists() else None
         left = self._leftovers()
@@ -194,6 +200,7 @@ class Cluster:
         for child in self._children:
             child.wait(10)
         shutil.rmtree(self.dir, ignore_errors=True)
+        self._guard.communicate(b"done\n")
         return left
 
     def _remember(self):

@@ -243,7 +243,7 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
 
 Task<void> Launch::AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer, uint64_t step) {
   const TimePoint deadline = Add(ranks_[rank].node->loop.Now(), kRestoreWithin);
-  absl::StatusOr<CommitResult> result = co_await writer->AwaitCommit(deadline);
+  absl::StatusOr<SaveResult> result = co_await writer->AwaitCommit(deadline);
   ranks_[rank].in_flight -= 1;
   if (!result.ok()) {
     Fail(rank, result.status());

@@ -8,12 +8,14 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "common/errors.h"
 #include "common/sim_loop.h"
+#include "common/status_macros.h"
 #include "common/sync.h"
 #include "common/xxh3.h"
 #include "placement/manager/manager.h"
@@ -141,6 +143,8 @@ struct JobRun {
 };
 
 class Cluster {
+  using Result = absl::StatusOr<std::string>;
+
  public:
   explicit Cluster(uint32_t servers = 3) : driver_(&scheduler) {
     store.latency_max = store.latency_min;
@@ -185,6 +189,12 @@ class Cluster {
     sim_store.reset();
     net.reset();
     loop.reset();
+    for (const std::weak_ptr<OneShot<Result>>& call : calls_) {
+      if (const auto open = call.lock(); open != nullptr) {
+        open->Set(error::Unavailable("placement was killed"));
+      }
+    }
+    calls_.clear();
   }
 
   void Run(Duration duration) {
@@ -378,6 +388,15 @@ class Cluster {
     return Call<pb::AwaitCommitReply>("AwaitCommit", request);
   }
 
+  // Polls until it is over.
+  absl::StatusOr<pb::AwaitCommitReply> AwaitEnd(const pb::SnapshotId& snapshot, uint32_t rank) {
+    absl::StatusOr<pb::AwaitCommitReply> reply = Await(snapshot, rank);
+    for (int i = 0; i < 5 && reply.ok() && reply->state() == pb::SNAPSHOT_OPEN; ++i) {
+      reply = Await(snapshot, rank);
+    }
+    return reply;
+  }
+
   // All ranks open, all holders seal, rank 0 waits for the commit.
   absl::StatusOr<pb::SnapshotId> Save(const JobRun& run, const std::string& name,
                                       uint32_t attempt = 0) {
@@ -467,8 +486,6 @@ class Cluster {
   std::vector<std::unique_ptr<ScriptedServer>> servers;
 
  private:
-  using Result = absl::StatusOr<std::string>;
-
   Task<void> StartTask(std::optional<absl::StatusOr<std::unique_ptr<PlacementManager>>>* out) {
     const PlacementSeams seams{loop.get(), &random_, sim_store.get(), net.get(), &events, &metrics};
     auto started = co_await PlacementManager::Start(options, seams);
@@ -488,6 +505,8 @@ class Cluster {
       co_return error::Unavailable("placement is down");
     }
     auto result = std::make_shared<OneShot<Result>>(&driver_);
+    std::erase_if(calls_, [](const auto& ended) { return ended.expired(); });
+    calls_.push_back(result);
     loop->Spawn(HandleInto(manager.get(), std::move(call), std::move(method), std::move(request),
                            result));
     const bool set = co_await result->WaitUntil(Add(driver_.Now(), 40s));
@@ -534,6 +553,16 @@ class Cluster {
     }
   }
 
+  // Real servers watch the map for this.
+  void RememberMembers(ScriptedServer* server) {
+    server->last_members.clear();
+    for (const auto& other : servers) {
+      if (other->running && other->joined.ok()) {
+        server->last_members.push_back(other->id.ToBytes());
+      }
+    }
+  }
+
   Task<void> Live(ScriptedServer* server) {
     const Incarnation life = server->incarnation;
     while (server->running && server->incarnation == life) {
@@ -546,8 +575,14 @@ class Cluster {
         auto call = std::make_shared<ScriptedCall>();
         const Result raw = co_await Ask(call, "Heartbeat", request.SerializeAsString());
         pb::HeartbeatReply reply;
-        if (raw.ok() && reply.ParseFromString(*raw) && reply.rejoin() &&
-            server->incarnation == life) {
+        if (raw.status().code() == absl::StatusCode::kFailedPrecondition) {
+          server->joined = raw.status();
+        }
+        const bool answered = raw.ok() && reply.ParseFromString(*raw);
+        if (answered && !reply.rejoin()) {
+          RememberMembers(server);
+        }
+        if (answered && reply.rejoin() && server->incarnation == life) {
           server->joined = error::Unavailable("has to join again");
         }
       }
@@ -629,6 +664,7 @@ class Cluster {
   }
 
   SimLoop driver_;
+  std::vector<std::weak_ptr<OneShot<Result>>> calls_;  // that the manager has not answered
   Random random_{7};
 };
 

@@ -142,7 +142,7 @@ TEST_F(PlacementMembers, StopReleasesEveryLongPoll) {
   std::optional<absl::StatusOr<std::string>> watched;
   pb::WatchMapRequest request;
   request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
-  request.set_known_version(1000);
+  request.set_known_version(4);
   request.set_wait_ms(30'000);
   cluster.CallBeside("WatchMap", request.SerializeAsString(), &watched);
   cluster.Run(100ms);

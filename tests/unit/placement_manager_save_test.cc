@@ -280,7 +280,7 @@ TEST_F(PlacementSave, AnOpenSaveOutlivesTheManager) {
     ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()),
                              Cluster::ObjectOf(run, opened[0].snapshot(), 1)).ok());
   }
-  auto committed = cluster.Await(opened[0].snapshot(), 0);
+  auto committed = cluster.AwaitEnd(opened[0].snapshot(), 0);
   ASSERT_TRUE(committed.ok()) << committed.status();
   EXPECT_EQ(committed->state(), pb::SNAPSHOT_COMMITTED)
       << committed->ShortDebugString() << cluster.events.All();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keeps one sentence in two hosts' memory and reads it back: gemel-hello unix:///PATH-OF-THE-SERVER'S-SOCKET
+// Keeps one sentence in two hosts' memory and reads it back: gemel-hello
+// unix:///PATH-OF-THE-SERVER'S-SOCKET
 #include <cstdio>
 
 #include "gemel/client.h"

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Gemel's client in C++: inline over the C ABI of gemel.h, so that compiler, standard library and flags of a
-// program need not be those of the library. What each call means, which errors it has, and what timeouts,
-// threads and fork() do: gemel.h, function of the same name.
+// Gemel's client in C++: inline over the C ABI of gemel.h, so that compiler, standard library and
+// flags of a program need not be those of the library. What each call means, which errors it has,
+// and what timeouts, threads and fork() do: gemel.h, function of the same name.
 //
 //   auto client = gemel::Client::Connect({.address = "unix:///run/gemel/server.sock"});
 //   if (!client) return Fail(client.status());
 //
 // Thread safety: as the handles of gemel.h: Client any thread, the others as told there.
-// Ownership: values that are moved, not copied. They may be destroyed in any order. Only what was made by a
-// call that succeeded may be used: a default constructed or moved-from value may only be assigned to.
-// Errors: no exceptions. Status, or Result<T>, which holds a T when it is true.
+// Ownership: values that are moved, not copied. They may be destroyed in any order. Only what was
+// made by a call that succeeded may be used: a default constructed or moved-from value may only be
+// assigned to. Errors: no exceptions. Status, or Result<T>, which holds a T when it is true.
 #pragma once
 
 #include <array>
@@ -86,7 +86,8 @@ struct Free {
 };
 }  // namespace internal
 
-// What all ranks of one incarnation of a job share: 16 bytes. One rank draws, all others are given it.
+// What all ranks of one incarnation of a job share: 16 bytes. One rank draws, all others are given
+// it.
 using Token = std::array<uint8_t, 16>;
 
 inline Token DrawToken() {
@@ -102,7 +103,8 @@ using Range = gemel_range;
 using ShardInfo = gemel_shard_info;
 using SnapshotInfo = gemel_snapshot_info;
 
-// One rank's shard of one snapshot: write all of it, seal, wait. Dropped before the seal, it is aborted.
+// One rank's shard of one snapshot: write all of it, seal, wait. Dropped before the seal, it is
+// aborted.
 class SnapshotWriter {
  public:
   SnapshotWriter() = default;
@@ -218,7 +220,7 @@ class Client {
     uint64_t layout_bytes = 0;  // leading bytes of the shard that say what the rest is
     std::array<uint8_t, 16> layout_hash{};
     uint32_t copies = 2;
-    uint32_t min_copies = 0;  // 0: = copies
+    uint32_t min_copies = 0;   // 0: = copies
     uint32_t keep_latest = 1;  // 0: all
     bool skip_when_busy = false;
     int64_t timeout_ms = 120'000;

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <nanobind/stl/string.h>
+
+#include <string>
+
+#include "native.h"
+
+namespace gemel::python {
+namespace {
+
+class Client {
+ public:
+  Client(const std::string& address, double timeout_s) {
+    gemel_client_options options{};
+    options.struct_bytes = sizeof(options);
+    options.address = address.c_str();
+    options.timeout_ms = MillisecondsOf(timeout_s);
+    options.interrupted = Interrupted;
+    Run([&]() { return gemel_client_connect(&options, &handle_); });
+  }
+
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  ~Client() { gemel_client_free(handle_); }
+
+  gemel_client* handle() const { return handle_; }
+
+  nb::tuple AcquireEpoch(const std::string& job, nb::bytes token) {
+    uint8_t raw[16];
+    CopySixteen(token, "the epoch's token", raw);
+    gemel_epoch epoch{};
+    Run([&]() { return gemel_epoch_acquire(handle_, job.c_str(), raw, &epoch); });
+    return EpochTuple(epoch);
+  }
+
+  nb::object BeginRestore(const std::string& job, nb::handle epoch,
+                          std::pair<uint32_t, uint32_t> place, double timeout_s) {
+    gemel_restore_options options{};
+    options.struct_bytes = sizeof(options);
+    options.job = job.c_str();
+    options.epoch = EpochOf(epoch);
+    options.rank = place.first;
+    options.world_size = place.second;
+    options.timeout_ms = MillisecondsOf(timeout_s);
+    gemel_restore* restore = nullptr;
+    Run([&]() { return gemel_restore_begin(handle_, &options, &restore); });
+    return restore != nullptr ? MakeRestore(restore) : nb::none();
+  }
+
+ private:
+  gemel_client* handle_ = nullptr;
+};
+
+int OnBusyOf(const std::string& word) {
+  if (word != "wait" && word != "skip") {
+    RaiseInvalid("on_busy='" + word + "': must be 'wait' or 'skip'");
+  }
+  return word == "skip" ? GEMEL_ON_BUSY_SKIP : GEMEL_ON_BUSY_WAIT;
+}
+
+nb::object Open(Client& client, gemel_snapshot_options options) {
+  options.struct_bytes = sizeof(options);
+  gemel_writer* writer = nullptr;
+  Run([&]() { return gemel_snapshot_open(client.handle(), &options, &writer); });
+  return writer != nullptr ? MakeWriter(writer, options.name) : nb::none();
+}
+
+}  // namespace
+
+void BindClient(nb::module_& module) {
+  auto client = nb::class_<Client>(module, "Client", "One connection to the server of this host.");
+  client.def(nb::init<const std::string&, double>(), nb::arg("address"),
+             nb::arg("timeout_s") = 30.0);
+  client.def_prop_ro("cluster_id", [](Client& c) { return gemel_client_cluster_id(c.handle()); });
+  client.def_prop_ro("server_id", [](Client& c) { return gemel_client_server_id(c.handle()); });
+  client.def_prop_ro("address", [](Client& c) { return gemel_client_address(c.handle()); });
+  client.def(
+      "close", [](Client& c) { gemel_client_close(c.handle()); },
+      "Ends the connection; calls that wait fail. Idempotent.");
+  client.def("acquire_epoch", &Client::AcquireEpoch, nb::arg("job"), nb::arg("token"),
+             "(generation, counter) of the job's incarnation that shares these 16 bytes.");
+  client.def(
+      "open_snapshot",
+      [](Client& c, const std::string& job, nb::handle epoch, const std::string& name,
+         uint32_t attempt, uint32_t rank, uint32_t world_size, uint64_t shard_bytes,
+         uint64_t layout_bytes, nb::bytes layout_hash, uint32_t copies, uint32_t min_copies,
+         uint32_t keep_latest, const std::string& on_busy, double timeout_s) {
+        gemel_snapshot_options options{};
+        options.job = job.c_str();
+        options.epoch = EpochOf(epoch);
+        options.name = name.c_str();
+        options.attempt = attempt;
+        options.rank = rank;
+        options.world_size = world_size;
+        options.shard_bytes = shard_bytes;
+        options.layout_bytes = layout_bytes;
+        CopySixteen(layout_hash, "layout_hash", options.layout_hash);
+        options.copies = copies;
+        options.min_copies = min_copies;
+        options.keep_latest = keep_latest;
+        options.on_busy = OnBusyOf(on_busy);
+        options.timeout_ms = MillisecondsOf(timeout_s);
+        return Open(c, options);
+      },
+      nb::arg("job"), nb::arg("epoch"), nb::arg("name"), nb::arg("attempt"), nb::arg("rank"),
+      nb::arg("world_size"), nb::arg("shard_bytes"), nb::arg("layout_bytes"),
+      nb::arg("layout_hash"), nb::arg("copies"), nb::arg("min_copies"), nb::arg("keep_latest"),
+      nb::arg("on_busy"), nb::arg("timeout_s"),
+      "A Writer of this rank's shard, or None when the cluster skips this snapshot.");
+  client.def(
+      "begin_restore",
+      [](Client& c, const std::string& job, nb::handle epoch, uint32_t rank, uint32_t world_size,
+         double timeout_s) { return c.BeginRestore(job, epoch, {rank, world_size}, timeout_s); },
+      nb::arg("job"), nb::arg("epoch"), nb::arg("rank"), nb::arg("world_size"),
+      nb::arg("timeout_s"),
+      "The Restore that all ranks share, or None when nothing was ever committed.");
+}
+
+}  // namespace gemel::python

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "native.h"
+
+#include <nanobind/stl/string.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace gemel::python {
+namespace {
+
+constexpr size_t kIdBytes = 16;
+constexpr double kSecondsMax = 30.0 * 24 * 3600;
+
+unsigned long main_thread = 0;  // NOLINT(google-runtime-int): the interpreter's type
+
+bool Ending() {
+#if PY_VERSION_HEX >= 0x030d0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
+
+[[noreturn]] void Raise(int code, const std::string& message) {
+  nb::object error = nb::module_::import_("gemel.errors").attr("from_code")(code, message);
+  PyErr_SetObject(error.type().ptr(), error.ptr());
+  nb::raise_python_error();
+}
+
+}  // namespace
+
+WithoutLock::~WithoutLock() {
+  while (Ending() && PyThread_get_thread_ident() != main_thread) {
+    pause();
+  }
+  PyEval_RestoreThread(state_);
+}
+
+void RaiseUnlessOk(gemel_status status) {
+  const std::string message = status.message != nullptr ? status.message : "";
+  const int code = status.code;
+  gemel_status_free(&status);
+  if (code == GEMEL_CANCELLED && PyErr_Occurred() != nullptr) {
+    nb::raise_python_error();
+  }
+  if (code != GEMEL_OK) {
+    Raise(code, message);
+  }
+}
+
+void RaiseInvalid(const std::string& message) { Raise(GEMEL_INVALID_ARGUMENT, message); }
+
+int Interrupted(void* /*context*/) {
+  if (PyThread_get_thread_ident() != main_thread || Ending()) {
+    return 0;
+  }
+  nb::gil_scoped_acquire locked;
+  return PyErr_CheckSignals() != 0 ? 1 : 0;
+}
+
+void RememberMainThread() {
+  nb::object thread = nb::module_::import_("threading").attr("main_thread")();
+  main_thread = nb::cast<unsigned long>(thread.attr("ident"));  // NOLINT(google-runtime-int)
+}
+
+int64_t MillisecondsOf(double seconds) {
+  if (!(seconds >= 0.0)) {
+    RaiseInvalid("a timeout of " + std::to_string(seconds) + " s: give 0 or more");
+  }
+  return static_cast<int64_t>(std::ceil(std::min(seconds, kSecondsMax) * 1e3));
+}
+
+void CopySixteen(nb::bytes raw, const char* name, uint8_t* out) {
+  if (raw.size() != kIdBytes) {
+    RaiseInvalid(std::string(name) + " has " + std::to_string(raw.size()) + " bytes, not 16");
+  }
+  std::copy_n(static_cast<const uint8_t*>(raw.data()), kIdBytes, out);
+}
+
+std::string HexOf(const uint8_t* digest) {
+  // High half first, most significant byte first: the bytes of a digest are low then high, each
+  // little-endian.
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (size_t i = kIdBytes; i > 0; --i) {
+    text += kDigits[digest[i - 1] >> 4];
+    text += kDigits[digest[i - 1] & 15];
+  }
+  return text;
+}
+
+nb::tuple EpochTuple(gemel_epoch epoch) { return nb::make_tuple(epoch.generation, epoch.counter); }
+
+gemel_epoch EpochOf(nb::handle epoch) {
+  if (nb::len(epoch) != 2) {
+    RaiseInvalid("an epoch is (generation, counter), as acquire_epoch() gives it");
+  }
+  return {nb::cast<uint64_t>(epoch[0]), nb::cast<uint64_t>(epoch[1])};
+}
+
+}  // namespace gemel::python
+
+NB_MODULE(_native, module) {
+  using namespace gemel::python;  // NOLINT(google-build-using-namespace): its own functions
+  module.doc() = "The client library of Gemel. See gemel.torch for what training programs use.";
+  module.attr("__version__") = gemel_version();
+  RememberMainThread();
+  BindWriter(module);
+  BindRestore(module);
+  BindClient(module);
+}

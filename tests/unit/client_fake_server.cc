@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/unit/client_fake_server.h"
+
+#include <algorithm>
+
+#include "common/errors.h"
+#include "common/merkle.h"
+#include "common/status_macros.h"
+
+namespace gemel {
+namespace {
+
+template <typename Message>
+Reply Say(const Message& message) {
+  Reply reply;
+  reply.body = EncodeMessage(message);
+  return reply;
+}
+
+}  // namespace
+
+FakeServer::FakeServer() {
+  loop_ = *EpollLoop::Create();
+  thread_ = std::thread([this]() { RunLoop(); });
+  listening_.wait(false);
+}
+
+FakeServer::~FakeServer() {
+  loop_->Stop();
+  thread_.join();
+}
+
+void FakeServer::RunLoop() {
+  host_ = std::make_unique<RealHost>(loop_.get());
+  net_ = std::make_unique<RealNet>(loop_.get(), nullptr, RealNet::Options());
+  auto accept = [this](std::unique_ptr<Connection> connection) {
+    sessions_.push_back(Session::Start(loop_.get(), std::move(connection), this, {}));
+  };
+  absl::StatusOr<std::unique_ptr<Listener>> listener = net_->Listen(address(), accept);
+  GEMEL_CHECK(listener.ok()) << ToText(listener.status());
+  listener_ = std::move(*listener);
+  listening_.store(true);
+  listening_.notify_all();
+  loop_->Run();
+  for (const std::shared_ptr<Session>& session : sessions_) {
+    session->Detach();
+    session->Close(error::Cancelled("the server stops"));
+  }
+  listener_ = nullptr;
+  loop_->Shutdown();
+  sessions_.clear();
+}
+
+Task<Reply> FakeServer::Handle(std::shared_ptr<Session> session, IncomingRequest request) {
+  absl::StatusOr<Reply> answer = Dispatch(session.get(), request);
+  // A held call: the client asks again.
+  if (request.header.type == FrameType::kAwaitCommit && faults.hold_commits.load()) {
+    co_await loop_->Sleep(20ms);
+  }
+  Reply reply;
+  reply.status = answer.status();
+  if (answer.ok()) {
+    reply = std::move(*answer);
+  }
+  co_return reply;
+}
+
+absl::StatusOr<Reply> FakeServer::Dispatch(Session* session, const IncomingRequest& request) {
+  switch (request.header.type) {
+    case FrameType::kClientHello:
+      return Hello(request);
+    case FrameType::kAcquireEpoch: {
+      AcquireEpochDone done;
+      done.epoch = {1, 1};
+      return Say(done);
+    }
+    case FrameType::kOpenShard: {
+      GEMEL_ASSIGN_OR_RETURN(OpenShard message, DecodeMessage<OpenShard>(request.body));
+      return Open(session, message);
+    }
+    case FrameType::kPrepareSlabs:
+      return Say(PrepareSlabsReply());
+    case FrameType::kChunksFilled: {
+      GEMEL_ASSIGN_OR_RETURN(ChunksFilled message, DecodeMessage<ChunksFilled>(request.body));
+      return Filled(message);
+    }
+    case FrameType::kSealShard: {
+      GEMEL_ASSIGN_OR_RETURN(SealShard message, DecodeMessage<SealShard>(request.body));
+      return Seal(message);
+    }
+    case FrameType::kAwaitCommit: {
+      AwaitCommitDone done;
+      done.state = faults.hold_commits.load() ? CommitState::kOpen : CommitState::kCommitted;
+      done.copies = 1;
+      done.why = "held by the test";
+      return Say(done);
+    }
+    case FrameType::kAbortShard: {
+      GEMEL_ASSIGN_OR_RETURN(AbortShard message, DecodeMessage<AbortShard>(request.body));
+      aborts += 1;
+      uploads_.erase(message.upload);
+      return Say(Acknowledged());
+    }
+    case FrameType::kBeginRestore: {
+      GEMEL_ASSIGN_OR_RETURN(BeginRestore message, DecodeMessage<BeginRestore>(request.body));
+      return Begin(message);
+    }
+    case FrameType::kFetchChunks: {
+      GEMEL_ASSIGN_OR_RETURN(FetchChunks message, DecodeMessage<FetchChunks>(request.body));
+      return Fetch(session, message);
+    }
+    case FrameType::kReportRestore: {
+      GEMEL_ASSIGN_OR_RETURN(ReportRestore message, DecodeMessage<ReportRestore>(request.body));
+      unreadable_shards = static_cast<int>(message.unreadable_shards.size());
+      return Say(Acknowledged());
+    }
+    case FrameType::kAwaitRestore: {
+      AwaitRestoreDone done;
+      done.outcome =
+          unreadable_shards.load() == 0 ? RestoreOutcome::kVerified : RestoreOutcome::kMoved;
+      return Say(done);
+    }
+    case FrameType::kReleaseRestore:
+      releases += 1;
+      return Say(Acknowledged());
+    default:
+      return error::Unimplemented("frame type {}", static_cast<int>(request.header.type));
+  }
+}
+
+absl::StatusOr<Reply> FakeServer::Hello(const IncomingRequest& request) {
+  GEMEL_RETURN_IF_ERROR(DecodeMessage<ClientHello>(request.body).status());
+  if (request.handles.size() != 1) {
+    return error::InvalidArgument("hello with {} handles", request.handles.size());
+  }
+  ClientHelloReply reply;
+  reply.version = faults.version.load();
+  reply.cluster.bytes.fill(0xab);
+  reply.server.bytes.fill(0xcd);
+  reply.server_name = "fake";
+  reply.slab_bytes = kSlabBytes;
+  return Say(reply);
+}
+
+SlabPiece FakeServer::Piece(Session* session, uint32_t slab, std::pair<uint64_t, uint64_t> range,
+                            Reply* reply) {
+  SlabPiece piece{slab, range.first, range.second, given_[session].insert(slab).second};
+  if (piece.has_handle) {
+    reply->handles.push_back(slabs_[slab]);
+  }
+  return piece;
+}
+
+absl::StatusOr<Reply> FakeServer::Open(Session* session, const OpenShard& message) {
+  OpenShardReply open;
+  if (faults.skip.load()) {
+    open.decision = OpenDecision::kSkip;
+    return Say(open);
+  }
+  open.upload = uploads_.empty() ? 1 : uploads_.rbegin()->first + 1;
+  Object object;
+  object.snapshot = {message.job, message.epoch, open.upload, message.name, message.attempt};
+  object.bytes = message.shard_bytes;
+  object.layout_bytes = message.layout_bytes;
+  open.snapshot = object.snapshot;
+  Reply reply;
+  for (uint64_t at = 0; at < message.shard_bytes; at += kSlabBytes) {
+    GEMEL_ASSIGN_OR_RETURN(std::shared_ptr<SharedHandle> memory,
+                           host_->CreateMemory("gemel-slab", kSlabBytes));
+    object.slabs.push_back(static_cast<uint32_t>(slabs_.size()));
+    slabs_.push_back(std::move(memory));
+    const std::pair<uint64_t, uint64_t> range(0, std::min(kSlabBytes, message.shard_bytes - at));
+    open.pieces.push_back(Piece(session, object.slabs.back(), range, &reply));
+  }
+  uploads_[open.upload] = std::move(object);
+  reply.body = EncodeMessage(open);
+  return reply;
+}
+
+absl::StatusOr<Reply> FakeServer::Filled(const ChunksFilled& message) {
+  Object& object = uploads_[message.upload];
+  if (message.first_chunk != object.digests.size()) {
+    return error::Internal("chunks from {} after {}", message.first_chunk, object.digests.size());
+  }
+  object.digests.insert(object.digests.end(), message.digests.begin(), message.digests.end());
+  return Say(Acknowledged());
+}
+
+absl::StatusOr<Reply> FakeServer::Seal(const SealShard& message) {
+  Object& object = uploads_[message.upload];
+  const ShardId shard{object.snapshot, 0};
+  if (object.digests.size() != ChunkCount(object.bytes)) {
+    return error::Internal("sealed with {} chunks", object.digests.size());
+  }
+  object.root =
+      MerkleRoot(shard.RootOwner(), shard.RootName(), object.digests, object.bytes, kChunkBytes);
+  if (object.root != message.root) {
+    return error::DataLoss("another root");
+  }
+  object.committed = true;
+  return Say(Acknowledged());
+}
+
+absl::StatusOr<Reply> FakeServer::Begin(const BeginRestore& /*message*/) {
+  BeginRestoreDone begun;
+  begun.decision = RestoreDecision::kNeverCommitted;
+  for (const auto& [number, object] : uploads_) {
+    if (object.committed) {
+      begun.decision = RestoreDecision::kChosen;
+      begun.restore = number;
+      begun.snapshot = object.snapshot;
+      begun.shards = {{object.root, object.bytes, object.layout_bytes}};
+    }
+  }
+  return Say(begun);
+}
+
+absl::StatusOr<Reply> FakeServer::Fetch(Session* session, const FetchChunks& message) {
+  const Object& object = uploads_[message.restore];
+  FetchChunksReply fetched;
+  Reply reply;
+  for (uint32_t chunk = message.first_chunk; chunk < message.first_chunk + message.count; ++chunk) {
+    const uint64_t at = chunk * kChunkBytes;
+    const std::pair<uint64_t, uint64_t> range(at % kSlabBytes,
+                                              std::min(kChunkBytes, object.bytes - at));
+    fetched.pieces.push_back(Piece(session, object.slabs[at / kSlabBytes], range, &reply));
+    Digest128 digest = object.digests[chunk];
+    digest.low ^= faults.wrong_digests.load() ? 1 : 0;
+    fetched.digests.push_back(digest);
+    fetched.local_bytes += range.second;
+  }
+  reply.body = EncodeMessage(fetched);
+  return reply;
+}
+
+}  // namespace gemel

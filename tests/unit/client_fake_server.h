@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// FakeServer: the server of one host as a client sees it, on a real unix socket and a thread of its
+// own: one rank, one copy, no placement. What a test wants otherwise it says by `faults`.
+//
+// Thread safety: construction, destruction, address(), faults and counts any thread; the rest its
+// own loop.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/epoll_loop.h"
+#include "common/fields.h"
+#include "tests/unit/common_temporary_directory.h"
+#include "transport/local/messages.h"
+#include "transport/local/real_host.h"
+#include "transport/real_net.h"
+#include "transport/session.h"
+
+namespace gemel {
+
+class FakeServer final : public SessionHandler {
+ public:
+  static constexpr uint64_t kSlabBytes = 2 * kMiB;
+
+  struct Faults {
+    std::atomic<bool> hold_commits{false};   // every commit is "still open"
+    std::atomic<bool> wrong_digests{false};  // of the chunks that are fetched
+    std::atomic<bool> skip{false};           // every open
+    std::atomic<uint32_t> version{kClientProtocolVersion};
+  };
+
+  FakeServer();
+  ~FakeServer() override;
+
+  std::string address() const { return "unix://" + folder_.path() + "/server.sock"; }
+
+  Faults faults;
+  std::atomic<int> aborts{0};
+  std::atomic<int> releases{0};
+  std::atomic<int> unreadable_shards{0};  // named by the last report
+
+  // SessionHandler.
+  Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override;
+
+  void OnSessionClosed(Session* session, const absl::Status& /*why*/) override {
+    given_.erase(session);
+  }
+
+ private:
+  struct Object {
+    SnapshotId snapshot;
+    uint64_t bytes = 0;
+    uint64_t layout_bytes = 0;
+    std::vector<uint32_t> slabs;
+    std::vector<Digest128> digests;
+    Digest128 root;
+    bool committed = false;
+  };
+
+  void RunLoop();
+  absl::StatusOr<Reply> Dispatch(Session* session, const IncomingRequest& request);
+  absl::StatusOr<Reply> Hello(const IncomingRequest& request);
+  absl::StatusOr<Reply> Open(Session* session, const OpenShard& message);
+  absl::StatusOr<Reply> Filled(const ChunksFilled& message);
+  absl::StatusOr<Reply> Seal(const SealShard& message);
+  absl::StatusOr<Reply> Begin(const BeginRestore& message);
+  absl::StatusOr<Reply> Fetch(Session* session, const FetchChunks& message);
+  // One piece of slab `slab`, with its memory when this connection has not been given it.
+  SlabPiece Piece(Session* session, uint32_t slab, std::pair<uint64_t, uint64_t> range,
+                  Reply* reply);
+
+  TemporaryDirectory folder_;
+  std::unique_ptr<EpollLoop> loop_;
+  std::unique_ptr<RealHost> host_;
+  std::unique_ptr<RealNet> net_;
+  std::unique_ptr<Listener> listener_;
+  std::vector<std::shared_ptr<Session>> sessions_;  // shared with their calls
+  std::map<Session*, std::set<uint32_t>> given_;
+  std::vector<std::shared_ptr<SharedHandle>> slabs_;
+  std::map<uint64_t, Object> uploads_;  // by number, in order of their opens
+  std::atomic<bool> listening_{false};
+  std::thread thread_;
+};
+
+}  // namespace gemel
