@@ -15,7 +15,7 @@ gemel_trap
 gemel_setup --without-checkers
 cd "${GEMEL_ROOT}"
 gemel_configure release
-gemel_build release gemel gemel-server gemel-placement gemel_python
+gemel_build release gemel gemel-server gemel-placement _native
 
 out="${GEMEL_ROOT}/quickstart-out"
 gemel_say "main job: two FSDP2 ranks on three servers; one host will be killed"

@@ -1,21 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// gemel-server: owns the memory that Gemel keeps on this host.
+// gemel-server: one server of a host, on the production seams.
+#include <prometheus/client_metric.h>
+#include <prometheus/collectable.h>
 #include <prometheus/exposer.h>
+#include <prometheus/metric_family.h>
+#include <prometheus/metric_type.h>
+#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 
-#include "common/daemon.h"
+#include "common/epoll_loop.h"
 #include "common/errors.h"
 #include "common/real_disk.h"
 #include "common/real_process.h"
 #include "common/status_macros.h"
+#include "server/config.h"
 #include "server/server.h"
 #include "transport/control/grpc_channel.h"
 #include "transport/local/real_host.h"
@@ -24,103 +34,177 @@
 namespace gemel {
 namespace {
 
-struct Flags {
-  std::string dir;
-  std::string name = "server";
-  std::string domain = "host";
-  std::string placement = "127.0.0.1:7601";
-  std::string socket;
-  std::string data_listen = "tcp://127.0.0.1:7611";
-  std::string metrics;
-  std::string congestion = "cubic";
-  std::string ready_file;
-  uint64_t memory_bytes = kGiB;
-  uint64_t slab_bytes = kSlabBytesDefault;
+class LogEvents final : public EventSink {
+ public:
+  explicit LogEvents(MetricRegistry* metrics)
+      : warnings_(
+            metrics->Counter("gemel_warnings_total", "Events of severity warning or error.")) {}
+
+  void Emit(Severity severity, std::string_view name, std::string text) override {
+    if (severity != Severity::kInfo) {
+      warnings_.Add(1);
+    }
+    const auto level = severity == Severity::kInfo      ? spdlog::level::info
+                       : severity == Severity::kWarning ? spdlog::level::warn
+                                                        : spdlog::level::err;
+    spdlog::log(level, "{}: {}", name, text);
+  }
+
+ private:
+  Metric& warnings_;
 };
 
-absl::Status CheckFlags(const Flags& flags) {
-  const auto there =
-      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  if (flags.memory_bytes > there) {
-    return error::ResourceExhausted("--memory of {} MiB is more than this machine's {} MiB",
-                                    flags.memory_bytes / kMiB, there / kMiB);
-  }
-  return flags.metrics.empty() ? absl::OkStatus() : CheckLoopback(flags.metrics);
-}
+// Read by the exposer's thread; all metrics are registered before it starts.
+class Exposed final : public prometheus::Collectable {
+ public:
+  explicit Exposed(const MetricRegistry* metrics) : metrics_(metrics) {}
 
-struct Starter {
-  static Task<void> Run(Server* server, std::optional<absl::Status>* out) {
-    out->emplace(co_await server->Start());
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    std::vector<prometheus::MetricFamily> families;
+    for (const auto& [name, metric] : metrics_->all()) {
+      prometheus::MetricFamily family;
+      family.name = name;
+      family.help = metric->help();
+      prometheus::ClientMetric value;
+      const auto number = static_cast<double>(metric->Get());
+      const bool counter = metric->kind() == Metric::Kind::kCounter;
+      family.type = counter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge;
+      (counter ? value.counter.value : value.gauge.value) = number;
+      family.metric.push_back(value);
+      families.push_back(family);
+    }
+    return families;
   }
+
+ private:
+  const MetricRegistry* metrics_;
 };
 
-struct Stopper {
-  static Task<void> Run(Server* server, bool* stopped) {
-    co_await server->Stop();
-    *stopped = true;
-  }
-};
-
-// Runs until *stop or until the cluster refuses this server.
-absl::Status RunServer(const Flags& flags, const ServerSeams& seams, EpollLoop* loop, bool* stop) {
-  ServerOptions options;
-  options.name = flags.name;
-  options.domain = flags.domain;
-  options.client_address =
-      "unix://" + (flags.socket.empty() ? flags.dir + "/server.sock" : flags.socket);
-  options.data_address = flags.data_listen;
-  options.memory_bytes = flags.memory_bytes;
-  options.slab_bytes = flags.slab_bytes;
-  absl::Status fatal = absl::OkStatus();
-  Server server(seams, options, [&fatal, stop](const absl::Status& why) {
-    fatal = why;
-    *stop = true;
-  });
-  std::optional<absl::Status> started;
-
-  loop->Spawn(Starter::Run(&server, &started));
-  // A signal also ends a start that waits for placement.
-  loop->RunUntil([&] { return started.has_value() || *stop; }, kTimeNever);
-  absl::Status status = started.value_or(absl::OkStatus());
-  if (started.has_value() && status.ok()) {
-    spdlog::info("{} serves {} and {}", flags.name, options.client_address, server.data_address());
-    if (!flags.ready_file.empty()) {
-      status = WriteReadyFile(
-          flags.ready_file,
-          fmt::format(
-              R"({{"server_id": "{}", "name": "{}", "pid": {}, "socket": "{}", "data_address": "{}"}})",
-              server.id().ToHex(), flags.name, seams.process->pid(), options.client_address,
-              server.data_address()));
+// Whole or not at all, for whoever waits for the file.
+absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
+  const std::string temporary = path + ".tmp";
+  {
+    std::ofstream out(temporary, std::ios::trunc);
+    out << text << "\n";
+    if (!out.flush()) {
+      return error::Unavailable("cannot write the ready file {}", temporary);
     }
   }
-  if (started.has_value() && status.ok()) {
-    loop->RunUntil([stop] { return *stop; }, kTimeNever);
-    bool stopped = false;
-    loop->Spawn(Stopper::Run(&server, &stopped));
-    const bool waited = loop->RunUntil([&stopped] { return stopped; }, Add(loop->Now(), 3s));
-    spdlog::info("{} stops{}", flags.name, waited ? "" : " with calls in flight");
+  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
+    return error::Unavailable("cannot rename {} to {}", temporary, path);
   }
-  loop->Shutdown();
-  return status.ok() ? fatal : status;
+  return absl::OkStatus();
 }
 
-absl::Status Serve(const Flags& flags, EpollLoop* loop, bool* stop) {
+std::string JsonString(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      quoted.push_back('\\');
+    }
+    quoted.push_back(c);
+  }
+  return quoted + "\"";
+}
+
+std::string ReadyText(const ServerConfig& config, const Server& server, uint64_t pid) {
+  return fmt::format(
+      R"({{"server_id": "{}", "name": {}, "pid": {}, "socket": {}, "data_address": "{}"}})",
+      server.id().ToHex(), JsonString(config.name), pid, JsonString(config.socket),
+      server.data_address());
+}
+
+// A task's result, seen from outside the loop.
+template <typename T>
+struct TaskResult {
+  std::optional<T> value;
+
+  static Task<void> Run(Task<T> task, TaskResult* out) {
+    out->value.emplace(co_await std::move(task));
+  }
+};
+
+Task<bool> StopServer(Server* server) {
+  co_await server->Stop();
+  co_return true;
+}
+
+// SIGTERM and SIGINT, blocked in all threads, as a descriptor of the loop.
+absl::StatusOr<int> OpenSignals(EpollLoop* loop, bool* stop) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  if (sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) {
+    return error::Internal("sigprocmask failed");
+  }
+  signal(SIGPIPE, SIG_IGN);
+  const int fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
+  if (fd < 0) {
+    return error::Internal("signalfd failed");
+  }
+  loop->Watch(fd, EPOLLIN, [fd, stop](uint32_t) {
+    signalfd_siginfo info;
+    while (read(fd, &info, sizeof(info)) == sizeof(info)) {
+      spdlog::info("signal {}: stopping", info.ssi_signo);
+      *stop = true;
+    }
+  });
+  return fd;
+}
+
+// Each slab is a descriptor.
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {
+      spdlog::warn("the limit of open files stays at {}", limit.rlim_cur);
+    }
+  }
+}
+
+absl::Status Run(const ServerConfig& config, EpollLoop* loop, Server* server,
+                 const MetricRegistry* metrics, bool* stop) {
+  TaskResult<absl::Status> started;
+  loop->Spawn(TaskResult<absl::Status>::Run(server->Start(), &started));
+  loop->RunUntil([&] { return started.value.has_value() || *stop; }, kTimeNever);
+  if (!started.value.has_value()) {
+    return absl::OkStatus();  // stopped before it was ready
+  }
+  GEMEL_RETURN_IF_ERROR(*started.value);
+  std::unique_ptr<prometheus::Exposer> exposer;
+  const auto exposed = std::make_shared<Exposed>(metrics);
+  if (!config.metrics.empty()) {
+    exposer = std::make_unique<prometheus::Exposer>(config.metrics, 1);
+    exposer->RegisterCollectable(exposed);
+  }
+  RealProcess process;
+  if (!config.ready_file.empty()) {
+    GEMEL_RETURN_IF_ERROR(
+        WriteReadyFile(config.ready_file, ReadyText(config, *server, process.pid())));
+  }
+  spdlog::info("{} is ready: clients at {}, servers at {}", config.name, config.socket,
+               server->data_address());
+  loop->RunUntil([stop] { return *stop; }, kTimeNever);
+  TaskResult<bool> stopped;
+  loop->Spawn(TaskResult<bool>::Run(StopServer(server), &stopped));
+  constexpr Duration kStopPatience = 5s;
+  loop->RunUntil([&] { return stopped.value.has_value(); }, Add(loop->Now(), kStopPatience));
+  return absl::OkStatus();
+}
+
+absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
   MetricRegistry metrics;
   LogEvents events(&metrics);
   RealProcess process;
-  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RealDisk> disk, RealDisk::Open(loop, flags.dir));
-  RealNet::Options net_options;
-  net_options.tcp.congestion_control = flags.congestion;
-  RealNet net(loop, &events, net_options);
   RealHost host(loop);
+  RealNet::Options net_options;
+  net_options.tcp.congestion_control = config.congestion;
+  RealNet net(loop, &events, net_options);
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RealDisk> disk, RealDisk::Open(loop, config.dir));
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<GrpcChannel> placement,
-                         GrpcChannel::Create(loop, flags.placement));
-  std::unique_ptr<prometheus::Exposer> exposer;
-  auto exposed = std::make_shared<Exposed>(&metrics);
-  if (!flags.metrics.empty()) {
-    exposer = std::make_unique<prometheus::Exposer>(flags.metrics, 1);
-    exposer->RegisterCollectable(exposed);
-  }
+                         GrpcChannel::Create(loop, config.placement));
   ServerSeams seams;
   seams.loop = loop;
   seams.net = &net;
@@ -130,48 +214,46 @@ absl::Status Serve(const Flags& flags, EpollLoop* loop, bool* stop) {
   seams.placement = placement.get();
   seams.events = &events;
   seams.metrics = &metrics;
-  absl::Status status = RunServer(flags, seams, loop, stop);
-  exposer.reset();
+  ServerOptions options;
+  options.name = config.name;
+  options.domain = config.domain;
+  options.client_address = "unix://" + config.socket;
+  options.data_address = config.data_listen;
+  options.memory_bytes = config.memory_size;
+  options.slab_bytes = config.slab_size;
+  absl::Status fatal;
+  Server server(seams, options, [&fatal, stop](const absl::Status& why) {
+    fatal = why;
+    *stop = true;
+  });
+  absl::Status status = Run(config, loop, &server, &metrics, stop);
+  // Tasks go before the parts they run in.
+  loop->Shutdown();
+  status.Update(fatal);
   return status;
 }
 
 int Main(int argc, char** argv) {
-  Flags flags;
-  CLI::App app("gemel-server: owns the memory that Gemel keeps on this host");
-  app.set_config("--config", "", "file of the same keys (TOML)");
-  app.add_option("--dir", flags.dir, "folder of its identity and records")->required();
-  app.add_option("--name", flags.name, "for messages");
-  app.add_option("--domain", flags.domain, "failure domain, like pod0/rack3/host7");
-  app.add_option("--placement", flags.placement, "address of gemel-placement");
-  app.add_option("--socket", flags.socket, "unix socket for clients; default DIR/server.sock");
-  app.add_option("--data-listen", flags.data_listen, "loopback address for other servers");
-  app.add_option("--memory", flags.memory_bytes, "bytes, or 64MiB, 1GiB")
-      ->transform(CLI::AsSizeValue(false));
-  app.add_option("--slab-bytes", flags.slab_bytes, "unit of memory, whole MiB")
-      ->transform(CLI::AsSizeValue(false));
-  app.add_option("--metrics", flags.metrics, "loopback address for Prometheus");
-  app.add_option("--congestion", flags.congestion, "TCP congestion control of data connections");
-  app.add_option("--ready-file", flags.ready_file, "written once clients may connect");
-  CLI11_PARSE(app, argc, argv);
-  StartLog(flags.name);
-  std::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
-
-  absl::Status status = CheckFlags(flags);
-  absl::StatusOr<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
-  status.Update(loop.status());
-  bool stop = false;
-  int signals = -1;
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("server"));
+  bool finished = false;
+  absl::StatusOr<ServerConfig> config = ReadServerConfig(argc, argv, &finished);
+  if (finished) {
+    return 0;
+  }
+  absl::Status status = config.status();
+  status.Update(status.ok() ? CheckServerConfig(&*config, MachineMemoryBytes()) : absl::OkStatus());
   if (status.ok()) {
-    const absl::StatusOr<int> opened = OpenSignals(loop->get(), &stop);
-    status.Update(opened.status());
-    signals = opened.value_or(-1);
-  }
-  status.Update(status.ok() ? Serve(flags, loop->get(), &stop) : absl::OkStatus());
-  if (loop.ok() && !(*loop)->is_shut_down()) {
-    (*loop)->Shutdown();
-  }
-  if (signals >= 0) {
-    close(signals);
+    RaiseDescriptorLimit();
+    absl::StatusOr<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
+    status.Update(loop.status());
+    bool stop = false;
+    const absl::StatusOr<int> signals =
+        loop.ok() ? OpenSignals(loop->get(), &stop) : absl::StatusOr<int>(loop.status());
+    status.Update(signals.status());
+    status.Update(status.ok() ? Serve(*config, loop->get(), &stop) : absl::OkStatus());
+    if (signals.ok()) {
+      close(*signals);
+    }
   }
   if (!status.ok()) {
     std::fprintf(stderr, "gemel-server: %s\n", std::string(MessageOf(status)).c_str());

@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
+#include "server/metric_names.h"
 
 namespace gemel {
 
@@ -18,6 +19,7 @@ Server::Server(const ServerSeams& seams, ServerOptions options, Fatal fatal)
   GEMEL_CHECK(seams.loop != nullptr && seams.net != nullptr && seams.host != nullptr);
   GEMEL_CHECK(seams.disk != nullptr && seams.placement != nullptr);
   GEMEL_CHECK(seams.events != nullptr && seams.metrics != nullptr);
+  RegisterServerMetrics(seams.metrics);
 }
 
 Server::~Server() = default;

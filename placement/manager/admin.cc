@@ -33,9 +33,8 @@ PlacementCore::Answer<pb::GetStatusReply> PlacementCore::GetStatus(CallPtr, pb::
     }
     if (!job->snapshots.empty() && !job->snapshots.rbegin()->second.full) {
       const Committed& newest = job->snapshots.rbegin()->second;
-      reply.add_warnings(fmt::format("{} has {} of {} copies",
-                                     newest.record.snapshot.ToString(), newest.fewest,
-                                     newest.record.copies));
+      reply.add_warnings(fmt::format("{} has {} of {} copies", newest.record.snapshot.ToString(),
+                                     newest.fewest, newest.record.copies));
     }
   }
   reply.set_jobs(jobs);

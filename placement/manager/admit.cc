@@ -2,13 +2,12 @@
 //
 // Admission of one rank's shard: on every server that will hold it, committed + in flight + this
 // snapshot + one more copy for a pin must fit (placement/model/admission.h).
-#include "placement/model/admission.h"
-
 #include <algorithm>
 #include <limits>
 
 #include "common/check.h"
 #include "placement/manager/core.h"
+#include "placement/model/admission.h"
 
 namespace gemel {
 
@@ -16,8 +15,7 @@ uint64_t PlacementCore::CommittedBytes(const MemberEntry& member) const {
   uint64_t bytes = 0;
   for (const auto& [key, shards] : member.held) {
     const auto job = jobs_.find(key.job);
-    if (job == jobs_.end() ||
-        !job->second->snapshots.contains(OrderOf(key.epoch, key.sequence))) {
+    if (job == jobs_.end() || !job->second->snapshots.contains(OrderOf(key.epoch, key.sequence))) {
       continue;
     }
     for (const auto& [rank, copy] : shards) {

@@ -24,8 +24,7 @@ std::vector<ServerId> PlacementCore::LiveReceipts(const RankSlot& slot) {
   std::vector<ServerId> live;
   for (const SlotReceipt& receipt : slot.receipts) {
     const MemberEntry* member = FindMember(receipt.server);
-    if (member != nullptr && member->alive() &&
-        member->record.incarnation == receipt.incarnation) {
+    if (member != nullptr && member->alive() && member->record.incarnation == receipt.incarnation) {
       live.push_back(receipt.server);
     }
   }
@@ -37,8 +36,8 @@ void PlacementCore::Evaluate(Attempt* attempt, RankSlot* slot) {
   const std::vector<uint32_t> receipts = Indices(plan, LiveReceipts(*slot));
   const model::CopyPolicy policy{.copies = attempt->record.copies,
                                  .min_copies = attempt->record.min_copies};
-  const model::ReceiptCount count = model::CountReceipts(plan.members, receipts, policy,
-                                                         plan.RuleAt(attempt->record.level));
+  const model::ReceiptCount count =
+      model::CountReceipts(plan.members, receipts, policy, plan.RuleAt(attempt->record.level));
   const bool enough = count.enough && slot->root.has_value();
   attempt->enough_count += static_cast<uint32_t>(enough) - static_cast<uint32_t>(slot->enough);
   attempt->full_count += static_cast<uint32_t>(count.full) - static_cast<uint32_t>(slot->full);
@@ -244,8 +243,7 @@ std::string PlacementCore::Missing(const Attempt& attempt) const {
 
 // Commits when nothing better can be had: all full, or nobody left to wait for, or late.
 void PlacementCore::Consider(const std::shared_ptr<Attempt>& attempt) {
-  if (attempt->state != AttemptState::kOpen ||
-      attempt->enough_count < attempt->record.world_size) {
+  if (attempt->state != AttemptState::kOpen || attempt->enough_count < attempt->record.world_size) {
     return;
   }
   const bool late = loop_->Now() >= attempt->deadline;

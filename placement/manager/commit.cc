@@ -255,9 +255,9 @@ PlacementCore::Answer<pb::AwaitCommitReply> PlacementCore::AwaitCommit(
       slot.plan += 1;
     }
     if (attempt->state == AttemptState::kAborting && !attempt->store_error.ok()) {
-      co_return Annotate(attempt->store_error,
-                         fmt::format("{} is being given up, which is not durable yet",
-                                     id.ToString()));
+      co_return Annotate(
+          attempt->store_error,
+          fmt::format("{} is being given up, which is not durable yet", id.ToString()));
     }
     if (over || slot.plan != slot.plan_told) {
       FillOpen(attempt.get(), request.rank(), &reply);

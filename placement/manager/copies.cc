@@ -81,8 +81,7 @@ void PlacementCore::CopyGone(MemberEntry* member, const ShardId& shard, std::str
   Emit(Severity::kError, "copy_gone",
        fmt::format("{}: the copy at {} is gone: {}", shard.ToString(), member->record.name, why));
   Job* job = FindJob(shard.snapshot.job);
-  const auto found =
-      job->snapshots.find(OrderOf(shard.snapshot.epoch, shard.snapshot.sequence));
+  const auto found = job->snapshots.find(OrderOf(shard.snapshot.epoch, shard.snapshot.sequence));
   if (found != job->snapshots.end()) {
     CountCopies(&found->second);
   }

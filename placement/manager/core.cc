@@ -49,24 +49,24 @@ Task<absl::StatusOr<std::string>> PlacementCore::Serve(CallPtr call, std::string
                                      Request::descriptor()->name());
   }
   GEMEL_CO_RETURN_IF_ERROR(CheckCaller(request.caller()));
-  const absl::StatusOr<Reply> reply =
-      co_await (this->*method)(std::move(call), std::move(request));
+  const absl::StatusOr<Reply> reply = co_await (this->*method)(std::move(call), std::move(request));
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   co_return reply->SerializeAsString();
 }
 
 const std::map<std::string, PlacementCore::Handler>& PlacementCore::Handlers() {
-#define GEMEL_METHOD_(name)                                                                   \
-  {                                                                                           \
-    #name, &PlacementCore::Serve<pb::name##Request, pb::name##Reply, &PlacementCore::name>    \
-  }
+#define GEMEL_METHOD_(name) \
+  {#name, &PlacementCore::Serve<pb::name##Request, pb::name##Reply, &PlacementCore::name>}
   static const auto* const kHandlers = new std::map<std::string, Handler>{
-      GEMEL_METHOD_(Join),           GEMEL_METHOD_(Heartbeat),      GEMEL_METHOD_(Directives),
-      GEMEL_METHOD_(AcquireEpoch),   GEMEL_METHOD_(Open),           GEMEL_METHOD_(ReportReceipts),
-      GEMEL_METHOD_(AwaitCommit),    GEMEL_METHOD_(AbortSnapshot),  GEMEL_METHOD_(BeginRestore),
-      GEMEL_METHOD_(ReportRestore),  GEMEL_METHOD_(AwaitRestore),   GEMEL_METHOD_(WatchMap),
-      GEMEL_METHOD_(GetStatus),      GEMEL_METHOD_(ListJobs),       GEMEL_METHOD_(ListSnapshots),
-      GEMEL_METHOD_(RemoveSnapshots), GEMEL_METHOD_(VerifySnapshot), GEMEL_METHOD_(Explain),
+      GEMEL_METHOD_(Join),           GEMEL_METHOD_(Heartbeat),
+      GEMEL_METHOD_(Directives),     GEMEL_METHOD_(AcquireEpoch),
+      GEMEL_METHOD_(Open),           GEMEL_METHOD_(ReportReceipts),
+      GEMEL_METHOD_(AwaitCommit),    GEMEL_METHOD_(AbortSnapshot),
+      GEMEL_METHOD_(BeginRestore),   GEMEL_METHOD_(ReportRestore),
+      GEMEL_METHOD_(AwaitRestore),   GEMEL_METHOD_(WatchMap),
+      GEMEL_METHOD_(GetStatus),      GEMEL_METHOD_(ListJobs),
+      GEMEL_METHOD_(ListSnapshots),  GEMEL_METHOD_(RemoveSnapshots),
+      GEMEL_METHOD_(VerifySnapshot), GEMEL_METHOD_(Explain),
   };
 #undef GEMEL_METHOD_
   return *kHandlers;

@@ -256,12 +256,13 @@ class PlacementCore {
   void Repair(Job* job, Committed* snapshot);
   void PullTo(Job* job, Committed* snapshot, uint32_t rank, MemberEntry* target,
               const std::vector<ServerId>& sources);
-  void PullDone(const std::string& job, model::SnapshotOrder order, std::pair<uint32_t, ServerId> to,
-                const pb::DirectiveResult& result);
+  void PullDone(const std::string& job, model::SnapshotOrder order,
+                std::pair<uint32_t, ServerId> to, const pb::DirectiveResult& result);
   bool RoomFor(const MemberEntry& member, uint64_t bytes) const;
 
   // restore.cc, restore_reports.cc
   absl::Status CheckRestore(const Job& job, const pb::BeginRestoreRequest& request) const;
+
   struct Choice {
     bool wait = false;
     std::string progress;
@@ -270,6 +271,7 @@ class PlacementCore {
     std::optional<model::SnapshotOrder> order;
     std::vector<std::string> lost;
   };
+
   Choice Choose(Job* job, std::optional<model::SnapshotOrder> below);
   Task<absl::Status> WriteRestore(Job* job, RestoreRecord record);
   Answer<bool> BeginRecord(Job* job, const pb::BeginRestoreRequest* request, std::string* progress);

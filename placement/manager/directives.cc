@@ -30,9 +30,9 @@ void PlacementCore::Direct(MemberEntry* member, QueuedDirective directive) {
 
 void PlacementCore::TakeResults(MemberEntry* member, const pb::DirectivesRequest& request) {
   for (const pb::DirectiveResult& result : request.results()) {
-    const auto found =
-        std::find_if(member->directives.begin(), member->directives.end(),
-                     [&](const QueuedDirective& queued) { return queued.body.id() == result.id(); });
+    const auto found = std::find_if(
+        member->directives.begin(), member->directives.end(),
+        [&](const QueuedDirective& queued) { return queued.body.id() == result.id(); });
     if (found == member->directives.end()) {
       continue;  // acknowledged before: the reply was lost
     }
@@ -54,7 +54,8 @@ bool PlacementCore::FillDirectives(MemberEntry* member, pb::DirectivesReply* rep
     if (!resend && queued.body.id() <= member->last_sent) {
       continue;
     }
-    const size_t size = queued.body.ByteSizeLong() + (queued.manifest ? queued.manifest->size() : 0);
+    const size_t size =
+        queued.body.ByteSizeLong() + (queued.manifest ? queued.manifest->size() : 0);
     const auto count = static_cast<size_t>(reply->directives_size());
     if (count >= kDirectivesReplyMax || (count > 0 && bytes + size > kDirectiveBytesMax)) {
       break;
@@ -107,8 +108,7 @@ PlacementCore::Answer<pb::DirectivesReply> PlacementCore::Directives(
       co_return reply;
     }
     const TimePoint resend_at = Add(member->last_sent_at, kDirectiveResend);
-    const TimePoint until =
-        member->directives.empty() ? deadline : std::min(deadline, resend_at);
+    const TimePoint until = member->directives.empty() ? deadline : std::min(deadline, resend_at);
     co_await member->wake.WaitUntil(until);
     if (loop_->Now() >= deadline) {
       break;

@@ -46,8 +46,8 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   job->attempt_of_name.clear();
   for (const std::shared_ptr<Attempt>& attempt : ended) {
     attempt->state = AttemptState::kAborted;
-    attempt->why = error::FailedPrecondition("{}: epoch {} superseded it",
-                                             attempt->id().ToString(), record.epoch.ToString());
+    attempt->why = error::FailedPrecondition("{}: epoch {} superseded it", attempt->id().ToString(),
+                                             record.epoch.ToString());
     Finish(job, *attempt, false);
     job->attempts.erase(attempt->id().sequence);
     attempt->changed.NotifyAll();
@@ -61,8 +61,8 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   }
   job->changed.NotifyAll();
   Emit(Severity::kInfo, "epoch_acquired",
-       fmt::format("job {} is in epoch {}, {} open saves ended", job->name,
-                   record.epoch.ToString(), ended.size()));
+       fmt::format("job {} is in epoch {}, {} open saves ended", job->name, record.epoch.ToString(),
+                   ended.size()));
   MaintainSoon(job);
   co_return record.epoch;
 }

@@ -11,7 +11,8 @@
 
 namespace gemel {
 
-PlacementCore::Answer<pb::ExplainReply> PlacementCore::Explain(CallPtr, pb::ExplainRequest request) {
+PlacementCore::Answer<pb::ExplainReply> PlacementCore::Explain(CallPtr,
+                                                               pb::ExplainRequest request) {
   GEMEL_CO_RETURN_IF_ERROR(CheckServing());
   if (request.copies() > model::kCopiesMax) {
     co_return error::InvalidArgument("{} copies; 1 to {}", request.copies(), model::kCopiesMax);
@@ -23,10 +24,9 @@ PlacementCore::Answer<pb::ExplainReply> PlacementCore::Explain(CallPtr, pb::Expl
     GEMEL_CO_ASSIGN_OR_RETURN(const Committed* snapshot, FindSnapshot(job, request.name()));
     const model::CommitRecord& record = snapshot->record;
     copies = record.copies;
-    reply.add_lines(fmt::format(
-        "{}: {} ranks, {} bytes, {} of {} copies, redundancy {}", record.snapshot.ToString(),
-        record.world_size, record.bytes, snapshot->fewest, record.copies,
-        snapshot->full ? "full" : "LOW"));
+    reply.add_lines(fmt::format("{}: {} ranks, {} bytes, {} of {} copies, redundancy {}",
+                                record.snapshot.ToString(), record.world_size, record.bytes,
+                                snapshot->fewest, record.copies, snapshot->full ? "full" : "LOW"));
     const HolderTable holders = HoldersOf(*snapshot);
     for (uint32_t rank = 0; rank < holders.size(); ++rank) {
       std::vector<std::string> names;

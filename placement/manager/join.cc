@@ -67,9 +67,9 @@ absl::Status PlacementCore::CheckReported(const pb::JoinRequest& request) const 
     const auto found = jobs_.find(seen.job());
     const EpochId known = found == jobs_.end() ? EpochId() : found->second->record.epoch;
     if (FromProto(seen.epoch()) > known) {
-      return error::FailedPrecondition("server {} has seen epoch {} of job {}, known here is {}: {}",
-                                       request.name(), FromProto(seen.epoch()).ToString(),
-                                       seen.job(), known.ToString(), way_out);
+      return error::FailedPrecondition(
+          "server {} has seen epoch {} of job {}, known here is {}: {}", request.name(),
+          FromProto(seen.epoch()).ToString(), seen.job(), known.ToString(), way_out);
     }
   }
   for (const std::string& bytes : request.commit_records()) {
@@ -168,8 +168,8 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   Emit(Severity::kInfo, "member_joined",
        fmt::format("server {} ({}) at {} in {}, incarnation {}: {} snapshots, {} commit records",
                    member->record.name, id.ToShort(), member->record.data_address,
-                   member->record.domain, member->record.incarnation.ToShort(),
-                   member->held.size(), member->records.size()));
+                   member->record.domain, member->record.incarnation.ToShort(), member->held.size(),
+                   member->records.size()));
   pb::JoinReply reply;
   reply.set_cluster_id(cluster_.cluster.ToBytes());
   reply.set_generation(cluster_.generation);

@@ -14,6 +14,7 @@ namespace {
 
 constexpr uint64_t kMemberLagMaxMs = 2000;  // a member's own starvation stretches its time so far
 constexpr Duration kStoreRetry = 200ms;
+constexpr Duration kMaintainEvery = 1s;
 
 }  // namespace
 
@@ -67,10 +68,10 @@ void PlacementCore::JudgeMember(MemberEntry* member) {
     return;
   }
   if (silent >= (member->probe_answered ? times.hang_after : times.dead_after)) {
-    Die(member, fmt::format("not heard for {:.0f} ms, its data address {}",
-                            Milliseconds(now - member->last_heard),
-                            member->probe_answered ? "accepts: the process hangs"
-                                                   : "does not answer"));
+    Die(member,
+        fmt::format("not heard for {:.0f} ms, its data address {}",
+                    Milliseconds(now - member->last_heard),
+                    member->probe_answered ? "accepts: the process hangs" : "does not answer"));
     return;
   }
   Suspect(member, fmt::format("not heard for {:.0f} ms", Milliseconds(now - member->last_heard)));
@@ -174,6 +175,7 @@ void PlacementCore::JudgeAttempts() {
 
 Task<void> PlacementCore::WatchMembers() {
   const LivenessOptions& times = options_.liveness;
+  TimePoint maintained = started_;
   while (!stopping_) {
     co_await loop_->Sleep(times.tick);
     const TimePoint now = loop_->Now();
@@ -197,6 +199,10 @@ Task<void> PlacementCore::WatchMembers() {
     }
     JudgeAttempts();
     ForgetDead();
+    if (now >= Add(maintained, kMaintainEvery)) {
+      maintained = now;
+      MaintainAllSoon();  // what failed is tried again
+    }
   }
 }
 

@@ -30,8 +30,7 @@ Task<absl::Status> PlacementCore::Load() {
     cluster_.generation = 1;
     cluster_.map_version = 1;
   } else {
-    GEMEL_CO_ASSIGN_OR_RETURN(cluster_,
-                              DecodeStored<ClusterRecord>(kClusterKey, (*found)->value));
+    GEMEL_CO_ASSIGN_OR_RETURN(cluster_, DecodeStored<ClusterRecord>(kClusterKey, (*found)->value));
     cluster_version_ = (*found)->version;
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadMembers());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
@@ -133,8 +132,7 @@ Task<absl::Status> PlacementCore::LoadOpens() {
 }
 
 Task<absl::Status> PlacementCore::LoadSnapshots() {
-  const absl::StatusOr<std::vector<KeyValue>> listed =
-      co_await seams_.store->List(kSnapshotPrefix);
+  const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(kSnapshotPrefix);
   GEMEL_CO_RETURN_IF_ERROR(listed.status());
   for (const auto& [key, value] : *listed) {
     GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kSnapshotPrefix));

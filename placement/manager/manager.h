@@ -38,20 +38,20 @@ struct LivenessOptions {
   Duration dead_after = 900ms;  // of silence, when the member's data address does not answer
   Duration hang_after = 950ms;  // of silence, when it does: the process hangs
   Duration probe_timeout = 300ms;
-  Duration startup_grace = 2s;  // members of a restarted manager have this long to join again
-  Duration lag_max = 200ms;     // of the own loop; more is added to all times
+  Duration startup_grace = 2s;    // members of a restarted manager have this long to join again
+  Duration lag_max = 200ms;       // of the own loop; more is added to all times
   Duration forget_after = 10min;  // a dead member whose copies do not matter any more
 };
 
 struct PlacementOptions {
   std::string name = "placement";
   LivenessOptions liveness;
-  uint32_t in_flight_max = 2;     // open snapshots of one job
-  Duration save_deadline = 60s;   // when Open names none
+  uint32_t in_flight_max = 2;    // open snapshots of one job
+  Duration save_deadline = 60s;  // when Open names none
   Duration save_deadline_max = 1h;
   Duration wait_max = 30s;  // a call is held at most this long
   bool recover_from_servers = false;
-  bool accept_loss = false;  // recover without a majority of the last members
+  bool accept_loss = false;      // recover without a majority of the last members
   Duration recover_settle = 2s;  // with accept_loss: how long to listen first
 };
 

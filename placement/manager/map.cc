@@ -76,7 +76,7 @@ void PlacementCore::MemberToProto(const MemberEntry& member, pb::Member* out) co
   out->set_data_address(record.data_address);
   out->set_capacity_bytes(record.capacity_bytes);
   out->set_used_bytes(member.used_bytes);
-  out->set_state(!member.alive()                     ? pb::MEMBER_DEAD
+  out->set_state(!member.alive()                    ? pb::MEMBER_DEAD
                  : member.suspect_since.has_value() ? pb::MEMBER_SUSPECT
                                                     : pb::MEMBER_ALIVE);
   if (member.suspect_since.has_value()) {

@@ -48,8 +48,8 @@ absl::Status PlacementCore::CheckSame(const Attempt& attempt,
   const absl::StatusOr<Digest128> hash = DigestFromBytes(request.layout_hash(), "layout hash");
   GEMEL_CHECK(hash.ok()) << what;
   if (record.layout_hash != *hash) {
-    return error::InvalidArgument("{} with layout {}, it was opened with {}: the ranks differ", what,
-                                  ToHex(*hash), ToHex(record.layout_hash));
+    return error::InvalidArgument("{} with layout {}, it was opened with {}: the ranks differ",
+                                  what, ToHex(*hash), ToHex(record.layout_hash));
   }
   const uint32_t min_copies = request.min_copies() == 0 ? request.copies() : request.min_copies();
   if (record.copies != request.copies() || record.min_copies != min_copies) {
@@ -104,8 +104,8 @@ std::string PlacementCore::BusyReason(const Job& job) const {
   }
   const Attempt& oldest = *job.attempts.begin()->second;
   return fmt::format("{} saves of job {} are open, at most {}; the oldest, {}: {}",
-                     job.attempts.size(), job.name, options_.in_flight_max,
-                     oldest.id().ToString(), Missing(oldest));
+                     job.attempts.size(), job.name, options_.in_flight_max, oldest.id().ToString(),
+                     Missing(oldest));
 }
 
 void PlacementCore::RememberName(Job* job, const std::string& name, uint32_t attempt) {
@@ -173,8 +173,8 @@ absl::StatusOr<bool> PlacementCore::TakeRank(Attempt* attempt, MemberEntry* owne
   const std::string what = fmt::format("rank {} of {}", request.rank(), attempt->id().ToString());
   if ((slot.opened || slot.root.has_value()) &&
       (slot.bytes != request.shard_bytes() || slot.layout_bytes != request.layout_bytes())) {
-    return error::InvalidArgument("{} opens with {} bytes ({} of layout), before with {} ({})", what,
-                                  request.shard_bytes(), request.layout_bytes(), slot.bytes,
+    return error::InvalidArgument("{} opens with {} bytes ({} of layout), before with {} ({})",
+                                  what, request.shard_bytes(), request.layout_bytes(), slot.bytes,
                                   slot.layout_bytes);
   }
   if (slot.opened && *slot.owner != owner->record.id) {
@@ -246,8 +246,7 @@ PlacementCore::Answer<bool> PlacementCore::OpenOnce(Job* job, const pb::OpenRequ
   }
   if (attempt->id().attempt > request->attempt()) {
     co_return error::FailedPrecondition("attempt {} of {} comes after attempt {}; count up",
-                                        request->attempt(), request->name(),
-                                        attempt->id().attempt);
+                                        request->attempt(), request->name(), attempt->id().attempt);
   }
   if (attempt->id().attempt < request->attempt()) {
     Abort(attempt, error::Aborted("{}: attempt {} takes its place", attempt->id().ToString(),

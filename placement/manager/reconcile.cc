@@ -14,12 +14,10 @@ absl::StatusOr<std::pair<ShardId, HeldCopy>> PlacementCore::HeldFromProto(
   GEMEL_ASSIGN_OR_RETURN(shard.snapshot, FromProto(object.shard().snapshot()));
   shard.rank = object.shard().rank();
   if (shard.rank >= model::kWorldSizeMax) {
-    return error::InvalidArgument("{}: ranks are below {}", shard.ToString(),
-                                  model::kWorldSizeMax);
+    return error::InvalidArgument("{}: ranks are below {}", shard.ToString(), model::kWorldSizeMax);
   }
-  HeldCopy copy{.snapshot = shard.snapshot,
-                .bytes = object.bytes(),
-                .layout_bytes = object.layout_bytes()};
+  HeldCopy copy{
+      .snapshot = shard.snapshot, .bytes = object.bytes(), .layout_bytes = object.layout_bytes()};
   GEMEL_ASSIGN_OR_RETURN(copy.root, DigestFromBytes(object.root(), "root of " + shard.ToString()));
   if (!object.token().empty()) {
     GEMEL_ASSIGN_OR_RETURN(copy.token, EpochToken::FromBytes(object.token()));
@@ -107,8 +105,9 @@ void PlacementCore::Reconcile(MemberEntry* member, const pb::JoinRequest& reques
   std::vector<SnapshotId> drop_objects;
   for (const auto& [key, shards] : member->held) {
     const Job* job = FindJob(key.job);
-    const bool known = job != nullptr && (job->attempts.contains(key.sequence) ||
-                                          job->snapshots.contains(OrderOf(key.epoch, key.sequence)));
+    const bool known =
+        job != nullptr && (job->attempts.contains(key.sequence) ||
+                           job->snapshots.contains(OrderOf(key.epoch, key.sequence)));
     if (!known && !shards.empty()) {
       drop_objects.push_back(shards.begin()->second.snapshot);
     }

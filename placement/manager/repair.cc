@@ -30,10 +30,8 @@ void PlacementCore::PullTo(Job* job, Committed* snapshot, uint32_t rank, MemberE
                      rank, id.ToString(), target->record.name, shard.bytes));
     return;
   }
-  HeldCopy copy{.snapshot = id,
-                .root = shard.root,
-                .bytes = shard.bytes,
-                .layout_bytes = shard.layout_bytes};
+  HeldCopy copy{
+      .snapshot = id, .root = shard.root, .bytes = shard.bytes, .layout_bytes = shard.layout_bytes};
   const MemberEntry* source = FindMember(sources.front());
   copy.token = source->held.at(KeyOf(id)).at(rank).token;
   QueuedDirective directive;

@@ -161,7 +161,8 @@ PlacementCore::Answer<bool> PlacementCore::BeginRecord(Job* job,
 absl::Status PlacementCore::LostError(const Job& job, const RestoreRecord& record) const {
   GEMEL_CHECK(record.failed) << job.name;
   return error::DataLoss(
-      "job {}: nothing that was committed can be restored: {}. Bring the servers that kept it back, "
+      "job {}: nothing that was committed can be restored: {}. Bring the servers that kept it "
+      "back, "
       "or start over with `gemel rm {}`",
       job.name, absl::StrJoin(record.lost, "; "), job.name);
 }

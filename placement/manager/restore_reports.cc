@@ -86,9 +86,9 @@ Task<void> PlacementCore::ReviewRestore(Job* job) {
     co_return;
   }
   const HolderTable holders = HoldersOf(found->second);
-  const bool lost = std::any_of(
-      job->restore->unreadable.begin(), job->restore->unreadable.end(),
-      [&](uint32_t rank) { return rank < holders.size() && holders[rank].empty(); });
+  const bool lost =
+      std::any_of(job->restore->unreadable.begin(), job->restore->unreadable.end(),
+                  [&](uint32_t rank) { return rank < holders.size() && holders[rank].empty(); });
   if (!lost) {
     co_return;
   }
@@ -129,8 +129,7 @@ PlacementCore::Answer<pb::ReportRestoreReply> PlacementCore::ReportRestore(
   if (!job->restore.has_value() || job->restore->record.epoch != epoch ||
       epoch != job->record.epoch) {
     co_return error::FailedPrecondition("job {} restores nothing in epoch {}; its epoch is {}",
-                                        job->name, epoch.ToString(),
-                                        job->record.epoch.ToString());
+                                        job->name, epoch.ToString(), job->record.epoch.ToString());
   }
   RestoreState& restore = *job->restore;
   if (request.rank() >= restore.record.world_size) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Maintenance of a job: finish dispersal, retire what newer snapshots at full redundancy make
-// unneeded (amendment 8), repair redundancy. Nothing is dropped from a server before it is gone from
-// the MetaStore.
+// unneeded (amendment 8), repair redundancy. Nothing is dropped from a server before it is gone
+// from the MetaStore.
 #include "common/check.h"
 #include "common/errors.h"
 #include "placement/manager/core.h"

@@ -31,12 +31,12 @@
 namespace gemel {
 
 // Bounds; what happens at each is said where it is used.
-inline constexpr size_t kDirectivesMax = 32'768;       // queued for one member: it must join again
-inline constexpr size_t kDirectivesReplyMax = 256;     // in one reply
+inline constexpr size_t kDirectivesMax = 32'768;        // queued for one member: it must join again
+inline constexpr size_t kDirectivesReplyMax = 256;      // in one reply
 inline constexpr size_t kDirectiveBytesMax = 8u << 20;  // in one reply
-inline constexpr size_t kFinishedMax = 64;   // ended attempts of a job that are remembered
-inline constexpr size_t kNamesMax = 4096;    // names of an epoch, and skips, that are remembered
-inline constexpr size_t kPullsMax = 8;       // repairs under way to one member
+inline constexpr size_t kFinishedMax = 64;  // ended attempts of a job that are remembered
+inline constexpr size_t kNamesMax = 4096;   // names of an epoch, and skips, that are remembered
+inline constexpr size_t kPullsMax = 8;      // repairs under way to one member
 inline constexpr size_t kJobsMax = 65'536;
 inline constexpr Duration kDirectiveResend = 500ms;
 
@@ -77,8 +77,8 @@ struct MemberEntry {
   explicit MemberEntry(Loop* loop) : wake(loop) {}
 
   MemberRecord record;
-  uint64_t version = 0;    // of its key in the MetaStore
-  bool reported = false;   // joined with its inventory since this manager started
+  uint64_t version = 0;   // of its key in the MetaStore
+  bool reported = false;  // joined with its inventory since this manager started
   bool must_rejoin = false;
   std::optional<TimePoint> suspect_since;
   TimePoint last_heard{};
@@ -89,8 +89,8 @@ struct MemberEntry {
   uint64_t lag_ms = 0;
 
   std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> held;
-  std::set<SnapshotKey> records;   // commit records on its disk
-  uint64_t dropping_bytes = 0;     // told to drop, not yet confirmed
+  std::set<SnapshotKey> records;  // commit records on its disk
+  uint64_t dropping_bytes = 0;    // told to drop, not yet confirmed
   size_t pulls = 0;
 
   std::deque<QueuedDirective> directives;  // not acknowledged; ids ascend
@@ -164,11 +164,11 @@ struct Finished {
 struct Committed {
   model::CommitRecord record;
   std::string encoded;
-  std::shared_ptr<const std::string> manifest;   // shared with directives; null until known
+  std::shared_ptr<const std::string> manifest;    // shared with directives; null until known
   std::shared_ptr<const model::Manifest> parsed;  // shared with calls under way
-  bool told = false;      // record on the disk of enough holders (amendment 7)
-  bool full = false;      // every shard at full redundancy
-  uint32_t fewest = 0;    // copies of the shard with the fewest
+  bool told = false;                      // record on the disk of enough holders (amendment 7)
+  bool full = false;                      // every shard at full redundancy
+  uint32_t fewest = 0;                    // copies of the shard with the fewest
   std::optional<ServerId> fetching_from;  // a FetchManifest is under way
   std::vector<SnapshotId> replaced;       // dropped from the servers once this one is told
   std::set<std::pair<uint32_t, ServerId>> pulls;  // repairs under way
@@ -192,7 +192,7 @@ struct Job {
   std::map<uint64_t, std::shared_ptr<Attempt>> attempts;  // open, by sequence
   std::map<model::SnapshotOrder, Committed> snapshots;
   std::map<std::pair<std::string, uint32_t>, std::string> skips;  // of the epoch: why
-  std::map<std::string, uint32_t> attempt_of_name;  // highest seen in the epoch
+  std::map<std::string, uint32_t> attempt_of_name;                // highest seen in the epoch
   std::deque<std::string> names_seen;  // keys of attempt_of_name, oldest first
   std::deque<Finished> finished;
   std::optional<RestoreState> restore;

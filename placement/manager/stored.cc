@@ -50,8 +50,7 @@ absl::StatusOr<Record> DecodeStored(const std::string& key, const std::string& v
   }
   absl::StatusOr<Record> record = DecodeMessage<Record>(std::string_view(value).substr(1));
   if (!record.ok()) {
-    return error::DataLoss("key '{}' of the placement store: {}", key,
-                           MessageOf(record.status()));
+    return error::DataLoss("key '{}' of the placement store: {}", key, MessageOf(record.status()));
   }
   return record;
 }

@@ -76,7 +76,7 @@ struct JobRecord {
   EpochId epoch;
   EpochToken token;
   uint64_t next_sequence = 1;
-  EpochId latest_epoch;          // `latest`: none when latest_sequence is 0
+  EpochId latest_epoch;  // `latest`: none when latest_sequence is 0
   uint64_t latest_sequence = 0;
   bool epoch_opened = false;  // an Open was accepted in `epoch`: no restore begins any more
   bool removed = false;       // by a person; an epoch brings it back

@@ -67,8 +67,7 @@ PlacementCore::Answer<pb::VerifySnapshotReply> PlacementCore::VerifySnapshot(
     }
   }
   const TimePoint deadline = HoldUntil(request.wait_ms());
-  while (verification->missing > 0 && !stopping_ && !call->cancelled() &&
-         loop_->Now() < deadline) {
+  while (verification->missing > 0 && !stopping_ && !call->cancelled() && loop_->Now() < deadline) {
     // Short waits: a holder that dies never answers, and Stop() must not wait for it.
     const TimePoint recheck = Add(loop_->Now(), 200ms);
     co_await verification->changed.WaitUntil(std::min(deadline, recheck));

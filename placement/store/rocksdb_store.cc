@@ -249,7 +249,8 @@ absl::StatusOr<std::vector<KeyValue>> RocksdbStore::Worker::List(const std::stri
   for (it->Seek(from); it->Valid() && HasPrefix(it->key(), from); it->Next()) {
     std::string key = it->key().ToString().substr(1);
     GEMEL_ASSIGN_OR_RETURN(
-        Versioned value, DecodeStored(key, std::string_view(it->value().data(), it->value().size())));
+        Versioned value,
+        DecodeStored(key, std::string_view(it->value().data(), it->value().size())));
     result.emplace_back(std::move(key), std::move(value));
   }
   GEMEL_RETURN_IF_ERROR(Convert(it->status(), "list"));

@@ -9,10 +9,10 @@
 // database is refused, never filled with an empty one.
 //
 // Thread safety: one loop; the worker never touches loop state.
-// Ownership: owns database, lock and thread. The destructor ends the thread once what was begun is done.
-// Errors: as MetaStore. After a failed write the database handle is abandoned and opened again
-// (never retried on the same handle, fsync errors included); what was written is then read back, so
-// most failures have a known outcome.
+// Ownership: owns database, lock and thread. The destructor ends the thread once what was begun is
+// done. Errors: as MetaStore. After a failed write the database handle is abandoned and opened
+// again (never retried on the same handle, fsync errors included); what was written is then read
+// back, so most failures have a known outcome.
 #pragma once
 
 #include <memory>
@@ -49,6 +49,7 @@ class RocksdbStore final : public MetaStore {
 
  private:
   class Worker;
+
   explicit RocksdbStore(std::shared_ptr<Worker> worker) : worker_(std::move(worker)) {}
 
   std::shared_ptr<Worker> worker_;  // shared: results under way hold it

@@ -29,8 +29,7 @@ absl::Status CheckTxn(const Txn& txn) {
     bytes += key.size();
   }
   if (bytes > kMetaTxnBytesMax) {
-    return error::InvalidArgument("a transaction of {} bytes; at most {}", bytes,
-                                  kMetaTxnBytesMax);
+    return error::InvalidArgument("a transaction of {} bytes; at most {}", bytes, kMetaTxnBytesMax);
   }
   return absl::OkStatus();
 }

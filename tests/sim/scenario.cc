@@ -21,7 +21,8 @@ class Run {
   explicit Run(const ScenarioOptions& options)
       : random_(Random(options.seed).Split("scenario")),
         enabled_(PickFaults(options)),
-        cluster_(options.seed, PickShape()) {}
+        cluster_(options.seed, PickShape()),
+        restart_server_at_(cluster_.shape().servers, kTimeNever) {}
 
   ScenarioResult Go();
 
@@ -74,7 +75,6 @@ Cluster::Shape Run::PickShape() {
   Cluster::Shape shape;
   shape.servers = 3 + static_cast<uint32_t>(random_.Below(3));
   shape.slab_bytes = kMiB << random_.Below(2);
-  restart_server_at_.assign(shape.servers, kTimeNever);
   return shape;
 }
 

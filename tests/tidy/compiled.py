@@ -5,6 +5,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import pathlib
 import re
 import shlex
 import shutil
@@ -72,14 +73,35 @@ def needs_build(tree, name):
     return any(include.endswith(".pb.h") or include.startswith(("nanobind/", "Python.h")) for include in outside)
 
 
+def proved_by_build(tree):
+    """Headers that the build has compiled alone: first include of their own source, whose object is up to date."""
+    proved = set()
+    for entry in compile_commands(tree):
+        source = os.path.relpath(entry["file"], tree.root)
+        compiled_to = pathlib.Path(entry["directory"]) / entry.get("output", "")
+        if not source.endswith(".cc") or source not in tree.files or not compiled_to.is_file():
+            continue
+        includes = tree.includes(source)
+        header = tree.resolve(source, includes[0][1]) if includes else None
+        newest = max((tree.root / member).stat().st_mtime for member in closure_of(tree, source))
+        if header == source[:-3] + ".h" and compiled_to.stat().st_mtime >= newest:
+            proved.add(header)
+    return proved
+
+
 def headers_alone(tree):
-    """Every header compiles as a program of its own. Verdicts of an unchanged header and its closure are kept."""
+    """Every header compiles as a program of its own: the build has shown it, or it is compiled here.
+
+    Verdicts of an unchanged header and its closure are kept.
+    """
     result = Result()
     flags = include_flags(tree)
     cache_path = (tree.build_dir or tree.root / "build") / "tidy-headers.json"
     cache = json.loads(cache_path.read_text()) if cache_path.is_file() else {}
-    waiting, kept, left_out = {}, {}, 0
+    waiting, kept, left_out, proved = {}, {}, 0, proved_by_build(tree)
     for name in tree.having(".h"):
+        if name in proved:
+            continue
         if needs_build(tree, name) and not compile_commands(tree):
             left_out += 1
             continue
@@ -87,8 +109,8 @@ def headers_alone(tree):
         kept[name] = key
         if cache.get(name) != key:
             waiting[name] = key
-    result.looked_at = len(kept)
-    result.note = f"{len(waiting)} compiled, {len(kept) - len(waiting)} unchanged"
+    result.looked_at = len(kept) + len(proved)
+    result.note = f"{len(waiting)} compiled, {len(kept) - len(waiting)} unchanged, {len(proved)} shown by the build"
     if left_out:
         result.note += f", {left_out} left out for want of a build (--build-dir)"
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -2,6 +2,7 @@
 """Each check on a small good tree and on small bad ones: a check that cannot go red is a defect."""
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -176,6 +177,18 @@ class Compiled(TreeTest):
         self.assertIn("0 compiled", compiled.headers_alone(self.tree(build_dir=build)).note)
         broken = compiled.headers_alone(self.tree({"common/clock.h": "#pragma once\nint64_t Now(\n"}, build))
         self.red(broken, "server/slab.h", "transport/frame.h", "common/clock.h")
+
+    def test_the_build_proves_a_header_only_with_an_object_that_is_up_to_date(self):
+        build = self.folder / "build"
+        build.mkdir()
+        tree = self.tree(build_dir=build)
+        entry = {"file": str(tree.root / "common/clock.cc"), "directory": str(build), "output": "clock.o", "command": "g++ -c"}
+        (build / "compile_commands.json").write_text(json.dumps([entry]))
+        self.assertEqual(compiled.proved_by_build(tree), set())
+        (build / "clock.o").write_text("")
+        self.assertEqual(compiled.proved_by_build(tree), {"common/clock.h"})
+        os.utime(build / "clock.o", (1, 1))
+        self.assertEqual(compiled.proved_by_build(tree), set())
 
     @unittest.skipUnless(shutil.which(compiled.FORMATTER), "clang-format-19 is not installed")
     def test_a_source_out_of_format_is_red(self):

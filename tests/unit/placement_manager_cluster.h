@@ -409,8 +409,7 @@ class Cluster {
       }
       snapshot = opened->snapshot();
       for (const pb::Member& holder : opened->holders()) {
-        GEMEL_RETURN_IF_ERROR(
-            Seal(*Find(holder.server_id()), ObjectOf(run, snapshot, rank)));
+        GEMEL_RETURN_IF_ERROR(Seal(*Find(holder.server_id()), ObjectOf(run, snapshot, rank)));
       }
     }
     auto committed = Await(snapshot, 0);
@@ -495,7 +494,8 @@ class Cluster {
   static Task<void> HandleInto(PlacementManager* manager, std::shared_ptr<RpcCall> call,
                                std::string method, std::string request,
                                std::shared_ptr<OneShot<Result>> out) {
-    Result result = co_await manager->Handle(std::move(call), std::move(method), std::move(request));
+    Result result =
+        co_await manager->Handle(std::move(call), std::move(method), std::move(request));
     out->Set(std::move(result));
   }
 
@@ -507,8 +507,8 @@ class Cluster {
     auto result = std::make_shared<OneShot<Result>>(&driver_);
     std::erase_if(calls_, [](const auto& ended) { return ended.expired(); });
     calls_.push_back(result);
-    loop->Spawn(HandleInto(manager.get(), std::move(call), std::move(method), std::move(request),
-                           result));
+    loop->Spawn(
+        HandleInto(manager.get(), std::move(call), std::move(method), std::move(request), result));
     const bool set = co_await result->WaitUntil(Add(driver_.Now(), 40s));
     co_return set ? std::move(result->value()) : Result(error::DeadlineExceeded("no answer"));
   }
@@ -612,8 +612,7 @@ class Cluster {
         result->set_message("chunk 0 is damaged");
       }
     } else if (directive.has_fetch_manifest()) {
-      result->set_manifest(
-          server->manifests[*FromProto(directive.fetch_manifest().snapshot())]);
+      result->set_manifest(server->manifests[*FromProto(directive.fetch_manifest().snapshot())]);
     }
   }
 

@@ -147,12 +147,14 @@ TEST_F(PlacementMembers, StopReleasesEveryLongPoll) {
   cluster.CallBeside("WatchMap", request.SerializeAsString(), &watched);
   cluster.Run(100ms);
   bool stopped = false;
+
   struct Stopper {
     static Task<void> Run(PlacementManager* manager, bool* done) {
       co_await manager->Stop();
       *done = true;
     }
   };
+
   cluster.loop->Spawn(Stopper::Run(cluster.manager.get(), &stopped));
   EXPECT_TRUE(cluster.RunUntil([&] { return stopped; }, 2s));
 }

@@ -195,8 +195,10 @@ TEST_F(PlacementSave, ReceiptUnderAnotherTokenIsNotCounted) {
   JobRun stale = run;
   stale.token.bytes[0] ^= 1;
   for (const pb::Member& holder : opened->holders()) {
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()),
-                             Cluster::ObjectOf(stale, opened->snapshot(), 0)).ok());
+    ASSERT_TRUE(cluster
+                    .Seal(*cluster.Find(holder.server_id()),
+                          Cluster::ObjectOf(stale, opened->snapshot(), 0))
+                    .ok());
   }
   EXPECT_TRUE(cluster.events.Has("receipt_refused"));
   EXPECT_THAT(cluster.Await(opened->snapshot(), 0, 100)->why(), HasSubstr("0 have enough"));
@@ -270,15 +272,19 @@ TEST_F(PlacementSave, AnOpenSaveOutlivesTheManager) {
     opened.push_back(*reply);
   }
   for (const pb::Member& holder : opened[0].holders()) {
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()),
-                             Cluster::ObjectOf(run, opened[0].snapshot(), 0)).ok());
+    ASSERT_TRUE(cluster
+                    .Seal(*cluster.Find(holder.server_id()),
+                          Cluster::ObjectOf(run, opened[0].snapshot(), 0))
+                    .ok());
   }
   cluster.Kill();
   ASSERT_TRUE(cluster.Start().ok());
   cluster.Run(1s);
   for (const pb::Member& holder : opened[1].holders()) {
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()),
-                             Cluster::ObjectOf(run, opened[0].snapshot(), 1)).ok());
+    ASSERT_TRUE(cluster
+                    .Seal(*cluster.Find(holder.server_id()),
+                          Cluster::ObjectOf(run, opened[0].snapshot(), 1))
+                    .ok());
   }
   auto committed = cluster.AwaitEnd(opened[0].snapshot(), 0);
   ASSERT_TRUE(committed.ok()) << committed.status();

@@ -212,8 +212,7 @@ TEST_P(MetaStoreConformance, WhatWasAppliedIsThereAfterAReopenAndVersionsGoOn) {
 }
 
 TEST_P(MetaStoreConformance, RefusesEmptyKeysAndKeysPutTwice) {
-  EXPECT_EQ(Commit(Put("", "1", std::nullopt)).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Commit(Put("", "1", std::nullopt)).status().code(), absl::StatusCode::kInvalidArgument);
   Txn twice = Put("a", "1", std::nullopt);
   twice.deletes.push_back("a");
   EXPECT_EQ(Commit(twice).status().code(), absl::StatusCode::kInvalidArgument);

@@ -34,6 +34,7 @@ namespace gemel {
 class SimEndpoint final : public SimPart, public std::enable_shared_from_this<SimEndpoint> {
  public:
   static constexpr uint64_t kWindowBytes = 8 * kMiB;
+  static_assert(kWindowBytes >= 2 * uint64_t{kFramePayloadBytesMax}, "or one frame fills it");
   // Set in the op of a frame that lands late or twice: no call waits for such an op.
   static constexpr uint64_t kStaleOpBit = uint64_t{1} << 63;
 

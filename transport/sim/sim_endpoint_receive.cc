@@ -202,6 +202,8 @@ void SimEndpoint::BeginLanding() {
 void SimEndpoint::LandUpTo(uint64_t end) {
   const Placement& placement = landing_->placement;
   const uint64_t start = landing_->landed_bytes;
+  GEMEL_CHECK_LE(start, end);
+  GEMEL_CHECK_LE(end, landing_->frame.payload.size());
   landing_->landed_bytes = end;
   const bool revoked = placement.revoked != nullptr && *placement.revoked;
   if (placement.place.empty() || revoked || start == end) {
@@ -225,6 +227,7 @@ void SimEndpoint::FinishLanding() {
 
 void SimEndpoint::HandOut() {
   const std::unique_ptr<Landing> landed = std::exchange(landing_, nullptr);
+  GEMEL_CHECK(landed != nullptr && landed->landed_bytes == landed->frame.payload.size());
   const Placement& placement = landed->placement;
   IncomingFrame frame;
   frame.header = landed->header;

@@ -164,6 +164,7 @@ void SimEndpoint::FlipBit(WireFrame* frame) {
 void SimEndpoint::ScheduleLateWrite(const std::shared_ptr<SimEndpoint>& other, WireFrame frame) {
   SimLink& link = this->link();
   link.stats.late_writes += 1;
+  GEMEL_CHECK(other != nullptr && !frame.is_close);
   frame.cut = false;
   FrameHeader stale = *DecodeFrameHeader(std::as_bytes(std::span(frame.header)));
   stale.op |= kStaleOpBit;

@@ -73,6 +73,7 @@ absl::Status SimMachine::FlipBit(const std::string& name, uint64_t bit) {
     return error::NotFound("no memory '{}' on {}", name, node_);
   }
   const MutableByteSpan bytes = found.back()->bytes();
+  GEMEL_CHECK(!bytes.empty());
   if (bit / kBitsPerByte >= bytes.size()) {
     return error::InvalidArgument("bit {} is outside memory '{}' of {} bytes", bit, name,
                                   bytes.size());

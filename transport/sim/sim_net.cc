@@ -126,6 +126,7 @@ void ReleaseEnd(const absl::StatusOr<std::shared_ptr<SimEndpoint>>& end) {
 // On the caller's loop.
 void Finish(const std::shared_ptr<Attempt>& attempt,
             const absl::StatusOr<std::shared_ptr<SimEndpoint>>& result) {
+  GEMEL_CHECK(attempt->process->alive());
   if (attempt->over) {
     ReleaseEnd(result);
   } else {

@@ -45,6 +45,7 @@ void SimNodeProcess::Post(Loop::Callback callback) {
 }
 
 void SimNodeProcess::Attach(const std::shared_ptr<SimPart>& part) {
+  GEMEL_CHECK(alive_ && part != nullptr) << ToString();
   if (parts_.size() >= prune_at_) {
     std::erase_if(parts_, [](const auto& entry) { return entry.second.expired(); });
     prune_at_ = std::max(kPruneAtLeast, 2 * parts_.size());

@@ -182,6 +182,7 @@ void SimRpcServer::State::End(uint64_t number, absl::StatusOr<std::string> resul
 }
 
 void SimRpcServer::State::OnOwnerKilled() {
+  GEMEL_CHECK(!process_->alive());
   accepting_ = false;
   for (const auto& [number, call] : std::exchange(calls_, {})) {
     call->Answer(InBlackhole::kLost,

@@ -157,6 +157,7 @@ SimLink& SimWorld::Link(const Route& route) {
 
 void SimWorld::Transmit(const Route& route, InBlackhole fate, Loop::Callback arrive) {
   SimLink& link = Link(route);
+  GEMEL_CHECK(arrive != nullptr);
   const Duration delay = link.DrawDelay();
   const TimePoint start = std::max(now(), link.faults.clogged_until);
   scheduler_->At(Add(start, delay), [this, route, fate, arrive = std::move(arrive)]() mutable {

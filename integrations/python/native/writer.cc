@@ -31,7 +31,7 @@ class Writer {
     }
     using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
     Array array;
-    if (!nb::try_cast(buffer, array)) {
+    if (!nb::try_cast(buffer, array, false)) {
       RaiseInvalid(
           "write() takes contiguous bytes in host memory, by buffer protocol or DLPack; "
           "copy a device or strided tensor first");

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/config.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <fstream>
+
+#define TOML_EXCEPTIONS 0
+#include <toml++/toml.h>
+
+#include "common/errors.h"
+#include "common/status_macros.h"
+#include "server/byte_size.h"
+
+namespace gemel {
+namespace {
+
+struct Setting {
+  const char* key;  // in the file; the flag has '-' for '_'
+  std::string ServerConfig::* field;
+  const char* help;
+};
+
+constexpr std::array kSettings = {
+    Setting{"dir", &ServerConfig::dir, "folder of its identity and commit records"},
+    Setting{"name", &ServerConfig::name, "what people call it"},
+    Setting{"domain", &ServerConfig::domain, "failure domain, as pod0/rack3/host7"},
+    Setting{"placement", &ServerConfig::placement, "address of gemel-placement"},
+    Setting{"socket", &ServerConfig::socket, "unix socket for clients; default DIR/server.sock"},
+    Setting{"data_listen", &ServerConfig::data_listen,
+            "tcp address for other servers; port 0: any"},
+    Setting{"memory", &ServerConfig::memory, "memory to keep state in, as 4GiB"},
+    Setting{"slab_bytes", &ServerConfig::slab_bytes, "size of a slab, a multiple of 1MiB"},
+    Setting{"metrics", &ServerConfig::metrics, "loopback address for Prometheus"},
+    Setting{"congestion", &ServerConfig::congestion, "TCP congestion control of data connections"},
+    Setting{"ready_file", &ServerConfig::ready_file, "written as JSON once clients may connect"},
+};
+
+std::string FlagOf(const Setting& setting) {
+  std::string flag = std::string("--") + setting.key;
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
+}
+
+absl::Status ApplyFile(const std::string& path, ServerConfig* config) {
+  const toml::parse_result parsed = toml::parse_file(path);
+  if (!parsed) {
+    return error::InvalidArgument("{}, line {}: {}", path, parsed.error().source().begin.line,
+                                  parsed.error().description());
+  }
+  const toml::table* table = parsed["server"].as_table();
+  if (table == nullptr) {
+    return absl::OkStatus();
+  }
+  for (const auto& [key, node] : *table) {
+    const auto setting = std::find_if(kSettings.begin(), kSettings.end(),
+                                      [&key](const auto& one) { return key.str() == one.key; });
+    if (setting == kSettings.end()) {
+      return error::InvalidArgument("{}: server.{} is no setting of gemel-server", path, key.str());
+    }
+    if (const auto text = node.value<std::string>()) {
+      config->*(setting->field) = *text;
+    } else if (const auto number = node.value<int64_t>()) {
+      config->*(setting->field) = std::to_string(*number);
+    } else {
+      return error::InvalidArgument("{}: server.{} is neither text nor a number", path, key.str());
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool IsLoopback(std::string_view address) {
+  return address.starts_with("127.") || address.starts_with("localhost:") ||
+         address.starts_with("[::1]:");
+}
+
+absl::Status CheckLoopback(const std::string& address, std::string_view flag) {
+  if (IsLoopback(address)) {
+    return absl::OkStatus();
+  }
+  return error::PermissionDenied(
+      "{} is '{}', which reaches beyond this machine; until TLS exists give 127.0.0.1:PORT", flag,
+      address);
+}
+
+// A limit in bytes from a file of the kernel; the greatest number when there is none.
+uint64_t LimitIn(const std::string& path) {
+  std::ifstream file(path);
+  uint64_t limit = 0;
+  return file >> limit ? limit : UINT64_MAX;
+}
+
+}  // namespace
+
+absl::StatusOr<ServerConfig> ReadServerConfig(int argc, const char* const* argv, bool* finished) {
+  ServerConfig flags;
+  std::string file;
+  CLI::App app("gemel-server: keeps the state of jobs in this host's memory");
+  app.add_option("--config", file, "gemel.toml; its [server] table holds any of these settings");
+  for (const Setting& setting : kSettings) {
+    app.add_option(FlagOf(setting), flags.*(setting.field), setting.help)->capture_default_str();
+  }
+  int code = 0;
+  const auto parse = [&]() -> int {
+    CLI11_PARSE(app, argc, argv);
+    return -1;
+  };
+  code = parse();
+  *finished = code == 0;
+  if (code > 0) {
+    return error::InvalidArgument("the flags above were not understood; see --help");
+  }
+  ServerConfig config;
+  if (!file.empty()) {
+    GEMEL_RETURN_IF_ERROR(ApplyFile(file, &config));
+  }
+  for (const Setting& setting : kSettings) {
+    if (app.count(FlagOf(setting)) > 0) {
+      config.*(setting.field) = flags.*(setting.field);
+    }
+  }
+  return config;
+}
+
+absl::Status CheckServerConfig(ServerConfig* config, uint64_t machine_bytes) {
+  if (config->dir.empty()) {
+    return error::InvalidArgument("--dir is missing: the folder of this server's identity");
+  }
+  if (config->name.empty()) {
+    return error::InvalidArgument("--name is empty");
+  }
+  config->domain = config->domain.empty() ? config->name : config->domain;
+  config->socket = config->socket.empty() ? config->dir + "/server.sock" : config->socket;
+  constexpr std::string_view kTcp = "tcp://";
+  if (!config->data_listen.starts_with(kTcp)) {
+    config->data_listen = std::string(kTcp) + config->data_listen;
+  }
+  GEMEL_RETURN_IF_ERROR(CheckLoopback(config->data_listen.substr(kTcp.size()), "--data-listen"));
+  if (!config->metrics.empty()) {
+    GEMEL_RETURN_IF_ERROR(CheckLoopback(config->metrics, "--metrics"));
+  }
+  GEMEL_ASSIGN_OR_RETURN(config->memory_size, ParseByteSize(config->memory, "--memory"));
+  GEMEL_ASSIGN_OR_RETURN(config->slab_size, ParseByteSize(config->slab_bytes, "--slab-bytes"));
+  if (config->memory_size > machine_bytes) {
+    return error::ResourceExhausted(
+        "--memory is {} bytes and this machine lets the process use {}: give less",
+        config->memory_size, machine_bytes);
+  }
+  return absl::OkStatus();
+}
+
+uint64_t MachineMemoryBytes() {
+  const uint64_t physical =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t group = std::min(LimitIn("/sys/fs/cgroup/memory.max"),
+                                  LimitIn("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+  return std::min(physical, group);
+}
+
+}  // namespace gemel

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/metric_names.h"
+
+#include <array>
+
+namespace gemel {
+namespace {
+
+struct Name {
+  const char* name;
+  const char* help;
+};
+
+constexpr std::array kGauges = {
+    Name{"gemel_memory_capacity_bytes", "Memory that this server may keep."},
+    Name{"gemel_memory_used_bytes", "Memory of slabs that hold objects."},
+    Name{"gemel_memory_idle_bytes", "Memory that clients keep mapped for a save."},
+    Name{"gemel_objects", "Objects on this server, in any state."},
+};
+
+constexpr std::array kCounters = {
+    Name{"gemel_objects_sealed_total", "Objects sealed on this server."},
+    Name{"gemel_replication_retries_total", "Copies that had to start again."},
+    Name{"gemel_replicated_bytes_total", "Bytes placed at other servers."},
+    Name{"gemel_placed_bytes_total", "Bytes that other servers placed here."},
+    Name{"gemel_read_bytes_total", "Bytes that other servers read here."},
+    Name{"gemel_fetched_bytes_total", "Bytes that were brought here from other servers."},
+    Name{"gemel_chunks_corrupt_total", "Chunks that failed their digest."},
+    Name{"gemel_heartbeat_errors_total", "Heartbeats without an answer."},
+};
+
+}  // namespace
+
+void RegisterServerMetrics(MetricRegistry* metrics) {
+  for (const Name& gauge : kGauges) {
+    metrics->Gauge(gauge.name, gauge.help);
+  }
+  for (const Name& counter : kCounters) {
+    metrics->Counter(counter.name, counter.help);
+  }
+}
+
+}  // namespace gemel

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Membership and directives of real servers.
+#include <gtest/gtest.h>
+
+#include "tests/unit/server_world.h"
+
+namespace gemel::testing {
+namespace {
+
+constexpr uint64_t kBytes = 3 * kMiB + 5;
+
+struct Running : ServerWorld {
+  Running() : ServerWorld(3), client(&world, "server-0") {
+    GEMEL_CHECK(client.Hello("server-0").ok());
+  }
+
+  // Commits a shard and returns its identity.
+  ShardId Committed(const std::string& name) {
+    const auto opened = Commit(&client, name, kBytes);
+    GEMEL_CHECK(opened.ok()) << opened.status().ToString();
+    world.RunFor(100ms);
+    return ShardId{opened->snapshot, 0};
+  }
+
+  uint32_t Without(const ShardId& shard) {
+    return server(1).objects().Find(shard) == nullptr ? 1 : 2;
+  }
+
+  pb::Directive Verify(uint64_t sequence) {
+    pb::Directive verify;
+    *verify.mutable_verify_shard()->mutable_object() = fake().Held(fake().saves.at(sequence), 0);
+    return verify;
+  }
+
+  TestClient client;
+};
+
+TEST(Directives, StoreCommitIsOnDiskBeforeItIsAcknowledged) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  EXPECT_TRUE(r.server(0).identity().HasRecord(shard.snapshot));
+  const auto files = r.disks[0]->contents();
+  EXPECT_TRUE(files.contains("records/job-gpt/00000000000000000001"));
+  EXPECT_TRUE(files.contains("manifests/job-gpt/00000000000000000001"));
+}
+
+TEST(Directives, StoreCommitReportsAFullDisk) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  r.disks[1]->set_full(true);
+  pb::Directive store;
+  store.mutable_store_commit()->set_record(r.fake().saves.at(1).record);
+  store.mutable_store_commit()->set_manifest(r.fake().saves.at(1).manifest);
+  EXPECT_EQ(r.Do(1, store).code(), static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
+}
+
+TEST(Directives, StoreCommitRefusesAManifestOfAnotherRecord) {
+  Running r;
+  r.Committed("7");
+  r.Committed("8");
+  pb::Directive store;
+  store.mutable_store_commit()->set_record(r.fake().saves.at(1).record);
+  store.mutable_store_commit()->set_manifest(r.fake().saves.at(2).manifest);
+  EXPECT_EQ(r.Do(1, store).code(), static_cast<uint32_t>(absl::StatusCode::kDataLoss));
+}
+
+TEST(Directives, DropSnapshotForgetsRecordAndObjects) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  pb::Directive drop;
+  WriteSnapshotId(shard.snapshot, drop.mutable_drop_snapshot()->mutable_snapshot());
+  ASSERT_EQ(r.Do(0, drop).code(), 0U);
+  EXPECT_FALSE(r.server(0).identity().HasRecord(shard.snapshot));
+  EXPECT_EQ(r.server(0).objects().Find(shard), nullptr);
+  EXPECT_EQ(r.Do(0, drop).code(), 0U) << "a second time it is not there";
+}
+
+TEST(Directives, DropStagingNeverTakesACommittedSnapshot) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  pb::Directive drop;
+  WriteSnapshotId(shard.snapshot, drop.mutable_drop_staging()->mutable_snapshot());
+  EXPECT_EQ(r.Do(0, drop).code(), static_cast<uint32_t>(absl::StatusCode::kFailedPrecondition));
+  EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
+}
+
+TEST(Directives, DropStagingEndsAnOpenAttempt) {
+  Running r;
+  const auto opened = r.client.Open(TestClient::OpenFor("7", 0, 1, kBytes));
+  ASSERT_TRUE(opened.ok());
+  pb::Directive drop;
+  WriteSnapshotId(opened->snapshot, drop.mutable_drop_staging()->mutable_snapshot());
+  ASSERT_EQ(r.Do(0, drop).code(), 0U);
+  EXPECT_EQ(r.server(0).uploads().size(), 0U);
+  EXPECT_EQ(r.server(0).objects().size(), 0U);
+  EXPECT_EQ(r.client.Filled(opened->upload, {Digest128{}}).code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(Directives, SeeEpochFreesStagingOfOlderEpochsEverywhere) {
+  Running r;
+  const auto opened = r.client.Open(TestClient::OpenFor("7", 0, 1, kBytes));
+  ASSERT_TRUE(opened.ok());
+  r.world.RunFor(200ms);
+  uint32_t holder = 0;
+  for (uint32_t i = 1; i < 3; ++i) {
+    holder = r.server(i).holder().grants() > 0 ? i : holder;
+  }
+  ASSERT_NE(holder, 0U);
+  pb::Directive see;
+  see.mutable_see_epoch()->set_job("gpt");
+  WriteEpochId({1, 5}, see.mutable_see_epoch()->mutable_epoch());
+  ASSERT_EQ(r.Do(0, see).code(), 0U);
+  ASSERT_EQ(r.Do(holder, see).code(), 0U);
+  EXPECT_EQ(r.server(0).uploads().size(), 0U);
+  EXPECT_EQ(r.server(holder).holder().grants(), 0U);
+  EXPECT_EQ(r.server(holder).pool().used_bytes(), 0U);
+}
+
+TEST(Directives, SeeEpochKeepsWhatIsSealed) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  pb::Directive see;
+  see.mutable_see_epoch()->set_job("gpt");
+  WriteEpochId({1, 5}, see.mutable_see_epoch()->mutable_epoch());
+  ASSERT_EQ(r.Do(0, see).code(), 0U);
+  EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
+}
+
+TEST(Directives, PullShardMakesASealedCopyWithAReceipt) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  const uint32_t without = r.Without(shard);
+  pb::Directive pull;
+  *pull.mutable_pull_shard()->mutable_object() = r.fake().Held(r.fake().saves.at(1), 0);
+  for (const auto& [id, member] : r.fake().members) {
+    *pull.mutable_pull_shard()->add_sources() = member.member;
+  }
+  ASSERT_EQ(r.Do(without, pull).code(), 0U);
+  const auto object = r.server(without).objects().Find(shard);
+  ASSERT_NE(object, nullptr);
+  EXPECT_EQ(object->state(), ObjectState::kSealed);
+  EXPECT_EQ(object->token().ToBytes(), r.fake().saves.at(1).open.token());
+}
+
+TEST(Directives, PullShardFailsWhenNoSourceHasIt) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  const uint32_t without = r.Without(shard);
+  pb::Directive pull;
+  *pull.mutable_pull_shard()->mutable_object() = r.fake().Held(r.fake().saves.at(1), 0);
+  pull.mutable_pull_shard()->mutable_object()->set_root(std::string(16, 'x'));
+  for (const auto& [id, member] : r.fake().members) {
+    *pull.mutable_pull_shard()->add_sources() = member.member;
+  }
+  const pb::DirectiveResult result = r.Do(without, pull);
+  EXPECT_NE(result.code(), 0U);
+  EXPECT_NE(result.message().find("server-0"), std::string::npos) << result.message();
+}
+
+TEST(Directives, VerifyShardFindsDecayAndStopsCountingTheCopy) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  EXPECT_EQ(r.Do(0, r.Verify(1)).code(), 0U);
+  r.server(0).objects().Find(shard)->Chunk(2)[1] ^= std::byte{8};
+  EXPECT_EQ(r.Do(0, r.Verify(1)).code(), static_cast<uint32_t>(absl::StatusCode::kDataLoss));
+  EXPECT_EQ(r.Do(0, r.Verify(1)).code(), static_cast<uint32_t>(absl::StatusCode::kNotFound));
+  r.world.RunFor(300ms);
+  EXPECT_EQ(r.fake().named("server-0").last_join.objects_size(), 0);
+}
+
+TEST(Directives, FetchManifestReturnsItsBytes) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  pb::Directive fetch;
+  WriteSnapshotId(shard.snapshot, fetch.mutable_fetch_manifest()->mutable_snapshot());
+  fetch.mutable_fetch_manifest()->set_root(
+      DigestBytes(model::ManifestRoot(r.fake().saves.at(1).manifest)));
+  const pb::DirectiveResult result = r.Do(0, fetch);
+  EXPECT_EQ(result.code(), 0U);
+  EXPECT_EQ(result.manifest(), r.fake().saves.at(1).manifest);
+  fetch.mutable_fetch_manifest()->set_root(std::string(16, 'x'));
+  EXPECT_EQ(r.Do(0, fetch).code(), static_cast<uint32_t>(absl::StatusCode::kDataLoss));
+}
+
+TEST(Directives, RepeatsResultsUntilAPollWasAnswered) {
+  Running r;
+  r.fake().failures["Directives"] = {absl::OkStatus(), absl::UnavailableError("lost"),
+                                     absl::DeadlineExceededError("lost")};
+  pb::Directive unknown;
+  EXPECT_EQ(r.Do(0, unknown).code(), static_cast<uint32_t>(absl::StatusCode::kUnimplemented));
+}
+
+TEST(Membership, JoinsWithItsRecordsEpochsAndMembersAfterARestart) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  const ServerId id = r.server(0).id();
+  const Incarnation before = r.server(0).incarnation();
+  pb::Directive see;
+  see.mutable_see_epoch()->set_job("gpt");
+  WriteEpochId({1, 5}, see.mutable_see_epoch()->mutable_epoch());
+  ASSERT_EQ(r.Do(0, see).code(), 0U);
+  r.client.session = nullptr;
+  ASSERT_TRUE(r.Start(0).ok());
+  EXPECT_EQ(r.server(0).id(), id);
+  EXPECT_NE(r.server(0).incarnation(), before);
+  const pb::JoinRequest& join = r.fake().named("server-0").last_join;
+  ASSERT_EQ(join.commit_records_size(), 1);
+  EXPECT_EQ(join.commit_records(0), r.fake().saves.at(1).record);
+  EXPECT_EQ(join.epochs(0).epoch().counter(), 5U);
+  EXPECT_EQ(join.last_members_size(), 3);
+  EXPECT_EQ(join.objects_size(), 0) << "memory went with the process";
+}
+
+TEST(Membership, JoinsAgainWithItsWholeInventoryUnderTheSameIncarnation) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  const Incarnation before = r.server(0).incarnation();
+  r.fake().named("server-0").rejoin = true;
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().named("server-0").joins == 2; }, 2s));
+  const pb::JoinRequest& join = r.fake().named("server-0").last_join;
+  ASSERT_EQ(join.objects_size(), 1);
+  EXPECT_EQ(ReadShardId(join.objects(0).shard()), shard);
+  EXPECT_EQ(join.caller().incarnation(), before.ToBytes());
+}
+
+TEST(Membership, HeartbeatsEvery100Milliseconds) {
+  Running r;
+  const uint32_t before = r.fake().named("server-0").heartbeats;
+  r.world.RunFor(1s);
+  const uint32_t beats = r.fake().named("server-0").heartbeats - before;
+  EXPECT_GE(beats, 9U);
+  EXPECT_LE(beats, 11U);
+}
+
+TEST(Membership, RetriesAJoinThatPlacementDoesNotAnswer) {
+  ServerWorld s(1);
+  s.fake().failures["Join"] = {absl::UnavailableError("not yet"), absl::UnavailableError("no")};
+  EXPECT_TRUE(s.Start(0).ok());
+}
+
+TEST(Membership, RefusesASecondClusterWithAnEmptyStore) {
+  ServerWorld s(1);
+  s.fake().cluster.bytes[0] = 0x55;
+  const absl::Status refused = s.Start(0);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(MessageOf(refused).find("gemel placement recover --from-servers"),
+            std::string_view::npos);
+  s.Kill(0);
+}
+
+TEST(Membership, EndsWhenARejoinIsRefusedForGood) {
+  Running r;
+  r.fake().cluster.bytes[0] = 0x55;
+  r.fake().named("server-1").rejoin = true;
+  ASSERT_TRUE(r.world.RunUntil([&] { return !r.nodes[1]->fatal.ok(); }, 2s));
+  EXPECT_EQ(r.nodes[1]->fatal.code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(Server, StopsWithClientsAndUploadsInside) {
+  Running r;
+  ASSERT_TRUE(r.client.Open(TestClient::OpenFor("7", 0, 1, kBytes)).ok());
+  const auto stop = [](Server* server) -> Task<bool> {
+    co_await server->Stop();
+    co_return true;
+  };
+  EXPECT_TRUE(r.nodes[0]->life.Run(stop(&r.server(0)), 20s));
+}
+
+TEST(Server, SaysWhenItsAddressIsTaken) {
+  ServerWorld s(1);
+  ServerNode other(&s.world, "server-0", s.disks[0].get(), 8 * kMiB, 2 * kMiB);
+  EXPECT_EQ(other.life.Run(other.server->Start()).code(), absl::StatusCode::kAlreadyExists);
+}
+
+}  // namespace
+}  // namespace gemel::testing

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// FakePlacement: the least placement that a server needs, with every answer in the test's hand. It
+// accepts each open, commits when every rank has its receipts, and tells what it is told to tell.
+//
+// Thread safety: one thread.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/loop.h"
+#include "gemel/v1/placement.pb.h"
+#include "placement/model/records.h"
+#include "transport/control/rpc.h"
+
+namespace gemel::testing {
+
+namespace pb = ::gemel::v1;
+
+class FakePlacement final : public RpcService {
+ public:
+  struct Joined {
+    pb::Member member;
+    pb::JoinRequest last_join;
+    uint32_t joins = 0;
+    uint32_t heartbeats = 0;
+    std::set<std::string> unreachable;
+    std::deque<pb::Directive> directives;  // not acknowledged
+    std::map<uint64_t, pb::DirectiveResult> results;
+    bool rejoin = false;  // told at the next heartbeat
+  };
+
+  struct Rank {
+    uint64_t bytes = 0;
+    uint64_t layout_bytes = 0;
+    std::string root;
+    std::set<std::string> holders;  // planned, by server id
+    std::set<std::string> receipts;
+  };
+
+  struct Save {
+    pb::SnapshotId id;
+    pb::OpenRequest open;
+    std::map<uint32_t, Rank> ranks;
+    bool committed = false;
+    bool dropped = false;
+    std::string aborted;
+    std::string record;
+    std::string manifest;
+  };
+
+  explicit FakePlacement(Loop* loop) : loop_(loop) { cluster.bytes[0] = 0xc1; }
+
+  Task<absl::StatusOr<std::string>> Handle(std::shared_ptr<RpcCall> call, std::string method,
+                                           std::string request) override;
+
+  // Appends a directive for a server; its id.
+  uint64_t Direct(const std::string& server_name, pb::Directive directive);
+  // Null while it is not answered.
+  const pb::DirectiveResult* ResultOf(const std::string& server_name, uint64_t id) const;
+  Joined& named(const std::string& server_name);
+  Save* newest();
+  // The shard of a save as an object that `server_name` holds.
+  pb::HeldObject Held(const Save& save, uint32_t rank) const;
+
+  ClusterId cluster;
+  uint64_t generation = 1;
+  EpochId epoch{1, 1};
+  std::map<std::string, Joined> members;  // by server id
+  std::map<uint64_t, Save> saves;
+  std::map<std::string, std::deque<absl::Status>> failures;  // of the next calls, by method
+  std::map<std::string, uint32_t> calls;
+  std::set<std::string> no_holders;  // names that are not planned
+  pb::OpenReply::Decision decision = pb::OpenReply::ACCEPT;
+  pb::BeginRestoreReply::Decision restore_decision = pb::BeginRestoreReply::CHOSEN;
+  std::string corrupt_manifest;  // sent instead of the manifest when not empty
+  std::vector<pb::ReportRestoreRequest> restore_reports;
+  uint64_t map_version = 0;
+
+ private:
+  template <typename Message>
+  static Message Parse(const std::string& raw) {
+    Message message;
+    GEMEL_CHECK(message.ParseFromString(raw));
+    return message;
+  }
+
+  pb::JoinReply Join(const pb::JoinRequest& request);
+  Task<absl::StatusOr<std::string>> Directives(std::string raw);
+  Task<absl::StatusOr<std::string>> WatchMap(std::string raw);
+  pb::OpenReply Open(const pb::OpenRequest& request);
+  pb::ReportReceiptsReply Receipts(const pb::ReportReceiptsRequest& request);
+  Task<absl::StatusOr<std::string>> AwaitCommit(std::string raw);
+  pb::BeginRestoreReply BeginRestore(const pb::BeginRestoreRequest& request);
+  void CommitWhenComplete(Save* save);
+  bool RecordsStored(const Save& save) const;
+
+  Loop* const loop_;
+  uint64_t next_sequence_ = 1;
+  uint64_t next_directive_ = 1;
+};
+
+}  // namespace gemel::testing

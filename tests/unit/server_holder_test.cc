@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a raw peer may and may not do at a server.
+#include <gtest/gtest.h>
+
+#include "tests/unit/server_world.h"
+
+namespace gemel::testing {
+namespace {
+
+constexpr uint64_t kBytes = 2 * kMiB + 100;
+
+struct Holding : ServerWorld {
+  Holding() : ServerWorld(1), peer(&world, "peer-host") {
+    const absl::Status hello = peer.Hello(fake(), server(0));
+    GEMEL_CHECK(hello.ok()) << hello.ToString();
+    for (uint64_t at = 0; at < kBytes; at += kChunkBytes) {
+      content.emplace_back(std::min(kChunkBytes, kBytes - at), static_cast<char>('a' + at / kMiB));
+      digests.push_back(Xxh3_128(AsBytes(content.back())));
+    }
+  }
+
+  static Offer OfferOf(const std::string& name, EpochId epoch = {1, 1}) {
+    Offer offer;
+    offer.shard.snapshot = {"gpt", epoch, 3, name, 0};
+    offer.token.bytes[0] = 1;
+    offer.bytes = kBytes;
+    return offer;
+  }
+
+  absl::StatusOr<OfferReply> Ask(const Offer& offer) {
+    return peer.AskFor<OfferReply>(FrameType::kOffer, offer);
+  }
+
+  absl::Status PutAll(const OfferReply& grant) {
+    for (uint32_t chunk = 0; chunk < content.size(); ++chunk) {
+      const absl::Status put = peer.Put(grant, chunk, content[chunk], digests[chunk]);
+      if (!put.ok()) {
+        return put;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  Digest128 Root(const Offer& offer) const { return RootOf(offer.shard, digests, kBytes); }
+
+  absl::StatusOr<Reply> Read(const Offer& offer, uint32_t chunk, MutableByteSpan into) {
+    struct Read read;
+    read.shard = offer.shard;
+    read.root = Root(offer);
+    read.chunk = chunk;
+    Request request;
+    request.type = FrameType::kRead;
+    request.body = EncodeMessage(read);
+    return peer.Call(std::move(request), into);
+  }
+
+  TestPeer peer;
+  std::vector<std::string> content;
+  std::vector<Digest128> digests;
+};
+
+TEST(Holder, SealsWhatWasWrittenAndSendsAReceipt) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(grant.ok()) << grant.status();
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  ASSERT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+  EXPECT_EQ(h.server(0).holder().grants(), 0U);
+  EXPECT_TRUE(h.world.RunUntil([&] { return h.fake().calls["ReportReceipts"] > 0; }, 1s));
+  std::string into(kChunkBytes, '\0');
+  const auto read = h.Read(offer, 1, std::as_writable_bytes(std::span(into)));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(into, h.content[1]);
+}
+
+TEST(Holder, SaysAlreadySealedWhenTheAnswerToTheSealWasLost) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  ASSERT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+  EXPECT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+  EXPECT_EQ(h.peer.Seal(*grant, offer.shard, Digest128{1, 1}).code(), absl::StatusCode::kDataLoss);
+  const auto again = h.Ask(offer);
+  ASSERT_TRUE(again.ok());
+  EXPECT_TRUE(again->already_sealed);
+  EXPECT_EQ(again->root, h.Root(offer));
+}
+
+TEST(Holder, FencesTheOldGrantWithANewOffer) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto old = h.Ask(offer);
+  const auto fresh = h.Ask(offer);
+  ASSERT_TRUE(old.ok() && fresh.ok());
+  EXPECT_FALSE(h.peer.Put(*old, 0, h.content[0], h.digests[0]).ok());
+  EXPECT_FALSE(h.peer.Seal(*old, offer.shard, h.Root(offer)).ok());
+  ASSERT_TRUE(h.PutAll(*fresh).ok());
+  EXPECT_TRUE(h.peer.Seal(*fresh, offer.shard, h.Root(offer)).ok());
+  EXPECT_EQ(h.server(0).pool().used_bytes(), 4 * kMiB);
+}
+
+TEST(Holder, RefusesASealWithAMissingChunkOrAWrongRoot) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  auto grant = h.Ask(offer);
+  ASSERT_TRUE(h.peer.Put(*grant, 0, h.content[0], h.digests[0]).ok());
+  EXPECT_EQ(h.peer.Seal(*grant, offer.shard, h.Root(offer)).code(),
+            absl::StatusCode::kFailedPrecondition);
+  // Fenced by the seal that failed.
+  EXPECT_FALSE(h.peer.Put(*grant, 1, h.content[1], h.digests[1]).ok());
+  grant = h.Ask(offer);
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  EXPECT_EQ(h.peer.Seal(*grant, offer.shard, Digest128{5, 5}).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(h.server(0).objects().Find(offer.shard)->state(), ObjectState::kStaging);
+  grant = h.Ask(offer);
+  ASSERT_TRUE(grant.ok()) << grant.status();
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  EXPECT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+}
+
+TEST(Holder, RefusesAChunkThatFailsItsDigestAndTakesItAgain) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  EXPECT_EQ(h.peer.Put(*grant, 0, h.content[0], Digest128{1, 2}).code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_EQ(h.nodes[0]->events.counts["chunk_corrupt"], 1U);
+  EXPECT_TRUE(h.PutAll(*grant).ok());
+}
+
+TEST(Holder, DoesNotTouchAPlacedChunkTwice) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  const std::string other(kChunkBytes, 'x');
+  EXPECT_EQ(h.peer.Put(*grant, 0, other, Xxh3_128(AsBytes(other))).code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+}
+
+TEST(Holder, RefusesWritesOutsideTheGrantAndByAnotherSession) {
+  Holding h;
+  const auto grant = h.Ask(Holding::OfferOf("7"));
+  EXPECT_EQ(h.peer.Put(*grant, 9, h.content[0], h.digests[0]).code(),
+            absl::StatusCode::kInvalidArgument);
+  OfferReply stale = *grant;
+  stale.generation += 1;
+  EXPECT_EQ(h.peer.Put(stale, 0, h.content[0], h.digests[0]).code(),
+            absl::StatusCode::kFailedPrecondition);
+  TestPeer other(&h.world, "other-host");
+  ASSERT_TRUE(other.Hello(h.fake(), h.server(0)).ok());
+  EXPECT_EQ(other.Put(*grant, 0, h.content[0], h.digests[0]).code(),
+            absl::StatusCode::kPermissionDenied);
+}
+
+TEST(Holder, RefusesAStaleEpoch) {
+  Holding h;
+  const auto grant = h.Ask(Holding::OfferOf("7", {1, 1}));
+  ASSERT_TRUE(grant.ok());
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  ASSERT_TRUE(h.Ask(Holding::OfferOf("8", {1, 2})).ok());
+  EXPECT_EQ(h.Ask(Holding::OfferOf("9", {1, 1})).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  const Offer offer = Holding::OfferOf("7", {1, 1});
+  EXPECT_EQ(h.peer.Seal(*grant, offer.shard, h.Root(offer)).code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(Holder, AdmitsFromItsBudgetOnly) {
+  Holding h;
+  Offer offer = Holding::OfferOf("7");
+  offer.bytes = 33 * kMiB;
+  EXPECT_EQ(h.Ask(offer).status().code(), absl::StatusCode::kResourceExhausted);
+  offer.bytes = 0;
+  EXPECT_EQ(h.Ask(offer).status().code(), absl::StatusCode::kInvalidArgument);
+  offer = Holding::OfferOf("7");
+  offer.layout_bytes = kBytes + 1;
+  EXPECT_EQ(h.Ask(offer).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Holder, FreesTheMemoryOfARevokedGrant) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(grant.ok());
+  struct Revoke revoke;
+  revoke.shard = offer.shard;
+  Request request;
+  request.type = FrameType::kRevoke;
+  request.region = grant->region;
+  request.generation = grant->generation;
+  request.body = EncodeMessage(revoke);
+  ASSERT_TRUE(h.peer.Call(std::move(request)).ok());
+  EXPECT_EQ(h.server(0).pool().used_bytes(), 0U);
+  EXPECT_FALSE(h.peer.Put(*grant, 0, h.content[0], h.digests[0]).ok());
+}
+
+TEST(Holder, HidesStagingFromReaders) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  std::string into(kChunkBytes, '\0');
+  EXPECT_EQ(h.Read(offer, 0, std::as_writable_bytes(std::span(into))).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST(Holder, SendsNoChunkThatDecayedAndDropsTheObject) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  ASSERT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+  h.server(0).objects().Find(offer.shard)->Chunk(1)[9] ^= std::byte{2};
+  std::string into(kChunkBytes, '\0');
+  EXPECT_TRUE(h.Read(offer, 0, std::as_writable_bytes(std::span(into))).ok());
+  EXPECT_EQ(h.Read(offer, 1, std::as_writable_bytes(std::span(into))).status().code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_EQ(h.nodes[0]->events.counts["chunk_corrupt"], 1U);
+  EXPECT_EQ(h.server(0).objects().Find(offer.shard), nullptr);
+  h.world.RunFor(500ms);
+  EXPECT_EQ(h.fake().named("server-0").joins, 2U) << "its inventory is reported anew";
+  EXPECT_EQ(h.fake().named("server-0").last_join.objects_size(), 0);
+}
+
+TEST(Holder, AsksForAHelloOfItsOwnCluster) {
+  Holding h;
+  TestPeer other(&h.world, "other-host");
+  ASSERT_TRUE(other.Connect(h.server(0).data_address()).ok());
+  EXPECT_EQ(other.AskFor<OfferReply>(FrameType::kOffer, Holding::OfferOf("7")).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  PeerHello hello = other.HelloFor(h.fake());
+  hello.cluster.bytes[5] = 1;
+  EXPECT_EQ(other.Ask(FrameType::kPeerHello, hello).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  hello = other.HelloFor(h.fake());
+  hello.version = 9;
+  EXPECT_EQ(other.Ask(FrameType::kPeerHello, hello).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  // Somebody who claims to be this server.
+  hello = other.HelloFor(h.fake());
+  hello.server = h.server(0).id();
+  EXPECT_EQ(other.Ask(FrameType::kPeerHello, hello).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(Holder, RefusesAnIncarnationThatTheMapDoesNotKnow) {
+  ServerWorld s(2);
+  TestPeer other(&s.world, "other-host");
+  ASSERT_TRUE(other.Connect(s.server(0).data_address()).ok());
+  PeerHello hello = other.HelloFor(s.fake());
+  hello.server = s.server(1).id();
+  EXPECT_EQ(other.Ask(FrameType::kPeerHello, hello).status().code(),
+            absl::StatusCode::kUnavailable);
+  hello.incarnation = s.server(1).incarnation();
+  EXPECT_TRUE(other.Ask(FrameType::kPeerHello, hello).ok());
+}
+
+TEST(Holder, SurvivesGarbage) {
+  Holding h;
+  for (int type = 0; type < 64; ++type) {
+    if (!IsKnownFrameType(static_cast<uint8_t>(type))) {
+      continue;
+    }
+    Request request;
+    request.type = static_cast<FrameType>(type);
+    request.body = std::string(type, '\x7f');
+    h.peer.Call(std::move(request)).status().IgnoreError();
+  }
+  EXPECT_TRUE(h.Ask(Holding::OfferOf("7")).ok());
+}
+
+}  // namespace
+}  // namespace gemel::testing

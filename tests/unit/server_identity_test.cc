@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Identity: what a server knows across its lives.
+#include <gtest/gtest.h>
+
+#include "server/identity.h"
+#include "tests/unit/server_world.h"
+
+namespace gemel::testing {
+namespace {
+
+struct Place {
+  Place() : world(5), life(&world, "host") { Load(); }
+
+  absl::Status Load() {
+    identity = nullptr;
+    disk = nullptr;
+    disk = std::make_unique<SimDisk>(&life.loop, &state, Random(1));
+    auto loaded = life.Run(Identity::Load(disk.get(), Random(9)));
+    if (!loaded.ok()) {
+      return loaded.status();
+    }
+    identity = *std::move(loaded);
+    return absl::OkStatus();
+  }
+
+  absl::Status Run(Task<absl::Status> task) { return life.Run(std::move(task)); }
+
+  World world;
+  Life life;
+  SimDiskState state;
+  std::unique_ptr<SimDisk> disk;
+  std::unique_ptr<Identity> identity;
+};
+
+ClusterId Cluster(uint8_t first) {
+  ClusterId cluster;
+  cluster.bytes[0] = first;
+  return cluster;
+}
+
+struct Commit {
+  explicit Commit(uint64_t sequence, const std::string& job = "gpt") {
+    model::Manifest parsed;
+    parsed.snapshot = {job, {1, 2}, sequence, "7", 0};
+    parsed.shards.push_back({Digest128{1, 2}, 100, 10});
+    manifest = model::EncodeManifest(parsed);
+    model::CommitRecord decoded;
+    decoded.cluster = Cluster(1);
+    decoded.snapshot = parsed.snapshot;
+    decoded.manifest_root = model::ManifestRoot(manifest);
+    decoded.world_size = 1;
+    decoded.copies = 2;
+    decoded.min_copies = 2;
+    record = model::EncodeCommitRecord(decoded);
+    snapshot = parsed.snapshot;
+  }
+
+  SnapshotId snapshot;
+  std::string record;
+  std::string manifest;
+};
+
+TEST(Identity, KeepsItsServerIdForEver) {
+  Place p;
+  const ServerId id = p.identity->server();
+  EXPECT_FALSE(id.IsZero());
+  ASSERT_TRUE(p.Load().ok());
+  EXPECT_EQ(p.identity->server(), id);
+}
+
+TEST(Identity, RefusesASecondClusterAndAnOlderGeneration) {
+  Place p;
+  ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 3, {})).ok());
+  ASSERT_TRUE(p.Load().ok());
+  const absl::Status foreign = p.identity->CheckPlacement(Cluster(2), 9);
+  EXPECT_EQ(foreign.code(), absl::StatusCode::kFailedPrecondition);
+  const std::string_view text = MessageOf(foreign);
+  EXPECT_NE(text.find(Cluster(1).ToHex()), std::string_view::npos);
+  EXPECT_NE(text.find(Cluster(2).ToHex()), std::string_view::npos);
+  EXPECT_NE(text.find("gemel placement recover --from-servers"), std::string_view::npos);
+  EXPECT_EQ(p.identity->CheckPlacement(Cluster(1), 2).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(p.identity->CheckPlacement(Cluster(1), 3).ok());
+}
+
+TEST(Identity, NeverTakesAnEpochBack) {
+  Place p;
+  ASSERT_TRUE(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).ok());
+  ASSERT_TRUE(p.Run(p.identity->SeeEpoch("gpt", {1, 3})).ok());
+  ASSERT_TRUE(p.Load().ok());
+  EXPECT_EQ(p.identity->CheckEpoch("gpt", {1, 6}).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(p.identity->CheckEpoch("gpt", {1, 7}).ok());
+  EXPECT_TRUE(p.identity->CheckEpoch("gpt", {2, 1}).ok());
+  EXPECT_TRUE(p.identity->CheckEpoch("other", {0, 1}).ok());
+}
+
+TEST(Identity, HoldsAnEpochInMemoryEvenWhenTheDiskIsFull) {
+  Place p;
+  p.state.set_full(true);
+  EXPECT_EQ(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(p.identity->CheckEpoch("gpt", {1, 6}).ok());
+}
+
+TEST(Identity, KeepsRecordAndManifestUntilTheyAreDropped) {
+  Place p;
+  ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 1, {})).ok());
+  const Commit commit(4);
+  ASSERT_TRUE(p.Run(p.identity->StoreCommit(commit.record, commit.manifest)).ok());
+  ASSERT_TRUE(p.Run(p.identity->StoreCommit(commit.record, commit.manifest)).ok());
+  ASSERT_TRUE(p.Load().ok());
+  EXPECT_EQ(p.identity->records(), std::vector<std::string>{commit.record});
+  EXPECT_TRUE(p.identity->HasRecord(commit.snapshot));
+  EXPECT_EQ(
+      *p.life.Run(p.identity->ReadManifest(commit.snapshot, model::ManifestRoot(commit.manifest))),
+      commit.manifest);
+  ASSERT_TRUE(p.Run(p.identity->DropCommit(commit.snapshot)).ok());
+  ASSERT_TRUE(p.Load().ok());
+  EXPECT_TRUE(p.identity->records().empty());
+}
+
+TEST(Identity, RefusesAManifestThatIsNotTheRecordsAndARecordOfAnotherCluster) {
+  Place p;
+  ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 1, {})).ok());
+  const Commit commit(4);
+  const Commit other(5);
+  EXPECT_EQ(p.Run(p.identity->StoreCommit(commit.record, other.manifest)).code(),
+            absl::StatusCode::kDataLoss);
+  Place foreign;
+  ASSERT_TRUE(foreign.Run(foreign.identity->Joined(Cluster(2), 1, {})).ok());
+  EXPECT_EQ(foreign.Run(foreign.identity->StoreCommit(commit.record, commit.manifest)).code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(Identity, TakesAJobWhoseNameBeginsWithADot) {
+  Place p;
+  ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 1, {})).ok());
+  const Commit commit(4, ".hidden");
+  EXPECT_TRUE(p.Run(p.identity->StoreCommit(commit.record, commit.manifest)).ok());
+}
+
+TEST(Identity, DoesNotStartOnARottenFile) {
+  Place p;
+  ASSERT_TRUE(p.state.Rot("identity"));
+  EXPECT_EQ(p.Load().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(Identity, DecodesOnlyWhatItEncodes) {
+  IdentityFile file;
+  file.server.bytes[2] = 4;
+  file.epochs["gpt"] = {1, 9};
+  file.last_members.resize(3);
+  const std::string raw = EncodeIdentity(file);
+  EXPECT_EQ(*DecodeIdentity(raw), file);
+  for (size_t bytes = 0; bytes < raw.size(); ++bytes) {
+    EXPECT_FALSE(DecodeIdentity(raw.substr(0, bytes)).ok()) << bytes;
+  }
+  std::string newer = raw;
+  newer[4] = 2;
+  EXPECT_EQ(DecodeIdentity(newer).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace gemel::testing
