@@ -144,7 +144,7 @@ gemel_build() {
   shift
   gemel_say "build ${preset}: compiling $* with $(nproc) jobs"
   if ! gemel_logged "build-${preset}" nice cmake --build "${GEMEL_ROOT}/build/${preset}" --target "$@"; then
-    grep -m5 -E 'error:|FAILED:|No space left|Killed|unknown target' "${GEMEL_LOGS}/build-${preset}.log" >&2 || true
+    grep -m5 -E 'error:|FAILED:|No space left|Killed|unknown target|interrupted' "${GEMEL_LOGS}/build-${preset}.log" >&2 || true
     gemel_die "the build of ${preset} failed (build/logs/build-${preset}.log): mend what the lines above name; when the compiler was killed, give the machine 4 GiB of memory."
   fi
   gemel_say "build ${preset}: done in $((SECONDS - started)) s"

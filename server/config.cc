@@ -12,6 +12,7 @@
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
 
+#include "common/daemon.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
 #include "server/byte_size.h"
@@ -73,18 +74,9 @@ absl::Status ApplyFile(const std::string& path, ServerConfig* config) {
   return absl::OkStatus();
 }
 
-bool IsLoopback(std::string_view address) {
-  return address.starts_with("127.") || address.starts_with("localhost:") ||
-         address.starts_with("[::1]:");
-}
-
-absl::Status CheckLoopback(const std::string& address, std::string_view flag) {
-  if (IsLoopback(address)) {
-    return absl::OkStatus();
-  }
-  return error::PermissionDenied(
-      "{} is '{}', which reaches beyond this machine; until TLS exists give 127.0.0.1:PORT", flag,
-      address);
+absl::Status CheckLoopbackOf(const std::string& address, std::string_view flag) {
+  const absl::Status status = CheckLoopback(address);
+  return Annotate(status, flag);
 }
 
 // A limit in bytes from a file of the kernel; the greatest number when there is none.
@@ -139,9 +131,9 @@ absl::Status CheckServerConfig(ServerConfig* config, uint64_t machine_bytes) {
   if (!config->data_listen.starts_with(kTcp)) {
     config->data_listen = std::string(kTcp) + config->data_listen;
   }
-  GEMEL_RETURN_IF_ERROR(CheckLoopback(config->data_listen.substr(kTcp.size()), "--data-listen"));
+  GEMEL_RETURN_IF_ERROR(CheckLoopbackOf(config->data_listen.substr(kTcp.size()), "--data-listen"));
   if (!config->metrics.empty()) {
-    GEMEL_RETURN_IF_ERROR(CheckLoopback(config->metrics, "--metrics"));
+    GEMEL_RETURN_IF_ERROR(CheckLoopbackOf(config->metrics, "--metrics"));
   }
   GEMEL_ASSIGN_OR_RETURN(config->memory_size, ParseByteSize(config->memory, "--memory"));
   GEMEL_ASSIGN_OR_RETURN(config->slab_size, ParseByteSize(config->slab_bytes, "--slab-bytes"));

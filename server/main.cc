@@ -8,18 +8,16 @@
 #include <prometheus/metric_type.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "common/daemon.h"
 #include "common/epoll_loop.h"
 #include "common/errors.h"
 #include "common/real_disk.h"
@@ -33,68 +31,6 @@
 
 namespace gemel {
 namespace {
-
-class LogEvents final : public EventSink {
- public:
-  explicit LogEvents(MetricRegistry* metrics)
-      : warnings_(
-            metrics->Counter("gemel_warnings_total", "Events of severity warning or error.")) {}
-
-  void Emit(Severity severity, std::string_view name, std::string text) override {
-    if (severity != Severity::kInfo) {
-      warnings_.Add(1);
-    }
-    const auto level = severity == Severity::kInfo      ? spdlog::level::info
-                       : severity == Severity::kWarning ? spdlog::level::warn
-                                                        : spdlog::level::err;
-    spdlog::log(level, "{}: {}", name, text);
-  }
-
- private:
-  Metric& warnings_;
-};
-
-// Read by the exposer's thread; all metrics are registered before it starts.
-class Exposed final : public prometheus::Collectable {
- public:
-  explicit Exposed(const MetricRegistry* metrics) : metrics_(metrics) {}
-
-  std::vector<prometheus::MetricFamily> Collect() const override {
-    std::vector<prometheus::MetricFamily> families;
-    for (const auto& [name, metric] : metrics_->all()) {
-      prometheus::MetricFamily family;
-      family.name = name;
-      family.help = metric->help();
-      prometheus::ClientMetric value;
-      const auto number = static_cast<double>(metric->Get());
-      const bool counter = metric->kind() == Metric::Kind::kCounter;
-      family.type = counter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge;
-      (counter ? value.counter.value : value.gauge.value) = number;
-      family.metric.push_back(value);
-      families.push_back(family);
-    }
-    return families;
-  }
-
- private:
-  const MetricRegistry* metrics_;
-};
-
-// Whole or not at all, for whoever waits for the file.
-absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".tmp";
-  {
-    std::ofstream out(temporary, std::ios::trunc);
-    out << text << "\n";
-    if (!out.flush()) {
-      return error::Unavailable("cannot write the ready file {}", temporary);
-    }
-  }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-    return error::Unavailable("cannot rename {} to {}", temporary, path);
-  }
-  return absl::OkStatus();
-}
 
 std::string JsonString(std::string_view text) {
   std::string quoted = "\"";
@@ -127,30 +63,6 @@ struct TaskResult {
 Task<bool> StopServer(Server* server) {
   co_await server->Stop();
   co_return true;
-}
-
-// SIGTERM and SIGINT, blocked in all threads, as a descriptor of the loop.
-absl::StatusOr<int> OpenSignals(EpollLoop* loop, bool* stop) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  if (sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) {
-    return error::Internal("sigprocmask failed");
-  }
-  signal(SIGPIPE, SIG_IGN);
-  const int fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
-  if (fd < 0) {
-    return error::Internal("signalfd failed");
-  }
-  loop->Watch(fd, EPOLLIN, [fd, stop](uint32_t) {
-    signalfd_siginfo info;
-    while (read(fd, &info, sizeof(info)) == sizeof(info)) {
-      spdlog::info("signal {}: stopping", info.ssi_signo);
-      *stop = true;
-    }
-  });
-  return fd;
 }
 
 // Each slab is a descriptor.
@@ -234,12 +146,13 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
 }
 
 int Main(int argc, char** argv) {
-  spdlog::set_default_logger(spdlog::stderr_logger_mt("server"));
   bool finished = false;
   absl::StatusOr<ServerConfig> config = ReadServerConfig(argc, argv, &finished);
   if (finished) {
     return 0;
   }
+  StartLog(config.ok() ? config->name : "gemel-server");
+  std::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
   absl::Status status = config.status();
   status.Update(status.ok() ? CheckServerConfig(&*config, MachineMemoryBytes()) : absl::OkStatus());
   if (status.ok()) {

@@ -10,7 +10,7 @@ namespace gemel::testing {
 namespace {
 
 struct Place {
-  Place() : world(5), life(&world, "host") { Load(); }
+  Place() : world(5), life(&world, "host") { GEMEL_CHECK(Load().ok()); }
 
   absl::Status Load() {
     identity = nullptr;

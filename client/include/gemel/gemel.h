@@ -1,32 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Gemel's client library, C ABI: keeps the sharded state of a training job in the memory of the hosts of
- * a cluster, and gives it back when something dies. Plain C; client.h is the same in C++.
+ * Gemel's client library, C ABI: keeps the sharded state of a training job in the memory of the
+ * hosts of a cluster, and gives it back when something dies. Plain C; client.h is the same in C++.
  *
  *   connect -> acquire the epoch -> restore, or nothing -> open, write, seal, wait, once a save
  *
- * The library talks to the Gemel server of its own host over a unix socket, on one background thread a
- * client. Bytes are copied and hashed on the caller's thread, straight into memory shared with the server.
+ * The library talks to the Gemel server of its own host over a unix socket, on one background
+ * thread a client. Bytes are copied and hashed on the caller's thread, straight into memory shared
+ * with the server.
  *
- * Errors: a function that can fail returns a gemel_status. Its code is one of enum gemel_code (0 = success);
- * its message, when not null, names the thing, the sizes and the way out, and is the caller's to free with
- * gemel_status_free(). Out parameters are written only on success, but for handles, which are set to null
- * first.
+ * Errors: a function that can fail returns a gemel_status. Its code is one of enum gemel_code (0 =
+ * success); its message, when not null, names the thing, the sizes and the way out, and is the
+ * caller's to free with gemel_status_free(). Out parameters are written only on success, but for
+ * handles, which are set to null first.
  *
- * Ownership: what an "open", "begin" or "connect" gives is the caller's, to be freed with the _free function
- * of its kind, in any order. Strings and structures passed in are copied or read before the function returns.
- * Strings handed out belong to the handle they came from and live as long as it does, but for messages.
+ * Ownership: what an "open", "begin" or "connect" gives is the caller's, to be freed with the _free
+ * function of its kind, in any order. Strings and structures passed in are copied or read before
+ * the function returns. Strings handed out belong to the handle they came from and live as long as
+ * it does, but for messages.
  *
  * Threads: functions on different handles, any threads. On one handle: as each kind says.
  *
- * Fork: a child of fork() can use no handle made before it: calls give GEMEL_FAILED_PRECONDITION, _free does
- * nothing to the parent's connection, shared memory is not inherited. Connect again in the child.
+ * Fork: a child of fork() can use no handle made before it: calls give GEMEL_FAILED_PRECONDITION,
+ * _free does nothing to the parent's connection, shared memory is not inherited. Connect again in
+ * the child.
  *
  * Time: timeouts are milliseconds, at least 0. When one passes the outcome is unknown, not undone
  * (GEMEL_DEADLINE_EXCEEDED): ask again. A call ends at the latest 15 seconds after its timeout.
  *
- * Growth: option and result structures begin with struct_bytes, set by the caller to sizeof; fields are only
- * ever added at the end, and a library never reads or writes beyond struct_bytes.
+ * Growth: option and result structures begin with struct_bytes, set by the caller to sizeof; fields
+ * are only ever added at the end, and a library never reads or writes beyond struct_bytes.
  */
 #ifndef GEMEL_GEMEL_H_
 #define GEMEL_GEMEL_H_
@@ -58,12 +61,13 @@ enum gemel_code {
   GEMEL_FAILED_PRECONDITION = 9, /* closed, forked, sealed already, superseded, another version */
   GEMEL_ABORTED = 10,            /* a newer epoch or attempt took the place of this one */
   GEMEL_UNIMPLEMENTED = 12,
-  GEMEL_INTERNAL = 13,           /* a bug of Gemel: please report it */
-  GEMEL_UNAVAILABLE = 14,        /* the server cannot be reached now: try again */
-  GEMEL_DATA_LOSS = 15           /* bytes are gone or do not match their digest; the message names them */
+  GEMEL_INTERNAL = 13,    /* a bug of Gemel: please report it */
+  GEMEL_UNAVAILABLE = 14, /* the server cannot be reached now: try again */
+  GEMEL_DATA_LOSS = 15    /* bytes are gone or do not match their digest; the message names them */
 };
 
-/* Result of a call. `message` is null on success; otherwise the caller's, for gemel_status_free(). */
+/* Result of a call. `message` is null on success; otherwise the caller's, for gemel_status_free().
+ */
 typedef struct gemel_status {
   int code; /* enum gemel_code */
   char* message;
@@ -75,8 +79,8 @@ GEMEL_API void gemel_status_free(gemel_status* status);
 /* "0.1.0": of the library that is loaded. Static. */
 GEMEL_API const char* gemel_version(void);
 
-/* 16 unpredictable bytes, written to `token`: what one incarnation of a job shares. One rank draws it and
- * gives it to all others (a broadcast); a program of one process draws its own. */
+/* 16 unpredictable bytes, written to `token`: what one incarnation of a job shares. One rank draws
+ * it and gives it to all others (a broadcast); a program of one process draws its own. */
 GEMEL_API void gemel_token_draw(uint8_t token[16]);
 
 /* ---- client: one connection to the server of this host. Any thread, any number at a time. */
@@ -88,27 +92,31 @@ typedef struct gemel_client_options {
   /* unix:///PATH, or /PATH: the socket of this host's server. Not null. */
   const char* address;
   int64_t timeout_ms; /* of the connection, and of every call that has no timeout of its own */
-  /* Null, or called about every 50 ms on a thread that waits inside a call. Other than 0 ends that wait
-   * with GEMEL_CANCELLED; the work itself is given up in the background. It may not call the library. */
+  /* Null, or called about every 50 ms on a thread that waits inside a call. Other than 0 ends that
+   * wait with GEMEL_CANCELLED; the work itself is given up in the background. It may not call the
+   * library. */
   int (*interrupted)(void* context);
   void* context; /* handed to `interrupted`; the caller's, must live as long as the client */
 } gemel_client_options;
 
 /* GEMEL_UNAVAILABLE, naming the address and the way out, when no server answers there;
  * GEMEL_FAILED_PRECONDITION, naming both versions, when it speaks another protocol. */
-GEMEL_API gemel_status gemel_client_connect(const gemel_client_options* options, gemel_client** client);
+GEMEL_API gemel_status gemel_client_connect(const gemel_client_options* options,
+                                            gemel_client** client);
 
-/* 32 hexadecimal digits: the cluster (for ever), and the server of this host. The client's strings. */
+/* 32 hexadecimal digits: the cluster (for ever), and the server of this host. The client's strings.
+ */
 GEMEL_API const char* gemel_client_cluster_id(const gemel_client* client);
 GEMEL_API const char* gemel_client_server_id(const gemel_client* client);
 /* The address, as the library understood it. The client's string. */
 GEMEL_API const char* gemel_client_address(const gemel_client* client);
 
-/* Ends the connection; calls that wait, and later ones, fail. Saves that are sealed go on in the cluster,
- * unsealed ones are given up. Idempotent. The handle stays valid until gemel_client_free(). */
+/* Ends the connection; calls that wait, and later ones, fail. Saves that are sealed go on in the
+ * cluster, unsealed ones are given up. Idempotent. The handle stays valid until
+ * gemel_client_free(). */
 GEMEL_API void gemel_client_close(gemel_client* client);
-/* Closes and frees. Null is harmless. Writers and restores of this client stay valid handles whose calls
- * fail. REQUIRES: no call on `client` is in progress. */
+/* Closes and frees. Null is harmless. Writers and restores of this client stay valid handles whose
+ * calls fail. REQUIRES: no call on `client` is in progress. */
 GEMEL_API void gemel_client_free(gemel_client* client);
 
 /* One incarnation of a job; ordered by (generation, counter). */
@@ -117,14 +125,14 @@ typedef struct gemel_epoch {
   uint64_t counter;    /* within it, starts at 1 */
 } gemel_epoch;
 
-/* Makes `token` the job's present incarnation; all ranks call it with the same token and get the same
- * epoch. From then on earlier incarnations can neither save nor restore. A superseded token is refused for
- * ever (GEMEL_FAILED_PRECONDITION or GEMEL_ABORTED): its process must stop. */
-GEMEL_API gemel_status gemel_epoch_acquire(gemel_client* client, const char* job, const uint8_t token[16],
-                                           gemel_epoch* epoch);
+/* Makes `token` the job's present incarnation; all ranks call it with the same token and get the
+ * same epoch. From then on earlier incarnations can neither save nor restore. A superseded token is
+ * refused for ever (GEMEL_FAILED_PRECONDITION or GEMEL_ABORTED): its process must stop. */
+GEMEL_API gemel_status gemel_epoch_acquire(gemel_client* client, const char* job,
+                                           const uint8_t token[16], gemel_epoch* epoch);
 
-/* ---- writer: one rank's shard of one snapshot. write, seal and abort exclude one another; wait may run on
- * another thread. */
+/* ---- writer: one rank's shard of one snapshot. write, seal and abort exclude one another; wait
+ * may run on another thread. */
 
 typedef struct gemel_writer gemel_writer;
 
@@ -134,27 +142,29 @@ enum gemel_on_busy {
 };
 
 typedef struct gemel_snapshot_options {
-  size_t struct_bytes; /* sizeof(gemel_snapshot_options) */
-  const char* job;     /* not null, as the epoch was acquired */
-  gemel_epoch epoch;   /* what gemel_epoch_acquire() gave */
-  const char* name;    /* not null; a training step is a name: "7" */
-  uint32_t attempt;    /* equal on all ranks, other for every try to save the same name */
-  uint32_t rank;       /* below world_size */
-  uint32_t world_size; /* at least 1 */
-  uint64_t shard_bytes;  /* of this rank; exactly as many are to be written */
-  uint64_t layout_bytes; /* leading bytes of the shard that say what the rest is; at most shard_bytes */
+  size_t struct_bytes;  /* sizeof(gemel_snapshot_options) */
+  const char* job;      /* not null, as the epoch was acquired */
+  gemel_epoch epoch;    /* what gemel_epoch_acquire() gave */
+  const char* name;     /* not null; a training step is a name: "7" */
+  uint32_t attempt;     /* equal on all ranks, other for every try to save the same name */
+  uint32_t rank;        /* below world_size */
+  uint32_t world_size;  /* at least 1 */
+  uint64_t shard_bytes; /* of this rank; exactly as many are to be written */
+  uint64_t
+      layout_bytes; /* leading bytes of the shard that say what the rest is; at most shard_bytes */
   uint8_t layout_hash[16]; /* of the layout of the whole job: equal on all ranks */
-  uint32_t copies;       /* servers that hold each shard, the local one included; at least 1 */
-  uint32_t min_copies;   /* below it the save fails; 0: = copies */
-  uint32_t keep_latest;  /* committed snapshots that stay; 0: all */
-  int on_busy;           /* enum gemel_on_busy */
-  int64_t timeout_ms;    /* of the open; and after it an attempt that is not committed is aborted */
+  uint32_t copies;         /* servers that hold each shard, the local one included; at least 1 */
+  uint32_t min_copies;     /* below it the save fails; 0: = copies */
+  uint32_t keep_latest;    /* committed snapshots that stay; 0: all */
+  int on_busy;             /* enum gemel_on_busy */
+  int64_t timeout_ms; /* of the open; and after it an attempt that is not committed is aborted */
 } gemel_snapshot_options;
 
-/* Returns when the cluster has accepted the snapshot and this host's memory for it is there. *writer stays
- * null, with success, when the cluster decided to skip it (GEMEL_ON_BUSY_SKIP). GEMEL_RESOURCE_EXHAUSTED
- * names the sizes when it can never fit. */
-GEMEL_API gemel_status gemel_snapshot_open(gemel_client* client, const gemel_snapshot_options* options,
+/* Returns when the cluster has accepted the snapshot and this host's memory for it is there.
+ * *writer stays null, with success, when the cluster decided to skip it (GEMEL_ON_BUSY_SKIP).
+ * GEMEL_RESOURCE_EXHAUSTED names the sizes when it can never fit. */
+GEMEL_API gemel_status gemel_snapshot_open(gemel_client* client,
+                                           const gemel_snapshot_options* options,
                                            gemel_writer** writer);
 
 /* The snapshot's number within its job: rises with every accepted open. */
@@ -162,35 +172,39 @@ GEMEL_API uint64_t gemel_writer_sequence(const gemel_writer* writer);
 /* Milliseconds that the open waited for earlier saves or for memory. */
 GEMEL_API double gemel_writer_waited_ms(const gemel_writer* writer);
 
-/* Appends `size` bytes of `data`, which may change as soon as this returns. `offset` must be the number of
- * bytes written so far: shards are written front to back, each byte once. No system call. */
-GEMEL_API gemel_status gemel_writer_write(gemel_writer* writer, uint64_t offset, const void* data, size_t size);
+/* Appends `size` bytes of `data`, which may change as soon as this returns. `offset` must be the
+ * number of bytes written so far: shards are written front to back, each byte once. No system call.
+ */
+GEMEL_API gemel_status gemel_writer_write(gemel_writer* writer, uint64_t offset, const void* data,
+                                          size_t size);
 
-/* Ends writing: the library drops its writable view of the memory and the cluster takes over. The commit is
- * waited for by gemel_writer_wait(). GEMEL_FAILED_PRECONDITION when bytes are missing. */
+/* Ends writing: the library drops its writable view of the memory and the cluster takes over. The
+ * commit is waited for by gemel_writer_wait(). GEMEL_FAILED_PRECONDITION when bytes are missing. */
 GEMEL_API gemel_status gemel_writer_seal(gemel_writer* writer);
 
 typedef struct gemel_commit {
-  size_t struct_bytes;      /* sizeof(gemel_commit), set by the caller */
+  size_t struct_bytes; /* sizeof(gemel_commit), set by the caller */
   uint64_t sequence;
-  uint32_t copies;          /* of the shard that has the fewest */
-  int redundancy_full;      /* 0: committed with fewer copies than asked for (min_copies allows it) */
-  uint8_t root[16];         /* digest of the snapshot: equal on all ranks */
-  double committed_ms;      /* from the seal to the word of the commit */
+  uint32_t copies;     /* of the shard that has the fewest */
+  int redundancy_full; /* 0: committed with fewer copies than asked for (min_copies allows it) */
+  uint8_t root[16];    /* digest of the snapshot: equal on all ranks */
+  double committed_ms; /* from the seal to the word of the commit */
 } gemel_commit;
 
-/* Returns when the snapshot of all ranks is committed. GEMEL_DEADLINE_EXCEEDED: not yet, wait again; any
- * other error: it was aborted, and the message says why. REQUIRES: sealed. May be called again. */
-GEMEL_API gemel_status gemel_writer_wait(gemel_writer* writer, int64_t timeout_ms, gemel_commit* commit);
+/* Returns when the snapshot of all ranks is committed. GEMEL_DEADLINE_EXCEEDED: not yet, wait
+ * again; any other error: it was aborted, and the message says why. REQUIRES: sealed. May be called
+ * again. */
+GEMEL_API gemel_status gemel_writer_wait(gemel_writer* writer, int64_t timeout_ms,
+                                         gemel_commit* commit);
 
-/* Gives the attempt up, for all ranks. `why` is shown to them; null: no reason given. Nothing happens when
- * it was aborted before. */
+/* Gives the attempt up, for all ranks. `why` is shown to them; null: no reason given. Nothing
+ * happens when it was aborted before. */
 GEMEL_API gemel_status gemel_writer_abort(gemel_writer* writer, const char* why);
 /* Frees; a writer that was not sealed is aborted in the background. Null is harmless. */
 GEMEL_API void gemel_writer_free(gemel_writer* writer);
 
-/* ---- restore: one rank's part in bringing back the newest committed snapshot. Calls on one handle run one
- * after the other. */
+/* ---- restore: one rank's part in bringing back the newest committed snapshot. Calls on one handle
+ * run one after the other. */
 
 typedef struct gemel_restore gemel_restore;
 
@@ -203,9 +217,11 @@ typedef struct gemel_restore_options {
   int64_t timeout_ms;  /* of the begin, and of all reads together */
 } gemel_restore_options;
 
-/* Chooses one snapshot for all ranks of the epoch and pins it. *restore stays null, with success, when the
- * job never committed here. GEMEL_DATA_LOSS, naming the shards, when everything committed is lost. */
-GEMEL_API gemel_status gemel_restore_begin(gemel_client* client, const gemel_restore_options* options,
+/* Chooses one snapshot for all ranks of the epoch and pins it. *restore stays null, with success,
+ * when the job never committed here. GEMEL_DATA_LOSS, naming the shards, when everything committed
+ * is lost. */
+GEMEL_API gemel_status gemel_restore_begin(gemel_client* client,
+                                           const gemel_restore_options* options,
                                            gemel_restore** restore);
 
 typedef struct gemel_snapshot_info {
@@ -228,7 +244,8 @@ typedef struct gemel_shard_info {
 } gemel_shard_info;
 
 /* Of the rank that saved it. GEMEL_INVALID_ARGUMENT when there is no such shard. */
-GEMEL_API gemel_status gemel_restore_shard(const gemel_restore* restore, uint32_t rank, gemel_shard_info* info);
+GEMEL_API gemel_status gemel_restore_shard(const gemel_restore* restore, uint32_t rank,
+                                           gemel_shard_info* info);
 
 /* Bytes [offset, offset + size) of a shard, and where they go. The destination is the caller's. */
 typedef struct gemel_range {
@@ -238,18 +255,19 @@ typedef struct gemel_range {
   void* destination;
 } gemel_range;
 
-/* Brings all ranges here, from this host's memory and from all peers that hold them at once, and copies
- * them out. Every chunk is verified before its first byte is copied. On an error the destinations hold
- * anything; GEMEL_DATA_LOSS is to be reported. */
-GEMEL_API gemel_status gemel_restore_read(gemel_restore* restore, const gemel_range* ranges, size_t count);
+/* Brings all ranges here, from this host's memory and from all peers that hold them at once, and
+ * copies them out. Every chunk is verified before its first byte is copied. On an error the
+ * destinations hold anything; GEMEL_DATA_LOSS is to be reported. */
+GEMEL_API gemel_status gemel_restore_read(gemel_restore* restore, const gemel_range* ranges,
+                                          size_t count);
 
-/* Says how it went for this rank: `verified` other than 0, or `why` it could not be read (null: no reason
- * given), with the shards whose reads failed. */
+/* Says how it went for this rank: `verified` other than 0, or `why` it could not be read (null: no
+ * reason given), with the shards whose reads failed. */
 GEMEL_API gemel_status gemel_restore_report(gemel_restore* restore, int verified, const char* why);
 
 typedef struct gemel_restore_end {
-  size_t struct_bytes;  /* sizeof(gemel_restore_end), set by the caller */
-  int moved;            /* 0: all ranks have verified; else an older snapshot was chosen: begin again */
+  size_t struct_bytes; /* sizeof(gemel_restore_end), set by the caller */
+  int moved; /* 0: all ranks have verified; else an older snapshot was chosen: begin again */
   size_t lost_count;    /* sentences for gemel_restore_lost() */
   uint64_t local_bytes; /* that were in this host's memory already */
   uint64_t peer_bytes;  /* that came over the network */
@@ -259,18 +277,20 @@ typedef struct gemel_restore_end {
   double agree_ms;      /* until all ranks had verified */
 } gemel_restore_end;
 
-/* Returns when every rank has reported. GEMEL_DEADLINE_EXCEEDED names for whom it waits. After success the
- * bytes can be read no more. */
-GEMEL_API gemel_status gemel_restore_wait(gemel_restore* restore, int64_t timeout_ms, gemel_restore_end* end);
+/* Returns when every rank has reported. GEMEL_DEADLINE_EXCEEDED names for whom it waits. After
+ * success the bytes can be read no more. */
+GEMEL_API gemel_status gemel_restore_wait(gemel_restore* restore, int64_t timeout_ms,
+                                          gemel_restore_end* end);
 
-/* What was lost and why, sentence `index` of gemel_restore_end.lost_count; null beyond. The restore's string. */
+/* What was lost and why, sentence `index` of gemel_restore_end.lost_count; null beyond. The
+ * restore's string. */
 GEMEL_API const char* gemel_restore_lost(const gemel_restore* restore, size_t index);
 
 /* Frees; lets the server reuse the memory. Null is harmless. */
 GEMEL_API void gemel_restore_free(gemel_restore* restore);
 
 #ifdef __cplusplus
-}  /* extern "C" */
+} /* extern "C" */
 #endif
 
-#endif  /* GEMEL_GEMEL_H_ */
+#endif /* GEMEL_GEMEL_H_ */
