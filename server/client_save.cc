@@ -104,7 +104,7 @@ ClientSession::Answer ClientSession::OnOpenShard(OpenShard request) {
   GEMEL_CO_RETURN_IF_ERROR(CheckOpen(request));
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckEpoch(request.job, request.epoch));
   if (uploads_.size() >= kUploadsPerClientMax) {
-    std::erase_if(uploads_, [](const auto& one) { return one.second->ended; });
+    std::erase_if(uploads_, [](const auto& one) { return one.second.expired(); });
   }
   if (uploads_.size() >= kUploadsPerClientMax) {
     co_return error::ResourceExhausted("this client has {} uploads open: wait for their commits",
@@ -147,7 +147,7 @@ absl::StatusOr<Reply> ClientSession::Accepted(const OpenShard& request,
   done.decision = OpenDecision::kAccept;
   done.snapshot = shard.snapshot;
   for (const auto& [id, open] : uploads_) {
-    done.upload = open == upload ? id : done.upload;
+    done.upload = open.lock() == upload ? id : done.upload;
   }
   GEMEL_CHECK_NE(done.upload, 0U);
   done.pieces = upload->object->Pieces();
@@ -191,7 +191,11 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::FindUpload(uint64_t uploa
   if (found == uploads_.end()) {
     return error::NotFound("upload {} is not open on this connection", upload);
   }
-  return found->second;
+  std::shared_ptr<Upload> open = found->second.lock();
+  if (open == nullptr) {
+    return error::FailedPrecondition("upload {} has ended: ask for its commit", upload);
+  }
+  return open;
 }
 
 absl::StatusOr<Reply> ClientSession::OnPrepareSlabs(const PrepareSlabs& request) {

@@ -108,7 +108,8 @@ class ClientSession final : public SessionHandler,
   bool hello_done_ = false;
   HolderKey holder_ = kServerHolder;
   uint64_t next_upload_ = 1;
-  std::map<uint64_t, std::shared_ptr<Upload>> uploads_;
+  // Weak: an upload that ended gives its memory back, whoever still knows its number.
+  std::map<uint64_t, std::weak_ptr<Upload>> uploads_;
   std::set<uint32_t> sent_;
   std::set<uint32_t> owed_;
 };

@@ -221,13 +221,29 @@ bool ShardFetch::MayRead(const Source& source, const ChunkWork& work) const {
   return source.failures < kReadTriesMax && !work.failed.contains(source.member.server);
 }
 
+uint32_t ShardFetch::OpenFor(const Source& source) const {
+  uint32_t open = 0;
+  for (const auto& [chunk, work] : work_) {
+    open += !work.reading && work.error.ok() && MayRead(source, work) ? 1 : 0;
+  }
+  return open;
+}
+
+// Every source that has work gets its share of lanes, so that few chunks come from all holders too.
 void ShardFetch::StartLanes() {
-  for (auto& [server, source] : sources_) {
-    size_t open = 0;
-    for (const auto& [chunk, work] : work_) {
-      open += !work.reading && work.error.ok() && MayRead(source, work) ? 1 : 0;
+  std::map<ServerId, uint32_t> open;
+  uint32_t most = 0;
+  for (const auto& [server, source] : sources_) {
+    const uint32_t count = OpenFor(source);
+    if (count > 0) {
+      open[server] = count;
+      most = std::max(most, count);
     }
-    while (source.lanes < std::min(kReadWindow, open)) {
+  }
+  for (const auto& [server, count] : open) {
+    Source& source = sources_.at(server);
+    const uint64_t share = DivideUp(most, open.size());
+    while (source.lanes < std::min<uint64_t>({kReadWindow, share, count})) {
       source.lanes += 1;
       fetches_->seams_.loop->Spawn(RunLane(shared_from_this(), server));
     }

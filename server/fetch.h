@@ -91,6 +91,7 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   Task<absl::Status> AskDigests(std::shared_ptr<Object> object);
   Task<absl::Status> DescribeAt(PeerMember member, std::shared_ptr<Object> object);
   absl::Status CheckDescription(const std::string& body, Object* object) const;
+  uint32_t OpenFor(const Source& source) const;
   void StartLanes();
   static Task<void> RunLane(std::shared_ptr<ShardFetch> self, ServerId server);
   bool TakeWork(const Source& source, uint32_t* chunk);

@@ -82,6 +82,9 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::SessionTo(PeerMember membe
 Task<absl::Status> Peers::Connect(Peer* peer, PeerMember member, TimePoint deadline) {
   peer->connecting = true;
   if (peer->session != nullptr) {
+    if (!peer->session->open()) {
+      unreachable_.insert(member.server);
+    }
     peer->session->Detach();
     peer->session->Close(error::Unavailable("another incarnation of {} is wanted", member.name));
     peer->session = nullptr;

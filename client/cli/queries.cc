@@ -7,7 +7,7 @@
 #include "common/errors.h"
 #include "common/ids.h"
 #include "common/status_macros.h"
-#include "placement/model/protocol.h"
+#include "common/control_protocol.h"
 
 namespace gemel::cli {
 namespace {

@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Version of the control contract (proto/gemel/v1/placement.proto). Every request carries it in
-// Caller.protocol_version; another version is refused with both named.
+// The control contract's version, where placement and servers look for it. It is defined in common/
+// because the CLI, which may not include placement, speaks the contract too.
 #pragma once
 
-#include <cstdint>
-
-namespace gemel {
-
-inline constexpr uint32_t kControlProtocolVersion = 1;
-
-}  // namespace gemel
+#include "common/control_protocol.h"  // IWYU pragma: export

@@ -73,13 +73,14 @@ def connect(address, timeout_s=5.0):
 
 
 def send(sock, frame, descriptors=()):
+    """Sends a frame, or bytes; nothing when the other side has ended the connection: ``receive`` tells that."""
     raw = frame.encode() if isinstance(frame, Frame) else frame
-    if not descriptors:
-        sock.sendall(raw)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    try:
+        sent = sock.sendmsg([raw], rights) if raw else 0
+        sock.sendall(raw[sent:])
+    except (BrokenPipeError, ConnectionResetError):
         return
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-    sent = sock.sendmsg([raw], rights)
-    sock.sendall(raw[sent:])
 
 
 def _exactly(sock, count):

@@ -36,6 +36,7 @@ def test_redundancy_comes_back_after_a_host_died(cluster):
     with Job("heal", cluster.sockets) as job:
         job.save(1)
     cluster.kill("server-1")
+    cluster.await_state("server-1", "DEAD")
     until("two copies again", lambda: [s["copies_now"] for s in cluster.snapshots("heal")] == [2], 30.0)
     cluster.kill("server-0")
     with Job("heal", cluster.sockets[2:]) as job:

@@ -270,7 +270,8 @@ TEST(Server, StopsWithClientsAndUploadsInside) {
 
 TEST(Server, SaysWhenItsAddressIsTaken) {
   ServerWorld s(1);
-  ServerNode other(&s.world, "server-0", s.disks[0].get(), 8 * kMiB, 2 * kMiB);
+  SimDiskState disk;
+  ServerNode other(&s.world, "server-0", &disk, 8 * kMiB, 2 * kMiB);
   EXPECT_EQ(other.life.Run(other.server->Start()).code(), absl::StatusCode::kAlreadyExists);
 }
 

@@ -52,13 +52,14 @@ TEST(Restore, ReadsLocalSlabsWithoutTheNetwork) {
 TEST(Restore, FetchesFromAllHoldersAtOnceAndKeepsTheCopy) {
   Restoring r;
   const uint32_t without = r.Other(false);
+  const uint32_t with = r.Other(true);
   const auto client = r.ClientAt(without);
   const auto begun = client->Begin();
   const auto fetched = client->Fetch(begun->restore, 0, 0, kChunks);
   ASSERT_TRUE(fetched.ok()) << fetched.status();
   EXPECT_TRUE(client->Holds(*fetched, 0, 0));
   EXPECT_EQ(fetched->peer_bytes, kBytes);
-  for (const uint32_t holder : {0U, r.Other(true)}) {
+  for (const uint32_t holder : {0U, with}) {
     EXPECT_GT(r.nodes[holder]->metrics.Counter("gemel_read_bytes_total", "").Get(), 0) << holder;
   }
   EXPECT_EQ(r.server(without).objects().Find(r.shard)->state(), ObjectState::kSealed);

@@ -51,8 +51,6 @@ TEST(Save, ReusesTheSlabsOfTheSameProcess) {
   Saving s;
   const auto first = s.client.Save("1", 0, 1, kBytes);
   ASSERT_TRUE(first.ok());
-  pb::Directive drop;
-  WriteSnapshotId(first->snapshot, drop.mutable_drop_staging()->mutable_snapshot());
   s.world.RunFor(500ms);
   s.fake().saves.clear();
   pb::Directive dropped;
@@ -275,6 +273,7 @@ TEST(Save, GoesOnAfterTheSessionsAreReset) {
   ASSERT_TRUE(s.client.Seal(*opened, 0, digests, kBytes).ok());
   EXPECT_TRUE(s.world.RunUntil([&] { return s.fake().saves.at(1).committed; }, 20s));
   EXPECT_GE(s.nodes[0]->events.counts["copy_delayed"], 1U);
+  s.world.RunFor(300ms);
   bool told = false;
   for (const auto& [id, member] : s.fake().members) {
     told = told || !member.unreachable.empty();
