@@ -9,8 +9,9 @@
 #include <cstdio>
 #include <fstream>
 
-#define TOML_EXCEPTIONS 0
+// Header-only: Debian's libtomlplusplus is compiled to throw.
 #define TOML_HEADER_ONLY 1
+#define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
 
 #include "common/daemon.h"

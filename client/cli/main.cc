@@ -73,6 +73,7 @@ struct Flags {
   bool watch = false;
   bool yes = false;
   bool accept_loss = false;
+  bool from_servers = false;  // said so that nobody rebuilds by mistake
   bool force = false;
 
   bool json() const { return output == "json"; }
@@ -341,7 +342,7 @@ class Program {
     placement->require_subcommand(1);
     CLI::App* recover = Command(placement, "recover", "Rebuild a lost MetaStore from the servers",
                                 Simple(RunRecover));
-    recover->add_flag("--from-servers", "what it is rebuilt from")->required();
+    recover->add_flag("--from-servers", flags_.from_servers, "what it is rebuilt from")->required();
     recover->add_flag("--accept-loss", flags_.accept_loss,
                       "go on without a majority of the last members");
     recover->add_flag("--force", flags_.force, "also when placement runs");

@@ -4,10 +4,10 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "common/control_protocol.h"
 #include "common/errors.h"
 #include "common/ids.h"
 #include "common/status_macros.h"
-#include "common/control_protocol.h"
 
 namespace gemel::cli {
 namespace {

@@ -85,7 +85,7 @@ def test_a_forked_child_has_no_client_and_no_memory_of_the_server(shared):
 
         assert in_child(child) == 0
         job.save(2)
-        job.check(job.restore(), 2)
+        job.check_kept(2)
 
 
 def test_hello_keeps_its_sentence_and_reads_it_back(shared):

@@ -132,7 +132,7 @@ class Job:
                 return None
             try:
                 shards = [self._read_part(record, i, rank) for i in range(record.world_size)]
-            except errors.DataLoss as error:
+            except (errors.DataLoss, errors.Unavailable) as error:  # all that restore_reader.h says is reported
                 record.report(False, str(error))
                 shards = None
             else:

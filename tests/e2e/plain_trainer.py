@@ -66,7 +66,7 @@ class Rank:
         for shard in sorted(record.shards, key=lambda s: s["rank"]):
             try:
                 found = record.read(shard["rank"], 0, shard["bytes"])
-            except errors.DataLoss as error:
+            except (errors.DataLoss, errors.Unavailable) as error:
                 return str(error)
             wanted = jobs.content(self.args.job, record.epoch, record.name, shard["rank"], shard["bytes"])
             if bytes(found) != wanted:

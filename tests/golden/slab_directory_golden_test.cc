@@ -87,7 +87,7 @@ TEST(SlabDirectoryGolden, Header) {
 TEST(SlabDirectoryGolden, Entry) {
   const std::string raw = EncodeSlabEntry(Entry());
   ASSERT_EQ(raw.size(), kSlabEntryBytes);
-  EXPECT_EQ(Used(raw, 158),
+  EXPECT_EQ(Used(raw, 139),
             "474d534c"                          // magic
             "01"                                // version
             "05000000"                          // slab

@@ -39,10 +39,12 @@ class [[nodiscard]] Status {
     gemel_status_free(&status);
   }
 
+  // True when the call did all that it says.
   bool ok() const { return code_ == GEMEL_OK; }
 
   int code() const { return code_; }  // enum gemel_code
 
+  // Empty when ok(); otherwise for people: programs decide by code().
   const std::string& message() const { return message_; }
 
  private:
@@ -58,8 +60,10 @@ class [[nodiscard]] Result {
 
   Result(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
 
+  // True: there is a T. An optional T inside is asked by has_value().
   explicit operator bool() const { return value_.has_value(); }
 
+  // OK when there is a T.
   const Status& status() const { return status_; }
 
   T& operator*() {
@@ -77,6 +81,7 @@ class [[nodiscard]] Result {
 };
 
 namespace internal {
+// Gives handles back to the library.
 struct Free {
   void operator()(gemel_client* handle) const { gemel_client_free(handle); }
 
@@ -90,12 +95,14 @@ struct Free {
 // it.
 using Token = std::array<uint8_t, 16>;
 
+// Unpredictable bits of the kernel. Never from a launcher's variables: those repeat.
 inline Token DrawToken() {
   Token token;
   gemel_token_draw(token.data());
   return token;
 }
 
+// Plain structures of gemel.h. Sizes are bytes, names ending in _ms milliseconds.
 using Epoch = gemel_epoch;
 using Commit = gemel_commit;
 using RestoreEnd = gemel_restore_end;
@@ -109,17 +116,20 @@ class SnapshotWriter {
  public:
   SnapshotWriter() = default;
 
+  // Takes over the handle.
   explicit SnapshotWriter(gemel_writer* handle) : handle_(handle) {}
 
   // Appends; `offset` is the number of bytes written so far. The data may change when it returns.
+  // GEMEL_INVALID_ARGUMENT, naming both sizes, for other offsets and for more than shard_bytes.
   Status Write(uint64_t offset, std::span<const std::byte> data) {
     return Status(gemel_writer_write(handle_.get(), offset, data.data(), data.size()));
   }
 
-  // No byte may be missing.
+  // Ends writing; the cluster takes over. GEMEL_FAILED_PRECONDITION when bytes are missing.
   Status Seal() { return Status(gemel_writer_seal(handle_.get())); }
 
-  // Until the snapshot of all ranks is committed, or `timeout_ms`: then wait again.
+  // Until the snapshot of all ranks is committed. GEMEL_DEADLINE_EXCEEDED: not yet, wait again; any
+  // other error: it was aborted, for the reason in the message. May run beside the next save.
   Result<Commit> Wait(int64_t timeout_ms) {
     Commit commit{};
     commit.struct_bytes = sizeof(commit);
@@ -127,11 +137,12 @@ class SnapshotWriter {
     return status.ok() ? Result<Commit>(commit) : Result<Commit>(std::move(status));
   }
 
-  // Gives the attempt up for all ranks.
+  // Gives the attempt up for all ranks; `why` is what they are told.
   Status Abort(const std::string& why) {
     return Status(gemel_writer_abort(handle_.get(), why.c_str()));
   }
 
+  // Rises with every snapshot of the job that the cluster accepted.
   uint64_t sequence() const { return gemel_writer_sequence(handle_.get()); }
 
   // Milliseconds that the open waited for earlier saves or for memory.
@@ -146,9 +157,10 @@ class Restore {
  public:
   Restore() = default;
 
+  // Takes over the handle.
   explicit Restore(gemel_restore* handle) : handle_(handle) {}
 
-  // The name in it is this object's.
+  // What was chosen, for all ranks. The name in it is this object's.
   SnapshotInfo info() const {
     SnapshotInfo info{};
     info.struct_bytes = sizeof(info);
@@ -156,6 +168,7 @@ class Restore {
     return info;
   }
 
+  // Sizes and digest of what `rank` saved. GEMEL_INVALID_ARGUMENT when there was no such rank.
   Result<ShardInfo> Shard(uint32_t rank) const {
     ShardInfo info{};
     info.struct_bytes = sizeof(info);
@@ -163,7 +176,8 @@ class Restore {
     return status.ok() ? Result<ShardInfo>(info) : Result<ShardInfo>(std::move(status));
   }
 
-  // All ranges at once, each byte verified before it is copied to its destination.
+  // All ranges at once, each byte verified before it is copied to its destination. After
+  // GEMEL_DATA_LOSS: Report(false, message), then Wait() tells of the older snapshot.
   Status Read(std::span<const Range> ranges) {
     return Status(gemel_restore_read(handle_.get(), ranges.data(), ranges.size()));
   }
@@ -179,7 +193,8 @@ class Restore {
     return Status(gemel_restore_report(handle_.get(), verified ? 1 : 0, why.c_str()));
   }
 
-  // Until all ranks have reported, or `timeout_ms`: then wait again.
+  // Until all ranks have reported: verified, or moved to an older snapshot (then begin again).
+  // GEMEL_DEADLINE_EXCEEDED names for whom it waits: wait again. The last call on this object.
   Result<RestoreEnd> Wait(int64_t timeout_ms) {
     RestoreEnd end{};
     end.struct_bytes = sizeof(end);
@@ -204,38 +219,39 @@ class Restore {
 class Client {
  public:
   struct Options {
-    std::string address;  // unix:///PATH of the socket of this host's server
-    int64_t timeout_ms = 30'000;
+    std::string address;          // unix:///PATH of the socket of this host's server
+    int64_t timeout_ms = 30'000;  // of the connection, and of calls without one of their own
   };
 
   // What is not given has the value that suits one process on a laptop.
   struct SnapshotOptions {
     std::string job;
     Epoch epoch{};
-    std::string name;
+    std::string name;      // a training step is a name: "7"
     uint32_t attempt = 0;  // equal on all ranks, other for every try
     uint32_t rank = 0;
     uint32_t world_size = 1;
-    uint64_t shard_bytes = 0;
-    uint64_t layout_bytes = 0;  // leading bytes of the shard that say what the rest is
-    std::array<uint8_t, 16> layout_hash{};
-    uint32_t copies = 2;
-    uint32_t min_copies = 0;   // 0: = copies
-    uint32_t keep_latest = 1;  // 0: all
-    bool skip_when_busy = false;
-    int64_t timeout_ms = 120'000;
+    uint64_t shard_bytes = 0;               // of this rank: exactly as many are to be written
+    uint64_t layout_bytes = 0;              // leading bytes of the shard that say what the rest is
+    std::array<uint8_t, 16> layout_hash{};  // of the whole job's layout: equal on all ranks
+    uint32_t copies = 2;                    // servers that hold each shard, this host's included
+    uint32_t min_copies = 0;                // 0: = copies
+    uint32_t keep_latest = 1;               // 0: all
+    bool skip_when_busy = false;            // else wait until earlier saves have made room
+    int64_t timeout_ms = 120'000;  // of the open; uncommitted after it, the attempt is aborted
   };
 
   struct RestoreOptions {
     std::string job;
     Epoch epoch{};
     uint32_t rank = 0;
-    uint32_t world_size = 1;  // any: need not be the saved one
-    int64_t timeout_ms = 300'000;
+    uint32_t world_size = 1;       // any: need not be the saved one
+    int64_t timeout_ms = 300'000;  // of the begin, and of all reads together
   };
 
   Client() = default;
 
+  // GEMEL_UNAVAILABLE, naming the address, when no server answers there.
   static Result<Client> Connect(const Options& options) {
     gemel_client_options given{};
     given.struct_bytes = sizeof(given);
@@ -248,6 +264,7 @@ class Client {
     return status.ok() ? Result<Client>(std::move(client)) : Result<Client>(std::move(status));
   }
 
+  // 32 hexadecimal digits each.
   std::string cluster_id() const { return gemel_client_cluster_id(handle_.get()); }
 
   std::string server_id() const { return gemel_client_server_id(handle_.get()); }
@@ -296,10 +313,11 @@ class Client {
     return Given<Restore>(gemel_restore_begin(handle_.get(), &given, &handle), &handle);
   }
 
-  // Ends the connection; calls that wait fail.
+  // Ends the connection; calls that wait fail. Sealed saves go on in the cluster. Idempotent.
   void Close() { gemel_client_close(handle_.get()); }
 
  private:
+  // A handle as the object that owns it; null, with success, as nothing.
   template <typename T, typename Handle>
   static Result<std::optional<T>> Given(gemel_status raw, Handle** handle) {
     Status status(raw);
