@@ -115,6 +115,8 @@ ClientSession::Answer ClientSession::OnOpenShard(OpenShard request) {
   const absl::StatusOr<pb::OpenReply> answer =
       co_await parts_.control->CallPatiently<pb::OpenReply>("Open", std::move(ask), held);
   GEMEL_CO_RETURN_IF_ERROR(answer.status());
+  // The epoch may have ended while placement answered.
+  GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckEpoch(request.job, request.epoch));
   OpenShardReply reply;
   reply.reason = answer->reason();
   switch (answer->decision()) {
@@ -161,10 +163,18 @@ absl::StatusOr<Reply> ClientSession::Accepted(const OpenShard& request,
 absl::StatusOr<std::shared_ptr<Upload>> ClientSession::StartUpload(const OpenShard& request,
                                                                    const ShardId& shard,
                                                                    const pb::OpenReply& answer) {
-  if (std::shared_ptr<Upload> open = parts_.uploads->Find(shard);
-      open != nullptr && open->client == client_ && !open->sealing &&
-      open->object->bytes() == request.shard_bytes) {
-    return open;
+  if (std::shared_ptr<Upload> open = parts_.uploads->Find(shard)) {
+    const bool same = open->client == client_ && open->object->bytes() == request.shard_bytes &&
+                      open->object->layout_bytes() == request.layout_bytes;
+    if (same && !open->sealing) {
+      return open;
+    }
+    return error::AlreadyExists(
+        "{} is being saved already, {} bytes with a layout of {}{}: it was opened again with {} "
+        "and {}",
+        shard.ToString(), open->object->bytes(), open->object->layout_bytes(),
+        open->client == client_ ? "" : " by another client", request.shard_bytes,
+        request.layout_bytes);
   }
   GEMEL_ASSIGN_OR_RETURN(std::vector<PeerMember> holders, ReadPeerMembers(answer.holders()));
   Object::Shape shape;

@@ -34,7 +34,11 @@ void Clients::Accept(std::unique_ptr<Connection> connection) {
 
 absl::StatusOr<HolderKey> Clients::Admit(uint64_t client, uint64_t pid,
                                          const std::shared_ptr<SharedHandle>& process) {
-  Client& admitted = clients_.at(client);
+  const auto found = clients_.find(client);
+  if (found == clients_.end()) {
+    return error::Cancelled("client process {} left before its hello was answered", pid);
+  }
+  Client& admitted = found->second;
   GEMEL_CHECK(admitted.holder == kServerHolder && admitted.watch == nullptr);
   // The death may be told while WatchExit() runs: it is handled from the loop's queue.
   GEMEL_ASSIGN_OR_RETURN(admitted.watch, seams_.host->WatchExit(process, [this, client, pid] {

@@ -73,8 +73,15 @@ class Control {
   // One try. `held` is how long placement may hold the call.
   template <typename Response, typename RequestMessage>
   Task<absl::StatusOr<Response>> Call(std::string method, RequestMessage request, Duration held) {
+    return CallWithin<Response>(std::move(method), std::move(request), held + kControlDeadline);
+  }
+
+  // One try that ends within `limit`.
+  template <typename Response, typename RequestMessage>
+  Task<absl::StatusOr<Response>> CallWithin(std::string method, RequestMessage request,
+                                            Duration limit) {
     FillCaller(request.mutable_caller());
-    const TimePoint deadline = Add(seams_.loop->Now(), held + kControlDeadline);
+    const TimePoint deadline = Add(seams_.loop->Now(), limit);
     absl::StatusOr<std::string> raw =
         co_await seams_.placement->Call(method, request.SerializeAsString(), deadline);
     if (!raw.ok()) {

@@ -136,6 +136,9 @@ Task<absl::Status> Directives::DropSnapshot(pb::DropSnapshot work) {
   parts_.holder->DropStaging(snapshot);
   // The record goes first: a record without objects would be taken for a loss.
   GEMEL_CO_RETURN_IF_ERROR(co_await parts_.identity->DropCommit(snapshot));
+  // What began while the disk worked ends too: nobody writes into an object that is dropped.
+  parts_.uploads->EndSnapshot(snapshot, why);
+  parts_.holder->DropStaging(snapshot);
   for (const std::shared_ptr<Object>& object : parts_.objects->OfSnapshot(snapshot)) {
     parts_.objects->DropObject(object);
   }

@@ -267,11 +267,13 @@ Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server
   Source& source = self->sources_.at(server);
   RetryDelay delay;
   uint32_t chunk = 0;
+  bool forgotten = false;
   while (pass && self->TakeWork(source, &chunk)) {
     const std::shared_ptr<Object> object = self->object_;
     const PeerMember member = source.member;
     const absl::Status read = co_await self->ReadChunk(member, object, chunk);
     if (self->object_ != object) {
+      forgotten = true;
       break;
     }
     if (read.ok()) {
@@ -284,7 +286,11 @@ Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server
       co_await self->fetches_->seams_.loop->Sleep(delay.Next());
     }
   }
+  GEMEL_CHECK_GT(source.lanes, 0U) << source.member.ToString();
   source.lanes -= 1;
+  if (forgotten) {
+    self->StartLanes();  // it counted as one of the new object's lanes and read none of it
+  }
 }
 
 Task<absl::Status> ShardFetch::ReadChunk(PeerMember member, std::shared_ptr<Object> object,
@@ -398,6 +404,7 @@ void ShardFetch::Forget(const std::shared_ptr<Object>& corrupt) {
   GEMEL_CHECK(corrupt != nullptr);
   if (object_ == corrupt) {
     object_ = nullptr;
+    forgotten_ += 1;
     work_.clear();
     changed_.NotifyAll();
   }

@@ -69,6 +69,9 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   // The object's memory failed its digest: forget it, fetch anew.
   void Forget(const std::shared_ptr<Object>& corrupt);
 
+  // How many objects were forgotten.
+  uint32_t forgotten() const { return forgotten_; }
+
  private:
   struct Source {
     PeerMember member;
@@ -110,6 +113,7 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   std::map<ServerId, Source> sources_;
   bool preparing_ = false;
   bool fetched_anything_ = false;
+  uint32_t forgotten_ = 0;
   std::map<uint32_t, ChunkWork> work_;  // wanted, not present; the queue is its order
   WaitQueue changed_;
 };

@@ -124,6 +124,11 @@ Task<void> Membership::Run(Gate* gate) {
       seams_.metrics->Counter("gemel_heartbeat_errors_total", "Heartbeats without an answer.")
           .Add(1);
     }
+    if (beaten.code() != beaten_) {
+      beaten_ = beaten.code();
+      seams_.events->Emit(beaten.ok() ? Severity::kInfo : Severity::kWarning, "heartbeat",
+                          beaten.ok() ? "placement answers again" : ToText(beaten));
+    }
     next_beat_ = Add(seams_.loop->Now(), interval_);
     co_await seams_.loop->SleepUntil(next_beat_);
   }
@@ -146,7 +151,8 @@ Task<absl::Status> Membership::Heartbeat() {
   const Duration lag = seams_.loop->Now() - next_beat_;
   request.set_loop_lag_ms(static_cast<uint64_t>(std::max(0.0, Milliseconds(lag))));
   absl::StatusOr<pb::HeartbeatReply> reply =
-      co_await parts_.control->Call<pb::HeartbeatReply>("Heartbeat", std::move(request), 0s);
+      co_await parts_.control->CallWithin<pb::HeartbeatReply>("Heartbeat", std::move(request),
+                                                              kHeartbeatDeadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   unreachable_.erase(unreachable_.begin(), unreachable_.begin() + static_cast<ptrdiff_t>(told));
   if (reply->rejoin()) {

@@ -86,6 +86,7 @@ class Membership {
   Fatal fatal_;
   bool joined_ = false;
   bool rejoin_ = false;
+  absl::StatusCode beaten_ = absl::StatusCode::kOk;  // of the last heartbeat: a change is told
   Duration interval_;
   TimePoint next_beat_{};
   std::vector<ServerId> unreachable_;  // not yet told

@@ -50,12 +50,13 @@ Task<absl::StatusOr<Restores::Chunks>> Restores::Fetch(uint64_t client, FetchChu
   Chunks chunks;
   absl::Status status;
   for (uint32_t i = 0; i < kFetchTriesMax; ++i) {
+    const uint32_t forgotten = shard->fetch->forgotten();
     status = co_await FetchOnce(shard, request, &chunks);
     if (status.ok()) {
       co_return chunks;
     }
-    if (shard->fetch->object() != nullptr) {
-      break;  // not for a damaged local copy: its sources have failed
+    if (shard->fetch->object() != nullptr && shard->fetch->forgotten() == forgotten) {
+      break;  // not for a damaged local copy, found here or by another call: its sources failed
     }
   }
   co_return status;

@@ -93,7 +93,10 @@ void Server::Connect() {
   };
   holder_->OnCorrupt(corrupt);
   restores_->OnCorrupt(corrupt);
-  directives_->OnCorrupt(corrupt);
+  // The directive's result tells placement; joining again would lose it and those of the others.
+  directives_->OnCorrupt([this](const std::shared_ptr<Object>& object, const absl::Status& why) {
+    DropCorrupt(object, why);
+  });
   holder_->SetMemberCheck(
       [this](const PeerHello& hello) { return membership_->CheckMember(hello); });
   receipts_->OnRetarget([this](const ShardId& shard, std::vector<PeerMember> holders) {
@@ -106,13 +109,20 @@ void Server::Connect() {
   membership_->OnFatal(fatal_);
 }
 
-// The object is not served any more, and placement stops counting it: joining again replaces what
-// it believes of this server.
-void Server::OnCorrupt(const std::shared_ptr<Object>& object, const absl::Status& why) {
+// The object is not served any more. False when it was dropped before.
+bool Server::DropCorrupt(const std::shared_ptr<Object>& object, const absl::Status& why) {
   seams_.metrics->Counter("gemel_chunks_corrupt_total", "Chunks that failed their digest.").Add(1);
   seams_.events->Emit(Severity::kError, "chunk_corrupt", ToText(why));
-  if (objects_->Find(object->shard()) == object) {
-    objects_->DropObject(object);
+  if (objects_->Find(object->shard()) != object) {
+    return false;
+  }
+  objects_->DropObject(object);
+  return true;
+}
+
+// Placement stops counting it: joining again replaces what it believes of this server.
+void Server::OnCorrupt(const std::shared_ptr<Object>& object, const absl::Status& why) {
+  if (DropCorrupt(object, why)) {
     membership_->RequestRejoin(
         fmt::format("{} is damaged in memory and was dropped", object->shard().ToString()));
   }

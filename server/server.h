@@ -84,6 +84,7 @@ class Server {
   absl::Status ListenForPeers();
   absl::Status ListenForClients();
   void StartTasks();
+  bool DropCorrupt(const std::shared_ptr<Object>& object, const absl::Status& why);
   void OnCorrupt(const std::shared_ptr<Object>& object, const absl::Status& why);
 
   const ServerSeams seams_;

@@ -178,11 +178,23 @@ absl::StatusOr<std::vector<uint32_t>> SlabPool::Take(HolderKey holder, uint64_t 
 }
 
 absl::Status SlabPool::NoMemory(HolderKey holder, uint64_t count) const {
+  std::map<uint64_t, uint64_t> idle;  // bytes by pid
+  for (const Slab& slab : slabs_) {
+    if (slab.state == SlabState::kIdle) {
+      idle[living_.at(slab.holder)] += options_.slab_bytes;
+    }
+  }
+  std::string processes;
+  for (const auto& [pid, bytes] : idle) {
+    processes += fmt::format("{}process {} {}", processes.empty() ? " (" : ", ", pid, bytes);
+  }
+  processes += processes.empty() ? "" : ")";
   return error::ResourceExhausted(
       "{} bytes are needed ({} slabs of {} bytes) for holder {}; of {} bytes {} hold objects and "
-      "{} are mapped by clients: raise --memory, or keep fewer snapshots",
+      "{} are mapped by living clients{}: raise --memory, keep fewer snapshots, or end processes "
+      "that save no more",
       count * options_.slab_bytes, count, options_.slab_bytes, holder, capacity_bytes(),
-      used_bytes(), idle_bytes());
+      used_bytes(), idle_bytes(), processes);
 }
 
 std::vector<uint32_t> SlabPool::Prepare(HolderKey holder, uint64_t bytes) {

@@ -19,6 +19,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kVersion = "0.1.0";
 constexpr Duration kWatchEvery = 500ms;
+constexpr Duration kRecoverEvery = 100ms;
+constexpr int kRecoverLooksMax = 80;  // placement waits 2 s for members that are merely slower
 
 constexpr const char* kFooter = R"(Examples:
   gemel up --servers 3 --memory 1GiB       a cluster on this machine
@@ -229,9 +231,28 @@ absl::Status RunExplain(const Flags& flags) {
   return Print(flags, result, text);
 }
 
+// Unavailable with what placement waits for when it does not serve in time. It goes on listening.
+absl::Status AwaitServing(PlacementClient* placement, const std::string& address) {
+  for (int look = 0; look < kRecoverLooksMax; ++look) {
+    if (QueryJobs(placement).ok()) {
+      return absl::OkStatus();
+    }
+    Pause(kRecoverEvery);
+  }
+  GEMEL_ASSIGN_OR_RETURN(Json status, QueryStatus(placement));
+  std::string why;
+  for (const Json& warning : status["warnings"]) {
+    why += (why.empty() ? "" : "; ") + warning.get<std::string>();
+  }
+  return error::Unavailable("placement listens at {} and does not serve yet: {}", address, why);
+}
+
 absl::Status RunRecover(const Flags& flags) {
   GEMEL_ASSIGN_OR_RETURN(ClusterFile cluster,
                          RecoverPlacement(flags.dir, flags.accept_loss, flags.force));
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<PlacementClient> placement,
+                         PlacementClient::Make(cluster.placement));
+  GEMEL_RETURN_IF_ERROR(AwaitServing(placement.get(), cluster.placement));
   return Print(
       flags, Json::parse(cluster.ToJson()),
       fmt::format("placement serves at {} from what the servers reported; the old MetaStore was "

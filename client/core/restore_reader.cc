@@ -12,6 +12,8 @@ namespace {
 
 constexpr uint32_t kFetchChunksMax = 16;  // chunks asked for in one call
 constexpr size_t kFetchWindow = 4;        // such calls in flight
+// Placement has the holders of an unreadable shard hash their copies: lost is told by then.
+constexpr Duration kReadAgainAfter = 500ms;
 
 }  // namespace
 
@@ -170,6 +172,7 @@ Task<absl::Status> RestoreReader::Report(bool verified, std::vector<uint32_t> un
   ReportRestore message;
   message.restore = begun_.restore;
   message.verified = verified;
+  reported_unreadable_ = !verified;
   message.unreadable_shards = std::move(unreadable);
   message.why = std::move(why);
   const TimePoint reply_by = Add(link_->loop()->Now(), kCallGrace);
@@ -179,10 +182,12 @@ Task<absl::Status> RestoreReader::Report(bool verified, std::vector<uint32_t> un
 }
 
 Task<absl::StatusOr<RestoreEnd>> RestoreReader::AwaitEnd(TimePoint deadline) {
+  const TimePoint again_at = Add(link_->loop()->Now(), kReadAgainAfter);
+  const TimePoint until = reported_unreadable_ ? std::min(deadline, again_at) : deadline;
   while (true) {
     AwaitRestore message;
     message.restore = begun_.restore;
-    message.wait_ms = HoldFor(link_->loop(), deadline);
+    message.wait_ms = HoldFor(link_->loop(), until);
     const TimePoint reply_by =
         Add(link_->loop()->Now(), std::chrono::milliseconds(message.wait_ms) + kCallGrace);
     auto reply =
@@ -191,7 +196,11 @@ Task<absl::StatusOr<RestoreEnd>> RestoreReader::AwaitEnd(TimePoint deadline) {
       co_return reply.status();
     }
     if (reply->first.outcome != RestoreOutcome::kPending) {
-      co_return RestoreEnd{reply->first.outcome == RestoreOutcome::kMoved, reply->first.lost};
+      co_return RestoreEnd{.moved = reply->first.outcome == RestoreOutcome::kMoved,
+                           .lost = std::move(reply->first.lost)};
+    }
+    if (reported_unreadable_ && link_->loop()->Now() >= until && until < deadline) {
+      co_return RestoreEnd{.read_again = true};
     }
     if (link_->loop()->Now() >= deadline) {
       co_return error::DeadlineExceeded("restoring {} is not verified by all ranks yet: {}",

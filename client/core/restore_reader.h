@@ -36,6 +36,8 @@ struct RestoreOptions {
 
 struct RestoreEnd {
   bool moved = false;  // the record moved to an older snapshot for all ranks: begin again
+  // What this rank could not read is not lost: begin again, with the sources of now.
+  bool read_again = false;
   std::vector<std::string> lost;  // what was lost and why
 };
 
@@ -66,7 +68,8 @@ class RestoreReader : public std::enable_shared_from_this<RestoreReader> {
   // Says how it went for this rank. `unreadable` names shards that no source could give.
   Task<absl::Status> Report(bool verified, std::vector<uint32_t> unreadable, std::string why);
 
-  // Until all ranks have verified, or the record moved.
+  // Until all ranks have verified, or the record moved. After Report(false) also once it is clear
+  // that the record does not move soon (kReadAgainAfter): what was unreadable may be readable now.
   Task<absl::StatusOr<RestoreEnd>> AwaitEnd(TimePoint deadline);
 
   // The server may reuse the memory.
@@ -96,6 +99,7 @@ class RestoreReader : public std::enable_shared_from_this<RestoreReader> {
   const TimePoint deadline_;
   std::vector<std::vector<Chunk>> chunks_;  // by shard
   Semaphore window_;                        // FetchChunks calls in flight
+  bool reported_unreadable_ = false;
   uint64_t local_bytes_ = 0;
   uint64_t peer_bytes_ = 0;
 };

@@ -198,7 +198,9 @@ absl::StatusOr<gemel_restore_end> AwaitEndOf(gemel_restore* restore, Duration ti
   restore->ended = true;
   restore->lost = end.lost.empty() ? restore->reader->lost() : std::move(end.lost);
   gemel_restore_end told{};
-  told.moved = end.moved ? 1 : 0;
+  told.outcome = end.moved        ? GEMEL_RESTORE_MOVED
+                 : end.read_again ? GEMEL_RESTORE_READ_AGAIN
+                                  : GEMEL_RESTORE_VERIFIED;
   told.lost_count = restore->lost.size();
   told.local_bytes = restore->reader->local_bytes();
   told.peer_bytes = restore->reader->peer_bytes();

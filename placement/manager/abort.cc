@@ -38,6 +38,7 @@ Task<void> PlacementCore::AbortDurably(std::shared_ptr<Attempt> attempt) {
       txn.deletes.push_back(OpenKey(id.job, id.sequence));
       const absl::Status written = co_await WriteJob(job, job->record, std::move(txn));
       if (written.ok()) {
+        GEMEL_CHECK(attempt->state == AttemptState::kAborting) << id.ToString();
         attempt->state = AttemptState::kAborted;
         Finish(job, *attempt, false);
         job->attempts.erase(id.sequence);

@@ -24,7 +24,8 @@ std::vector<ServerId> PlacementCore::LiveReceipts(const RankSlot& slot) {
   std::vector<ServerId> live;
   for (const SlotReceipt& receipt : slot.receipts) {
     const MemberEntry* member = FindMember(receipt.server);
-    if (member != nullptr && member->alive() && member->record.incarnation == receipt.incarnation) {
+    if (member != nullptr && member->alive() && !member->registering &&
+        member->record.incarnation == receipt.incarnation) {
       live.push_back(receipt.server);
     }
   }
@@ -45,6 +46,7 @@ void PlacementCore::Evaluate(Attempt* attempt, RankSlot* slot) {
   slot->enough = enough;
   slot->full = count.full;
   GEMEL_CHECK_LE(attempt->enough_count, attempt->slots.size());
+  GEMEL_CHECK_LE(attempt->full_count, attempt->enough_count) << attempt->id().ToString();
 }
 
 void PlacementCore::EvaluateAll(Attempt* attempt) {

@@ -39,6 +39,11 @@ Task<void> PlacementCore::Commit(std::shared_ptr<Attempt> attempt) {
     co_return;  // a newer epoch ended it
   }
   GEMEL_CHECK(attempt->id().epoch == job->record.epoch) << attempt->id().ToString();
+  if (job->record.removed) {
+    attempt->state = AttemptState::kOpen;
+    Abort(attempt, error::Aborted("{}: the job was removed", attempt->id().ToString()));
+    co_return;
+  }
   EvaluateAll(attempt.get());
   if (attempt->enough_count < attempt->record.world_size) {
     attempt->state = AttemptState::kOpen;  // a holder went meanwhile
@@ -58,7 +63,9 @@ Task<void> PlacementCore::Commit(std::shared_ptr<Attempt> attempt) {
 Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   const SnapshotId id = attempt->id();
   model::Manifest manifest{.snapshot = id};
+  GEMEL_CHECK_EQ(attempt->slots.size(), attempt->record.world_size) << id.ToString();
   for (const RankSlot& slot : attempt->slots) {
+    GEMEL_CHECK(slot.enough && slot.root.has_value()) << id.ToString();
     manifest.shards.push_back(
         {.root = *slot.root, .bytes = slot.bytes, .layout_bytes = slot.layout_bytes});
   }
@@ -93,12 +100,15 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   }
   const absl::Status written = co_await WriteJob(job, record, std::move(txn));
   GEMEL_CO_RETURN_IF_ERROR(written);
+  GEMEL_CHECK(attempt->state == AttemptState::kCommitting) << id.ToString();
   attempt->state = AttemptState::kCommitted;
   job->attempts.erase(id.sequence);
   for (const model::SnapshotOrder& old : replaced) {
     job->snapshots.erase(old);
   }
-  Committed* kept = &job->snapshots.emplace(order, std::move(snapshot)).first->second;
+  const auto [kept_at, fresh] = job->snapshots.emplace(order, std::move(snapshot));
+  GEMEL_CHECK(fresh) << id.ToString();
+  Committed* kept = &kept_at->second;
   CountCopies(kept);
   Disperse(job, kept);
   attempt->changed.NotifyAll();

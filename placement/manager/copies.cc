@@ -52,6 +52,10 @@ bool PlacementCore::AllReported(std::string* waiting_for) const {
       names += (names.empty() ? "" : ", ") + member->record.name;
     }
   }
+  if (!awaited_.empty() && loop_->Now() < Add(started_, options_.liveness.startup_grace)) {
+    names += (names.empty() ? "" : ", ") +
+             fmt::format("{} servers of the map before the recovery", awaited_.size());
+  }
   if (waiting_for != nullptr && !names.empty()) {
     *waiting_for = "waiting for the inventory of " + names;
   }

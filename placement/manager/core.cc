@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "placement/manager/core.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/check.h"
@@ -20,6 +21,8 @@ PlacementCore::PlacementCore(PlacementOptions options, PlacementSeams seams)
       aborts_(seams.metrics->Counter("gemel_aborts_total", "saves aborted")),
       deaths_(seams.metrics->Counter("gemel_member_deaths_total", "members declared dead")),
       data_losses_(seams.metrics->Counter("gemel_data_loss_total", "copies or shards found lost")),
+      manifest_bytes_(
+          seams.metrics->Gauge("gemel_manifest_bytes", "manifests of snapshots in memory")),
       repairs_(seams.metrics->Counter("gemel_repairs_total", "shards copied again")),
       store_errors_(seams.metrics->Counter("gemel_store_errors_total", "MetaStore refusals")),
       receipts_refused_(
@@ -137,16 +140,17 @@ absl::Status PlacementCore::CheckServing() const {
     HeardEnough(&waiting_for);
     return error::Unavailable("placement is recovering from its servers: {}", waiting_for);
   }
-  size_t reported = 0;
-  for (const auto& [id, member] : members_) {
-    reported += member->reported ? 1 : 0;
-  }
-  if (reported < recovery_majority_) {
+  if (Reported() < recovery_majority_) {
     return error::Unavailable(
         "placement recovered generation {}; {} of {} servers have it on disk, waiting for more",
-        cluster_.generation, reported, recovery_majority_);
+        cluster_.generation, Reported(), recovery_majority_);
   }
   return absl::OkStatus();
+}
+
+size_t PlacementCore::Reported() const {
+  return static_cast<size_t>(std::count_if(
+      members_.begin(), members_.end(), [](const auto& entry) { return entry.second->reported; }));
 }
 
 absl::StatusOr<MemberEntry*> PlacementCore::Present(const pb::Caller& caller) {

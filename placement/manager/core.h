@@ -99,6 +99,7 @@ class PlacementCore {
   // core.cc
   absl::Status CheckCaller(const pb::Caller& caller) const;
   absl::Status CheckServing() const;
+  size_t Reported() const;
   absl::StatusOr<MemberEntry*> Present(const pb::Caller& caller);
   TimePoint HoldUntil(uint32_t wait_ms) const;
   void Emit(Severity severity, std::string_view name, std::string text);
@@ -175,6 +176,7 @@ class PlacementCore {
   // open.cc, admit.cc
   absl::Status CheckOpen(const pb::OpenRequest& request) const;
   absl::Status CheckSame(const Attempt& attempt, const pb::OpenRequest& request) const;
+  absl::StatusOr<MemberEntry*> OwnerOf(const pb::OpenRequest& request);
   absl::Status CheckNameFree(const Job& job, const pb::OpenRequest& request) const;
   std::shared_ptr<Attempt> FindOpen(const Job& job, const std::string& name) const;
   std::string BusyReason(const Job& job) const;
@@ -244,6 +246,8 @@ class PlacementCore {
   bool LearnManifest(Committed* snapshot);
   void FetchManifest(Committed* snapshot);
   bool TakeManifest(Committed* snapshot, const std::string& bytes);
+  void LetManifestGo(const Job& job, const model::SnapshotOrder& order, Committed* snapshot) const;
+  void CountManifests();
 
   // retain.cc, repair.cc
   void MaintainSoon(Job* job);
@@ -291,6 +295,7 @@ class PlacementCore {
 
   // recover.cc
   Task<absl::Status> TakeForRecovery(pb::JoinRequest request);
+  std::set<ServerId> LastMembers() const;
   bool HeardEnough(std::string* waiting_for) const;
   Task<absl::Status> FinishRecovery();
   absl::Status CheckRecoverable(const pb::JoinRequest& request) const;
@@ -318,13 +323,16 @@ class PlacementCore {
   bool finishing_ = false;
   TimePoint recovery_began_{};
   ClusterId recovered_cluster_;
+  std::string recovery_waits_for_;  // as it was told last
   std::map<ServerId, pb::JoinRequest> recovered_;
   size_t recovery_majority_ = 0;  // members that must persist the new generation first
+  std::set<ServerId> awaited_;    // last members not heard yet; dead after the startup grace
 
   Metric& commits_;
   Metric& aborts_;
   Metric& deaths_;
   Metric& data_losses_;
+  Metric& manifest_bytes_;
   Metric& repairs_;
   Metric& store_errors_;
   Metric& receipts_refused_;

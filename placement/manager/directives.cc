@@ -23,6 +23,9 @@ void PlacementCore::Direct(MemberEntry* member, QueuedDirective directive) {
     member->must_rejoin = true;
     return;
   }
+  GEMEL_CHECK(member->directives.empty() ||
+              member->directives.back().body.id() < member->next_directive)
+      << member->record.name;
   directive.body.set_id(member->next_directive++);
   member->directives.push_back(std::move(directive));
   member->wake.NotifyAll();

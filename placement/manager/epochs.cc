@@ -32,6 +32,7 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   record.token = token;
   record.epoch_opened = false;
   record.removed = false;
+  GEMEL_CHECK(record.epoch > job->record.epoch) << job->name;
   Txn txn;
   txn.puts.emplace_back(TokenKey(job->name, token), EncodeStored(TokenRecord{record.epoch}));
   std::vector<std::shared_ptr<Attempt>> ended;
@@ -44,6 +45,7 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   job->tokens[token] = record.epoch;
   job->skips.clear();
   job->attempt_of_name.clear();
+  job->names_seen.clear();
   for (const std::shared_ptr<Attempt>& attempt : ended) {
     attempt->state = AttemptState::kAborted;
     attempt->why = error::FailedPrecondition("{}: epoch {} superseded it", attempt->id().ToString(),

@@ -116,6 +116,7 @@ Task<absl::Status> PlacementCore::Register(MemberRecord record) {
     member->record.capacity_bytes = record.capacity_bytes;
     co_return absl::OkStatus();
   }
+  GEMEL_CHECK(!record.dead && !record.id.IsZero()) << record.name;
   const uint64_t version = member == nullptr ? 0 : member->version;
   if (member != nullptr && member->record.incarnation != record.incarnation) {
     record.superseded.push_back(member->record.incarnation);
@@ -154,14 +155,26 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   while (!stopping_ && CommitCounts(id)) {
     co_await loop_->Sleep(kCommitWait);
   }
-  const absl::Status registered = co_await Register(std::move(record));
-  GEMEL_CO_RETURN_IF_ERROR(registered);
   MemberEntry* member = FindMember(id);
+  if (member != nullptr) {
+    // No commit that begins from here on counts the incarnation that goes.
+    member->registering = member->record.incarnation != record.incarnation;
+  }
+  const absl::Status registered = co_await Register(std::move(record));
+  member = FindMember(id);
+  if (member != nullptr) {
+    member->registering = false;
+  }
+  GEMEL_CO_RETURN_IF_ERROR(registered);
   GEMEL_CHECK(member != nullptr && member->alive()) << id.ToShort();
   GEMEL_CO_RETURN_IF_ERROR(TakeInventory(member, request));
   Reconcile(member, request);
   member->reported = true;
   member->must_rejoin = false;
+  awaited_.erase(id);
+  if (Reported() >= recovery_majority_) {
+    recovery_majority_ = 0;  // for good: deaths from here on are like any others
+  }
   Heard(member);
   MembersChanged();
   map_changed_.NotifyAll();

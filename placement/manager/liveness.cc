@@ -202,6 +202,7 @@ Task<void> PlacementCore::WatchMembers() {
     if (now >= Add(maintained, kMaintainEvery)) {
       maintained = now;
       MaintainAllSoon();  // what failed is tried again
+      CountManifests();
     }
   }
 }

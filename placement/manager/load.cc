@@ -49,6 +49,7 @@ Task<absl::Status> PlacementCore::Load() {
 // manager that still runs on it fails its next compare-and-set.
 Task<absl::Status> PlacementCore::WriteStart(bool birth) {
   ClusterRecord next = cluster_;
+  GEMEL_CHECK_EQ(birth, cluster_version_ == 0);
   next.starts += 1;
   next.writes += 1;
   Txn txn;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The manifest after a restart: built again from the holders' inventories when these hash to the
-// record's root, otherwise fetched from a holder, and verified either way.
+// record's root, otherwise fetched from a holder, and verified either way. Older snapshots that
+// need nothing let theirs go, so that memory stays bounded when all are kept.
 #include "common/check.h"
 #include "common/errors.h"
 #include "placement/manager/core.h"
@@ -16,6 +17,8 @@ bool PlacementCore::TakeManifest(Committed* snapshot, const std::string& bytes) 
   }
   snapshot->manifest = std::make_shared<const std::string>(bytes);
   snapshot->parsed = std::make_shared<const model::Manifest>(*std::move(manifest));
+  snapshot->manifest_idle = false;
+  GEMEL_CHECK_EQ(snapshot->parsed->shards.size(), snapshot->record.world_size);
   CountCopies(snapshot);
   return true;
 }
@@ -84,6 +87,53 @@ void PlacementCore::FetchManifest(Committed* snapshot) {
     Direct(member.get(), std::move(directive));
     return;
   }
+}
+
+// Only when every copy that is held has its committed root, and its holder the record: then nothing
+// needs the manifest before a holder changes, and what it says can be learned again.
+void PlacementCore::LetManifestGo(const Job& job, const model::SnapshotOrder& order,
+                                  Committed* snapshot) const {
+  auto newer = job.snapshots.upper_bound(order);
+  for (size_t i = 0; i < kManifestsKept; ++i) {
+    if (newer == job.snapshots.end()) {
+      return;
+    }
+    ++newer;
+  }
+  if (snapshot->manifest == nullptr || !snapshot->told || !snapshot->full ||
+      !snapshot->pulls.empty() || !snapshot->storing.empty() || IsPinned(job, order)) {
+    return;
+  }
+  const SnapshotKey key = KeyOf(snapshot->record.snapshot);
+  const std::vector<model::ManifestShard>& shards = snapshot->parsed->shards;
+  for (const auto& [id, member] : members_) {
+    const auto held = member->held.find(key);
+    if (held == member->held.end()) {
+      continue;
+    }
+    for (const auto& [rank, copy] : held->second) {
+      if (rank >= shards.size() || shards[rank].root != copy.root) {
+        return;
+      }
+    }
+    if (!member->records.contains(key)) {
+      return;
+    }
+  }
+  snapshot->manifest.reset();
+  snapshot->parsed.reset();
+  snapshot->manifest_idle = true;
+}
+
+void PlacementCore::CountManifests() {
+  size_t bytes = 0;
+  for (const auto& [name, job] : jobs_) {
+    for (const auto& [order, snapshot] : job->snapshots) {
+      GEMEL_CHECK_EQ(snapshot.manifest == nullptr, snapshot.parsed == nullptr) << name;
+      bytes += snapshot.manifest != nullptr ? snapshot.manifest->size() : 0;
+    }
+  }
+  manifest_bytes_.Set(static_cast<int64_t>(bytes));
 }
 
 }  // namespace gemel

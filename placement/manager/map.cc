@@ -38,6 +38,8 @@ Plan& PlacementCore::PlanFor(uint32_t copies) {
     }
   }
   plan.assignment = model::BuildGroups(plan.members, copies);
+  GEMEL_CHECK_EQ(plan.assignment.holders.size(), plan.ids.size());
+  GEMEL_CHECK_EQ(plan.index.size(), plan.ids.size());
   return plans_.emplace(copies, std::move(plan)).first->second;
 }
 

@@ -69,6 +69,9 @@ absl::Status PlacementCore::TakeReceipt(MemberEntry* holder, const pb::HeldObjec
     return absl::OkStatus();
   }
   Committed& snapshot = found->second;
+  if (snapshot.manifest_idle && !LearnManifest(&snapshot)) {
+    snapshot.manifest_idle = false;  // to be fetched
+  }
   if (shard.rank >= snapshot.record.world_size ||
       (snapshot.parsed != nullptr && snapshot.parsed->shards[shard.rank].root != copy.root)) {
     data_losses_.Add(1);

@@ -82,6 +82,13 @@ absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinReq
     records.insert(KeyOf(record->snapshot));
   }
   ForgetSoftState(member);
+  for (const auto& [key, shards] : held) {
+    Job* job = FindJob(key.job);
+    const auto order = OrderOf(key.epoch, key.sequence);
+    if (job != nullptr && job->snapshots.contains(order)) {
+      job->snapshots.at(order).manifest_idle = false;  // these roots have to be compared
+    }
+  }
   member->held = std::move(held);
   member->records = std::move(records);
   return absl::OkStatus();

@@ -30,9 +30,9 @@ absl::Status PlacementCore::CheckRecoverable(const pb::JoinRequest& request) con
   return absl::OkStatus();
 }
 
-bool PlacementCore::HeardEnough(std::string* waiting_for) const {
+// The servers that reported, and all that these knew of.
+std::set<ServerId> PlacementCore::LastMembers() const {
   std::set<ServerId> members;
-  size_t heard = 0;
   for (const auto& [id, request] : recovered_) {
     members.insert(id);
     for (const std::string& raw : request.last_members()) {
@@ -42,13 +42,25 @@ bool PlacementCore::HeardEnough(std::string* waiting_for) const {
       }
     }
   }
-  for (const ServerId& id : members) {
-    heard += recovered_.contains(id) ? 1 : 0;
-  }
+  return members;
+}
+
+// A majority is enough to go on; those that are merely slower are waited for a while.
+bool PlacementCore::HeardEnough(std::string* waiting_for) const {
+  const std::set<ServerId> members = LastMembers();
+  const size_t heard = recovered_.size();
+  GEMEL_CHECK_LE(heard, members.size());
   const size_t majority = members.size() / 2 + 1;
   const bool settled = loop_->Now() >= Add(recovery_began_, options_.recover_settle);
-  if (heard > 0 && (heard >= majority || (options_.accept_loss && settled))) {
+  const bool enough = heard >= majority || (options_.accept_loss && heard > 0);
+  if (enough && (settled || heard == members.size())) {
     return true;
+  }
+  if (enough) {
+    *waiting_for =
+        fmt::format("heard {} of {} last members, enough; the others are waited for {:.0f} ms",
+                    heard, members.size(), Milliseconds(options_.recover_settle));
+    return false;
   }
   *waiting_for = fmt::format(
       "heard {} of {} last members, {} are needed; start the others, or give --accept-loss to go "
@@ -108,6 +120,7 @@ Task<absl::Status> PlacementCore::FinishRecovery() {
   std::map<std::string, std::string> puts;
   uint64_t generation = 0;
   CollectRecovered(&jobs, &puts, &generation);
+  GEMEL_CHECK(!recovered_.empty() && !recovered_cluster_.IsZero());
   cluster_.cluster = recovered_cluster_;
   cluster_.generation = generation + 1;
   cluster_.map_version = 1;
@@ -120,7 +133,8 @@ Task<absl::Status> PlacementCore::FinishRecovery() {
   txn.compares.push_back({.key = kClusterKey, .version = std::nullopt});
   txn.puts.emplace_back(kClusterKey, EncodeStored(cluster_));
   for (auto& [name, job] : jobs) {
-    // The epoch that ran may have saved: a restore takes a new one.
+    // No epoch that ran goes on, not even one that only servers not heard have seen.
+    job.epoch.generation = cluster_.generation;
     job.epoch_opened = true;
     txn.puts.emplace_back(JobKey(name), EncodeStored(job));
   }
@@ -133,7 +147,8 @@ Task<absl::Status> PlacementCore::FinishRecovery() {
   GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
   GEMEL_CO_RETURN_IF_ERROR(co_await LoadTokens());
   GEMEL_CO_RETURN_IF_ERROR(co_await LoadSnapshots());
-  recovery_majority_ = options_.accept_loss ? 1 : recovered_.size();
+  recovery_majority_ = options_.accept_loss ? 1 : LastMembers().size() / 2 + 1;
+  awaited_ = LastMembers();
   recovered_.clear();
   recovering_ = false;
   started_ = loop_->Now();
@@ -150,6 +165,10 @@ Task<absl::Status> PlacementCore::TakeForRecovery(pb::JoinRequest request) {
   recovered_[id] = std::move(request);
   std::string waiting_for;
   if (finishing_ || !HeardEnough(&waiting_for)) {
+    if (!waiting_for.empty() && waiting_for != recovery_waits_for_) {
+      recovery_waits_for_ = waiting_for;
+      Emit(Severity::kWarning, "recovery_waits", waiting_for);
+    }
     co_return error::Unavailable("placement is recovering from its servers: {}", waiting_for);
   }
   finishing_ = true;

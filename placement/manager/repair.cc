@@ -83,6 +83,7 @@ void PlacementCore::Repair(Job* job, Committed* snapshot) {
   const model::CopyPolicy policy{.copies = plan.assignment.copies, .min_copies = 1};
   const model::DomainRule rule = plan.RuleAt(plan.assignment.level);
   const HolderTable table = HoldersOf(*snapshot);
+  GEMEL_CHECK_EQ(table.size(), snapshot->parsed->shards.size());
   for (uint32_t rank = 0; rank < table.size(); ++rank) {
     model::ShardState shard;
     shard.receipts = Indices(plan, table[rank]);

@@ -17,6 +17,13 @@ namespace {
 constexpr Duration kRecheck = 200ms;
 constexpr size_t kLostRanksListed = 16;
 
+void KeepVerified(const RestoreRecord& reported, RestoreRecord* record) {
+  GEMEL_CHECK_EQ(reported.verified.size(), record->verified.size());
+  for (size_t rank = 0; rank < reported.verified.size(); ++rank) {
+    record->verified[rank] = std::max(record->verified[rank], reported.verified[rank]);
+  }
+}
+
 std::string RankList(const std::vector<uint32_t>& ranks) {
   std::string text;
   for (size_t i = 0; i < ranks.size() && i < kLostRanksListed; ++i) {
@@ -117,6 +124,13 @@ Task<absl::Status> PlacementCore::WriteRestore(Job* job, RestoreRecord record) {
   RestoreState restore;
   restore.record = std::move(record);
   restore.version = job->version;
+  if (present && job->restore->record.epoch == restore.record.epoch &&
+      job->restore->record.round == restore.record.round) {
+    // What ranks reported while this was being written stays; it goes into the next write.
+    KeepVerified(job->restore->record, &restore.record);
+    restore.unreadable = std::move(job->restore->unreadable);
+    restore.why = std::move(job->restore->why);
+  }
   job->restore = std::move(restore);
   job->changed.NotifyAll();
   co_return absl::OkStatus();

@@ -26,18 +26,13 @@ Task<absl::Status> PlacementCore::RecordVerified(Job* job, EpochId epoch, uint32
       job->restore->record.round != round || job->restore->record.writes > writes + 1) {
     co_return absl::OkStatus();
   }
-  const std::set<uint32_t> unreadable = job->restore->unreadable;
-  const std::string why = job->restore->why;
   RestoreRecord record = job->restore->record;
   const absl::Status written = co_await WriteRestore(job, std::move(record));
   if (!written.ok()) {
     // What was verified stays so: only a restarted manager would have to be told again.
     Emit(Severity::kWarning, "store_refused", ToText(written));
     job->changed.NotifyAll();
-    co_return absl::OkStatus();
   }
-  job->restore->unreadable = unreadable;
-  job->restore->why = why;
   co_return absl::OkStatus();
 }
 
@@ -76,7 +71,8 @@ void PlacementCore::ReviewRestoreSoon(Job* job) {
 Task<void> PlacementCore::ReviewRestore(Job* job) {
   const LockHold hold = co_await Lock(&job->lock);
   if (!job->restore.has_value() || job->restore->record.epoch != job->record.epoch ||
-      job->restore->record.failed || job->restore->record.chosen_sequence == 0) {
+      job->restore->record.failed || job->restore->record.chosen_sequence == 0 ||
+      RestoreDone(job->restore->record)) {
     co_return;
   }
   RestoreRecord record = job->restore->record;

@@ -34,6 +34,7 @@ std::vector<model::RetentionEntry> PlacementCore::Entries(const Job& job) const 
 void PlacementCore::ForgetSnapshot(Job* job, const model::SnapshotOrder& order) {
   const auto found = job->snapshots.find(order);
   GEMEL_CHECK(found != job->snapshots.end()) << job->name;
+  GEMEL_CHECK(!IsPinned(*job, order)) << found->second.record.snapshot.ToString();
   const SnapshotId id = found->second.record.snapshot;
   std::vector<SnapshotId> replaced = found->second.replaced;
   job->snapshots.erase(found);
@@ -76,11 +77,15 @@ Task<void> PlacementCore::Maintain(Job* job) {
   do {
     job->maintain_again = false;
     for (auto& [order, snapshot] : job->snapshots) {
+      if (snapshot.manifest_idle && snapshot.full) {
+        continue;
+      }
       if (!LearnManifest(&snapshot)) {
         FetchManifest(&snapshot);
       }
       CountCopies(&snapshot);
       Disperse(job, &snapshot);
+      LetManifestGo(*job, order, &snapshot);
     }
     const absl::Status retired = co_await RetireOnce(job);
     if (!retired.ok() && !stopping_) {

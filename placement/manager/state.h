@@ -38,6 +38,10 @@ inline constexpr size_t kFinishedMax = 64;  // ended attempts of a job that are 
 inline constexpr size_t kNamesMax = 4096;   // names of an epoch, and skips, that are remembered
 inline constexpr size_t kPullsMax = 8;      // repairs under way to one member
 inline constexpr size_t kJobsMax = 65'536;
+inline constexpr size_t kManifestsKept = 4;  // of a job's newest snapshots, when nothing needs them
+static_assert(kDirectivesReplyMax <= kDirectivesMax);
+static_assert(kPullsMax <= kDirectivesReplyMax, "one reply can hold all repairs of a member");
+static_assert(kManifestsKept > 0, "a restore begins with the newest one's");
 inline constexpr Duration kDirectiveResend = 500ms;
 
 // What a snapshot is looked up by: job and order.
@@ -80,6 +84,7 @@ struct MemberEntry {
   uint64_t version = 0;   // of its key in the MetaStore
   bool reported = false;  // joined with its inventory since this manager started
   bool must_rejoin = false;
+  bool registering = false;  // of a newer incarnation: receipts of this one count no more
   std::optional<TimePoint> suspect_since;
   TimePoint last_heard{};
   TimePoint dead_since{};
@@ -169,6 +174,7 @@ struct Committed {
   bool told = false;                      // record on the disk of enough holders (amendment 7)
   bool full = false;                      // every shard at full redundancy
   uint32_t fewest = 0;                    // copies of the shard with the fewest
+  bool manifest_idle = false;             // let go: every copy had its committed root
   std::optional<ServerId> fetching_from;  // a FetchManifest is under way
   std::vector<SnapshotId> replaced;       // dropped from the servers once this one is told
   std::set<std::pair<uint32_t, ServerId>> pulls;  // repairs under way

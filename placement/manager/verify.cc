@@ -16,8 +16,46 @@ struct Verification {
   explicit Verification(Loop* loop) : changed(loop) {}
 
   pb::VerifySnapshotReply reply;
-  size_t missing = 0;
+  size_t missing = 0;  // copies without an answer
+  size_t open = 0;     // questions whose directive is still there
   WaitQueue changed;
+};
+
+// Asks about one copy. It goes with its directive: answered, or because the holder died or joined
+// again, after which no answer comes.
+class Question {
+ public:
+  Question(std::shared_ptr<Verification> verification, int index)
+      : verification_(std::move(verification)), index_(index) {
+    verification_->missing += 1;
+    verification_->open += 1;
+  }
+
+  Question(const Question&) = delete;
+  Question& operator=(const Question&) = delete;
+
+  ~Question() {
+    if (!answered_) {
+      copy()->set_why("its server died or joined again; verify again");
+    }
+    verification_->open -= 1;
+    verification_->changed.NotifyAll();
+  }
+
+  void Answer(const pb::DirectiveResult& result) {
+    GEMEL_CHECK(!answered_);
+    answered_ = true;
+    copy()->set_good(result.code() == 0);
+    copy()->set_why(result.message());
+    verification_->missing -= 1;
+  }
+
+ private:
+  pb::VerifySnapshotReply::Copy* copy() { return verification_->reply.mutable_copies(index_); }
+
+  const std::shared_ptr<Verification> verification_;
+  const int index_;
+  bool answered_ = false;
 };
 
 }  // namespace
@@ -48,14 +86,9 @@ PlacementCore::Answer<pb::VerifySnapshotReply> PlacementCore::VerifySnapshot(
       QueuedDirective directive;
       HeldToProto({id, rank}, held->second.at(rank),
                   directive.body.mutable_verify_shard()->mutable_object());
-      verification->missing += 1;
-      directive.done = [this, verification, index, server,
+      directive.done = [this, question = std::make_shared<Question>(verification, index), server,
                         shard = ShardId{id, rank}](const pb::DirectiveResult& result) {
-        pb::VerifySnapshotReply::Copy* answered = verification->reply.mutable_copies(index);
-        answered->set_good(result.code() == 0);
-        answered->set_why(result.message());
-        verification->missing -= 1;
-        verification->changed.NotifyAll();
+        question->Answer(result);
         const auto code = static_cast<absl::StatusCode>(result.code());
         MemberEntry* holder = FindMember(server);
         if (holder != nullptr &&
@@ -67,8 +100,8 @@ PlacementCore::Answer<pb::VerifySnapshotReply> PlacementCore::VerifySnapshot(
     }
   }
   const TimePoint deadline = HoldUntil(request.wait_ms());
-  while (verification->missing > 0 && !stopping_ && !call->cancelled() && loop_->Now() < deadline) {
-    // Short waits: a holder that dies never answers, and Stop() must not wait for it.
+  while (verification->open > 0 && !stopping_ && !call->cancelled() && loop_->Now() < deadline) {
+    // Short waits: a holder that hangs answers late, and Stop() must not wait for it.
     const TimePoint recheck = Add(loop_->Now(), 200ms);
     co_await verification->changed.WaitUntil(std::min(deadline, recheck));
   }

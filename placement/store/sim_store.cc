@@ -109,6 +109,9 @@ CommitResult SimStore::Apply(const Txn& txn) {
   for (const std::string& key : txn.deletes) {
     state_->values.erase(key);
   }
+  if (state_->on_applied) {
+    state_->on_applied(txn);
+  }
   return {.applied = true, .version = version};
 }
 

@@ -7,6 +7,7 @@
 // Ownership: the state outlives every SimStore on it.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 
@@ -32,6 +33,8 @@ struct SimStoreState {
   uint32_t unknown_next = 0;  // the next so many transactions are Unknown, whatever the chance
 
   uint64_t transactions = 0;  // applied, for tests
+  // Called after each applied transaction: what an oracle watches.
+  std::function<void(const Txn&)> on_applied;
 };
 
 class SimStore final : public MetaStore {

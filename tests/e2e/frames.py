@@ -62,13 +62,16 @@ def connect(address, timeout_s=5.0):
     """A socket to ``unix://path`` or ``tcp://host:port``."""
     if address.startswith("unix://"):
         made = socket.socket(socket.AF_UNIX)
+        # Python's own time-out makes the socket non-blocking, and a full backlog an error at once.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(timeout_s), 0))
         target = address.removeprefix("unix://")
     else:
         made = socket.socket()
         host, port = address.removeprefix("tcp://").rsplit(":", 1)
         target = (host, int(port))
-    made.settimeout(timeout_s)
+        made.settimeout(timeout_s)
     made.connect(target)
+    made.settimeout(timeout_s)
     return made
 
 

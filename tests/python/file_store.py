@@ -20,6 +20,13 @@ from gemel import errors
 _POLL_S = 0.002
 
 
+def _replace(path: Path, data: bytes) -> None:
+    """Puts ``data`` in the place of ``path`` at once: a kill -9 in between leaves the old content whole."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_bytes(data)
+    part.rename(path)
+
+
 class _Job:
     """The state of one job, shared by processes under a file lock."""
 
@@ -35,7 +42,7 @@ class _Job:
             state = json.loads(path.read_text()) if path.exists() else {
                 "tokens": [], "opens": [], "restores": {}}
             yield state
-            path.write_text(json.dumps(state))
+            _replace(path, json.dumps(state).encode())
 
     def check_epoch(self, state: dict, epoch) -> None:
         if epoch[1] != len(state["tokens"]):
@@ -127,11 +134,10 @@ class Writer:
     def seal(self) -> None:
         assert len(self._data) == self._terms["shard_bytes"], (len(self._data), self._terms)
         path = self._handle.shard(self.sequence, self._rank)
-        path.with_suffix(".part").write_bytes(self._data)
-        path.with_suffix(".part").rename(path)
-        path.with_suffix(".json").write_text(json.dumps({
+        _replace(path, self._data)
+        _replace(path.with_suffix(".json"), json.dumps({
             "rank": self._rank, "bytes": len(self._data), "layout_bytes": self._terms["layout_bytes"],
-            "root": "00"}))
+            "root": "00"}).encode())
         self.sealed = True
 
     def wait(self, timeout_s: float) -> dict:

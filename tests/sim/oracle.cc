@@ -7,27 +7,30 @@
 #include <cstring>
 
 #include "common/check.h"
+#include "common/errors.h"
 #include "common/random.h"
+#include "placement/model/records.h"
 
 namespace gemel::sim {
 namespace {
 
 constexpr uint64_t kShardBytesMax = 2 * kMiB + 300 * kKiB;
 
-Random ContentStream(const std::string& job, uint64_t step, uint32_t world, uint32_t rank) {
-  return Random(step).Split(fmt::format("{}/{}/{}", job, world, rank));
+Random ContentStream(const ShardPlace& place) {
+  const std::string who =
+      fmt::format("{}/{}/{}/{}", place.job, place.epoch.ToString(), place.world, place.rank);
+  return Random(place.step).Split(who);
 }
 
 }  // namespace
 
-uint64_t Oracle::ShardBytes(const std::string& job, uint64_t step, uint32_t world, uint32_t rank) {
-  Random random = ContentStream(job, step, world, rank).Split("size");
+uint64_t Oracle::ShardBytes(const ShardPlace& place) {
+  Random random = ContentStream(place).Split("size");
   return random.Below(kShardBytesMax) + 1;
 }
 
-void Oracle::FillContent(const std::string& job, uint64_t step, uint32_t world, uint32_t rank,
-                         MutableByteSpan out) {
-  Random random = ContentStream(job, step, world, rank);
+void Oracle::FillContent(const ShardPlace& place, MutableByteSpan out) {
+  Random random = ContentStream(place);
   for (size_t at = 0; at < out.size(); at += sizeof(uint64_t)) {
     const uint64_t word = random.Next();
     std::memcpy(out.data() + at, &word, std::min(sizeof(word), out.size() - at));
@@ -41,16 +44,60 @@ void Oracle::Violation(std::string what) {
   }
 }
 
-void Oracle::Committed(const SnapshotId& snapshot, uint32_t rank) {
+void Oracle::Watch(SimStoreState* store) {
+  store->on_applied = [this, store](const Txn& txn) {
+    for (const auto& [key, value] : txn.puts) {
+      if (key.starts_with(kSnapshotPrefix)) {
+        SnapshotWritten(key, value, *store);
+      }
+    }
+    for (const auto& [key, value] : txn.puts) {
+      if (key.starts_with(kJobPrefix)) {
+        JobWritten(key, value, *store);
+      }
+    }
+  };
+}
+
+void Oracle::SnapshotWritten(const std::string& key, const std::string& value,
+                             const SimStoreState& store) {
+  const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(value);
+  GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
+  const std::string job_key = JobKey(record->snapshot.job);
+  const auto job = DecodeStored<JobRecord>(job_key, store.values.at(job_key).value);
+  GEMEL_CHECK(job.ok()) << ToText(job.status());
+  if (job->epoch != record->snapshot.epoch) {
+    Violation(fmt::format("fenced: the record of {} was written in epoch {}",
+                          record->snapshot.ToString(), job->epoch.ToString()));
+  }
+}
+
+void Oracle::JobWritten(const std::string& key, const std::string& value,
+                        const SimStoreState& store) {
+  const auto record = DecodeStored<JobRecord>(key, value);
+  GEMEL_CHECK(record.ok()) << ToText(record.status());
+  const JobRecord& before = jobs_[key];
+  const auto order = [](const JobRecord& job) {
+    return std::pair(job.latest_epoch, job.latest_sequence);
+  };
+  if (order(*record) < order(before) || record->epoch < before.epoch) {
+    Violation(fmt::format("latest: {} went back from sequence {} in epoch {} to {} in {}", key,
+                          before.latest_sequence, before.epoch.ToString(), record->latest_sequence,
+                          record->epoch.ToString()));
+  }
+  const std::string job = key.substr(std::string_view(kJobPrefix).size());
+  const bool committed = record->latest_sequence != 0;
+  if (committed && !store.values.contains(
+                       StoredSnapshotKey(job, record->latest_epoch, record->latest_sequence))) {
+    Violation(fmt::format("latest: {} names sequence {}, whose record is gone", key,
+                          record->latest_sequence));
+  }
+  jobs_[key] = *record;
+}
+
+void Oracle::Committed(const SnapshotId& snapshot) {
   commits_ += 1;
   newest_told_ = std::max(newest_told_, snapshot.sequence);
-  Epoch& epoch = epochs_[snapshot.epoch];
-  uint64_t& told = epoch.told[rank];
-  if (snapshot.sequence < told) {
-    Violation(fmt::format("monotone: rank {} was told of {} after sequence {}", rank,
-                          snapshot.ToString(), told));
-  }
-  told = snapshot.sequence;
   for (const auto& [id, newer] : epochs_) {
     if (id > snapshot.epoch && newer.restored &&
         (!newer.from.has_value() || newer.from->sequence < snapshot.sequence)) {
@@ -90,9 +137,10 @@ void Oracle::Restored(const EpochId& epoch, uint32_t rank,
 
 void Oracle::CheckContent(const SnapshotId& snapshot, uint32_t world, uint32_t rank,
                           ByteSpan bytes) {
-  const uint64_t step = std::strtoull(snapshot.name.c_str(), nullptr, 10);
-  std::vector<std::byte> expected(ShardBytes(snapshot.job, step, world, rank));
-  FillContent(snapshot.job, step, world, rank, expected);
+  ShardPlace place{.job = snapshot.job, .epoch = snapshot.epoch, .world = world, .rank = rank};
+  place.step = std::strtoull(snapshot.name.c_str(), nullptr, 10);
+  std::vector<std::byte> expected(ShardBytes(place));
+  FillContent(place, expected);
   if (bytes.size() != expected.size() ||
       std::memcmp(bytes.data(), expected.data(), expected.size()) != 0) {
     Violation(fmt::format("content: rank {} of {} differs from what was saved", rank,

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Oracle: what must be true of a simulated cluster. Content is a function of (job, step, world,
-// rank), so it is recomputed and never stored: stale, torn and misplaced bytes all differ from it.
+// Oracle: what must be true of a simulated cluster. Content is a function of (job, epoch,
+// step, world, rank), so it is recomputed and never stored: stale, torn and misplaced bytes all
+// differ from it.
 //
 // Invariants checked, each with the first line that breaks it kept in violations():
 //   content     a restored shard equals the oracle's bytes for the step that its snapshot names
 //   one step    all ranks of an epoch start from the same snapshot
-//   not lost    a restore gives at least the newest snapshot that anyone was told is committed, as
-//   long as
-//               losses stayed within what the placement tolerates
-//   monotone    within an epoch commits are told in the order of their sequence numbers, per rank
-//   fenced      no commit of an epoch is told with a sequence above what a newer epoch restored
-//   from
+//   not lost    a restore gives at least the newest snapshot that anyone was told is committed,
+//               as long as losses stayed within what the placement tolerates
+//   latest      in the MetaStore, after every transaction: `latest` and the epoch never go
+//               back, and `latest` names a commit record that is there
+//   fenced      no commit record of a superseded epoch is ever written, and no commit is told with
+//               a sequence above what a newer epoch restored from
 #pragma once
 
 #include <cstdint>
@@ -22,17 +23,30 @@
 
 #include "common/bytes.h"
 #include "common/ids.h"
+#include "placement/manager/stored.h"
+#include "placement/store/sim_store.h"
 
 namespace gemel::sim {
 
+// What the content of a shard is a function of.
+struct ShardPlace {
+  std::string job;
+  EpochId epoch;
+  uint64_t step = 0;
+  uint32_t world = 0;
+  uint32_t rank = 0;
+};
+
 class Oracle {
  public:
-  // Bytes of a shard: between 1 and kShardBytesMax, different for ranks and steps.
-  static uint64_t ShardBytes(const std::string& job, uint64_t step, uint32_t world, uint32_t rank);
-  static void FillContent(const std::string& job, uint64_t step, uint32_t world, uint32_t rank,
-                          MutableByteSpan out);
+  // Bytes of a shard: between 1 and kShardBytesMax, different for epochs, steps and ranks.
+  static uint64_t ShardBytes(const ShardPlace& place);
+  static void FillContent(const ShardPlace& place, MutableByteSpan out);
 
-  void Committed(const SnapshotId& snapshot, uint32_t rank);
+  // Watches every transaction that is applied to `store`.
+  void Watch(SimStoreState* store);
+
+  void Committed(const SnapshotId& snapshot);
   // The epoch was acquired: what was told before must not be lost to it.
   void EpochAcquired(const EpochId& epoch);
   // `snapshot` is empty when the restore said that the job never committed.
@@ -59,10 +73,14 @@ class Oracle {
     uint64_t newest_told_before = 0;  // when it was acquired
     bool restored = false;
     std::optional<SnapshotId> from;
-    std::map<uint32_t, uint64_t> told;  // newest sequence by rank
   };
 
+  void JobWritten(const std::string& key, const std::string& value, const SimStoreState& store);
+  void SnapshotWritten(const std::string& key, const std::string& value,
+                       const SimStoreState& store);
+
   std::map<EpochId, Epoch> epochs_;
+  std::map<std::string, JobRecord> jobs_;  // by key, as last written
   std::vector<std::string> violations_;
   uint64_t newest_told_ = 0;  // sequence
   uint64_t commits_ = 0;

@@ -249,6 +249,12 @@ void Run::Recover() {
     restart_placement_at_ = kTimeNever;
     cluster_.StartPlacement();
   }
+  // A trainer that learned that it is superseded exits.
+  for (std::unique_ptr<Launch>& old : old_launches_) {
+    if (old->failed()) {
+      old->Kill();
+    }
+  }
   for (uint32_t i = 0; i < cluster_.shape().servers; ++i) {
     if (now >= restart_server_at_[i]) {
       restart_server_at_[i] = kTimeNever;
@@ -280,6 +286,7 @@ void Run::Tick() {
 
 ScenarioResult Run::Go() {
   SimScheduler* scheduler = cluster_.scheduler();
+  oracle_.Watch(cluster_.store());
   cluster_.StartPlacement();
   for (uint32_t i = 0; i < cluster_.shape().servers; ++i) {
     cluster_.StartServer(i);

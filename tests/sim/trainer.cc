@@ -187,10 +187,11 @@ Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
   }
   absl::Status released = co_await reader->Release();
   released.IgnoreError();
-  if (!end->moved) {
+  const bool again = end->moved || end->read_again;
+  if (!again) {
     oracle_->Restored(epoch, rank, reader->snapshot());
   }
-  co_return !end->moved;
+  co_return !again;
 }
 
 Task<absl::Status> Launch::ReadShard(std::shared_ptr<RestoreReader> reader, uint32_t shard) {
@@ -206,8 +207,9 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   Rank& self = ranks_[rank];
   Loop* loop = &self.node->loop;
   const auto world = static_cast<uint32_t>(hosts_.size());
-  std::vector<std::byte> content(Oracle::ShardBytes(kJob, step, world, rank));
-  Oracle::FillContent(kJob, step, world, rank, content);
+  const ShardPlace place{.job = kJob, .epoch = epoch, .step = step, .world = world, .rank = rank};
+  std::vector<std::byte> content(Oracle::ShardBytes(place));
+  Oracle::FillContent(place, content);
   SaveOptions options;
   options.job = kJob;
   options.epoch = epoch;
@@ -249,7 +251,7 @@ Task<void> Launch::AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> write
     Fail(rank, result.status());
     co_return;
   }
-  oracle_->Committed(writer->snapshot(), rank);
+  oracle_->Committed(writer->snapshot());
   if (result->redundancy_full) {
     ranks_[rank].full_step = std::max(ranks_[rank].full_step, step);
   }

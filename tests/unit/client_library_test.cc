@@ -103,7 +103,7 @@ TEST_F(ClientLibrary, GivesBackEveryByteThatWasWrittenInOddPieces) {
   ASSERT_TRUE(restore.Report(true).ok());
   auto end = restore.Wait(5000);
   ASSERT_TRUE(end) << end.status().message();
-  EXPECT_EQ(end->moved, 0);
+  EXPECT_EQ(end->outcome, GEMEL_RESTORE_VERIFIED);
   EXPECT_EQ(end->local_bytes, content.size());
 }
 
@@ -173,7 +173,7 @@ TEST_F(ClientLibrary, HandsOutNoByteThatFailsItsDigestAndNamesTheShard) {
   EXPECT_EQ(server_.unreadable_shards.load(), 1);
   auto end = restore.Wait(5000);
   ASSERT_TRUE(end);
-  EXPECT_NE(end->moved, 0);
+  EXPECT_EQ(end->outcome, GEMEL_RESTORE_MOVED);
 }
 
 TEST_F(ClientLibrary, RefusesRangesOutsideTheShard) {

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 gemel_test(placement_manager_test
-  SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_manager_members_test.cc
+  SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_manager_admin_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_members_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_order_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_recover_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_restore_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_save_test.cc
   DEPS gemel_placement_manager LABEL unit)

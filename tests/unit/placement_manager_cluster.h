@@ -115,6 +115,7 @@ struct ScriptedServer {
   uint64_t capacity = 1 << 30;
   bool running = true;
   bool beating = true;
+  bool works = true;           // polls for directives
   bool stores_commits = true;  // acknowledges StoreCommit
   uint64_t generation = 0;
   std::string cluster;
@@ -127,6 +128,8 @@ struct ScriptedServer {
   absl::Status joined = error::Unavailable("not joined");
   std::shared_ptr<ScriptedCall> poll;  // shared with the manager's handler
   int pulled = 0;
+  int manifests_fetched = 0;
+  int dropped = 0;  // directives to drop a snapshot or staging
 };
 
 // One rank's view of a job's incarnation.
@@ -459,6 +462,32 @@ class Cluster {
     return Call<pb::AwaitRestoreReply>("AwaitRestore", request);
   }
 
+  static pb::Caller Person() {
+    pb::Caller caller;
+    caller.set_protocol_version(kControlProtocolVersion);
+    return caller;
+  }
+
+  absl::StatusOr<pb::ListSnapshotsReply> List(const std::string& job) {
+    pb::ListSnapshotsRequest request;
+    *request.mutable_caller() = Person();
+    request.set_job(job);
+    return Call<pb::ListSnapshotsReply>("ListSnapshots", request);
+  }
+
+  // Names of the committed snapshots, oldest first.
+  std::string Names(const std::string& job) {
+    auto listed = List(job);
+    std::string names;
+    if (!listed.ok()) {
+      return ToText(listed.status());
+    }
+    for (const pb::SnapshotInfo& info : listed->snapshots()) {
+      names += info.state() == pb::SNAPSHOT_COMMITTED ? info.snapshot().name() + " " : "";
+    }
+    return names;
+  }
+
   static std::string NameOf(const pb::BeginRestoreReply& reply) {
     auto record = model::DecodeCommitRecord(reply.record());
     return record.ok() ? record->snapshot.name : "none";
@@ -598,8 +627,10 @@ class Cluster {
       server->manifests[record->snapshot] = directive.store_commit().manifest();
     } else if (directive.has_drop_snapshot()) {
       Drop(server, *FromProto(directive.drop_snapshot().snapshot()));
+      server->dropped += 1;
     } else if (directive.has_drop_staging()) {
       Drop(server, *FromProto(directive.drop_staging().snapshot()));
+      server->dropped += 1;
     } else if (directive.has_see_epoch()) {
       server->epochs[directive.see_epoch().job()] = FromProto(directive.see_epoch().epoch());
     } else if (directive.has_pull_shard()) {
@@ -612,6 +643,7 @@ class Cluster {
         result->set_message("chunk 0 is damaged");
       }
     } else if (directive.has_fetch_manifest()) {
+      server->manifests_fetched += 1;
       result->set_manifest(server->manifests[*FromProto(directive.fetch_manifest().snapshot())]);
     }
   }
@@ -630,6 +662,10 @@ class Cluster {
     const Incarnation life = server->incarnation;
     std::map<uint64_t, pb::DirectiveResult> results;
     while (server->running && server->incarnation == life) {
+      if (!server->works) {
+        co_await driver_.Sleep(50ms);
+        continue;
+      }
       pb::DirectivesRequest request;
       *request.mutable_caller() = CallerOf(*server);
       request.set_wait_ms(1000);

@@ -166,8 +166,10 @@ TEST(Directives, VerifyShardFindsDecayAndStopsCountingTheCopy) {
   r.server(0).objects().Find(shard)->Chunk(2)[1] ^= std::byte{8};
   EXPECT_EQ(r.Do(0, r.Verify(1)).code(), static_cast<uint32_t>(absl::StatusCode::kDataLoss));
   EXPECT_EQ(r.Do(0, r.Verify(1)).code(), static_cast<uint32_t>(absl::StatusCode::kNotFound));
+  EXPECT_EQ(r.server(0).objects().Find(shard), nullptr);
+  EXPECT_EQ(r.nodes[0]->events.counts["chunk_corrupt"], 1U);
   r.world.RunFor(300ms);
-  EXPECT_EQ(r.fake().named("server-0").last_join.objects_size(), 0);
+  EXPECT_EQ(r.fake().named("server-0").joins, 1U) << "the result tells placement";
 }
 
 TEST(Directives, FetchManifestReturnsItsBytes) {
@@ -273,6 +275,158 @@ TEST(Server, SaysWhenItsAddressIsTaken) {
   SimDiskState disk;
   ServerNode other(&s.world, "server-0", &disk, 8 * kMiB, 2 * kMiB);
   EXPECT_EQ(other.life.Run(other.server->Start()).code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST(Directives, DropSnapshotKeepsTheObjectsOfARecordThatItCannotRemove) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  r.disks[0]->FailNextSync();
+  pb::Directive drop;
+  WriteSnapshotId(shard.snapshot, drop.mutable_drop_snapshot()->mutable_snapshot());
+  EXPECT_EQ(r.Do(0, drop).code(), static_cast<uint32_t>(absl::StatusCode::kUnavailable));
+  EXPECT_NE(r.server(0).objects().Find(shard), nullptr) << "a record has its objects";
+  EXPECT_EQ(r.nodes[0]->events.counts["directive_failed"], 1U);
+  EXPECT_EQ(r.Do(0, drop).code(), 0U);
+}
+
+TEST(Directives, PullShardRefusesWhatCannotBe) {
+  Running r;
+  r.Committed("7");
+  pb::Directive pull;
+  *pull.mutable_pull_shard()->mutable_object() = r.fake().Held(r.fake().saves.at(1), 0);
+  const auto invalid = static_cast<uint32_t>(absl::StatusCode::kInvalidArgument);
+  pb::Directive bad = pull;
+  bad.mutable_pull_shard()->mutable_object()->set_bytes(0);
+  EXPECT_EQ(r.Do(0, bad).code(), invalid);
+  bad = pull;
+  bad.mutable_pull_shard()->mutable_object()->set_layout_bytes(kBytes + 1);
+  EXPECT_EQ(r.Do(0, bad).code(), invalid);
+  bad = pull;
+  bad.mutable_pull_shard()->mutable_object()->set_root("short");
+  EXPECT_EQ(r.Do(0, bad).code(), invalid);
+  bad = pull;
+  bad.mutable_pull_shard()->add_sources()->set_server_id("short");
+  EXPECT_EQ(r.Do(0, bad).code(), invalid);
+}
+
+TEST(Directives, PullShardIsDoneOnceHoweverOftenItIsTold) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  const uint32_t without = r.Without(shard);
+  const std::string name = "server-" + std::to_string(without);
+  for (uint32_t i = 0; i < 3; ++i) {
+    r.world.world.Faults("server-" + std::to_string(i), name).transmit_per_mib = 200ms;
+  }
+  pb::Directive pull;
+  *pull.mutable_pull_shard()->mutable_object() = r.fake().Held(r.fake().saves.at(1), 0);
+  for (const auto& [id, member] : r.fake().members) {
+    *pull.mutable_pull_shard()->add_sources() = member.member;
+  }
+  const uint32_t before = r.fake().calls["Directives"];
+  ASSERT_EQ(r.Do(without, pull).code(), 0U);
+  EXPECT_GE(r.fake().calls["Directives"], before + 3) << "it was told again while it ran";
+  EXPECT_EQ(r.nodes[without]->metrics.Counter("gemel_fetched_bytes_total", "").Get(),
+            static_cast<int64_t>(kBytes));
+}
+
+TEST(Directives, JoinsAgainWhenAPollSaysSo) {
+  Running r;
+  r.fake().named("server-1").rejoin_by_directives = true;
+  EXPECT_TRUE(r.world.RunUntil([&] { return r.fake().named("server-1").joins == 2; }, 3s));
+}
+
+TEST(Membership, RemembersTheLivingMembersOfTheNewestMap) {
+  Running r;
+  EXPECT_EQ(r.server(0).identity().last_members().size(), 3U);
+  r.fake().named("server-2").member.set_state(pb::MEMBER_DEAD);
+  r.fake().map_version += 1;
+  ASSERT_TRUE(
+      r.world.RunUntil([&] { return r.server(0).identity().last_members().size() == 2; }, 2s));
+  r.world.RunFor(10ms);
+  r.client.session = nullptr;
+  ASSERT_TRUE(r.Start(0).ok());
+  EXPECT_EQ(r.fake().named("server-0").last_join.last_members_size(), 2);
+}
+
+TEST(Membership, RefusesAPlacementOfAnOlderGeneration) {
+  ServerWorld s(1);
+  s.fake().generation = 3;
+  ASSERT_TRUE(s.Start(0).ok());
+  s.fake().generation = 2;
+  const absl::Status refused = s.Start(0);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+  EXPECT_NE(MessageOf(refused).find("gemel placement recover --from-servers"),
+            std::string_view::npos);
+  s.Kill(0);
+}
+
+TEST(Membership, CountsHeartbeatsWithoutAnAnswerAndGoesOn) {
+  Running r;
+  r.fake().failures["Heartbeat"].assign(6, absl::UnavailableError("lost"));
+  const uint32_t before = r.fake().named("server-0").heartbeats;
+  r.world.RunFor(2s);
+  int64_t lost = 0;
+  for (uint32_t i = 0; i < 3; ++i) {
+    lost += r.nodes[i]->metrics.Counter("gemel_heartbeat_errors_total", "").Get();
+  }
+  EXPECT_EQ(lost, 6);
+  EXPECT_GT(r.fake().named("server-0").heartbeats, before + 10);
+}
+
+TEST(Receipts, JoinsAgainWhenPlacementDoesNotKnowTheServer) {
+  Running r;
+  r.fake().failures["ReportReceipts"] = {absl::FailedPreconditionError("not a member")};
+  const ShardId shard = r.Committed("7");
+  uint32_t joins = 0;
+  for (const auto& [id, member] : r.fake().members) {
+    joins += member.joins;
+  }
+  EXPECT_EQ(joins, 4U);
+  EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
+}
+
+TEST(Receipts, PassOnTheHoldersThatPlacementWantsNow) {
+  Running r;
+  r.fake().no_holders = {"server-1", "server-2"};
+  r.fake().failures["ReportReceipts"].assign(5, absl::UnavailableError("not now"));
+  r.fake().failures["AwaitCommit"].assign(1000, absl::UnavailableError("not now"));
+  const auto opened = r.client.Save("7", 0, 1, kBytes);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  auto& save = r.fake().saves.at(1);
+  save.ranks.at(0).holders.insert(r.server(2).id().ToBytes());
+  pb::ReportReceiptsReply::Retarget* retarget = r.fake().receipts_reply.add_retargets();
+  WriteShardId(ShardId{opened->snapshot, 0}, retarget->mutable_shard());
+  *retarget->add_holders() = r.fake().named("server-0").member;
+  *retarget->add_holders() = r.fake().named("server-2").member;
+  ASSERT_TRUE(r.world.RunUntil([&] { return save.committed; }, 10s));
+  EXPECT_NE(r.server(2).objects().Find(ShardId{opened->snapshot, 0}), nullptr);
+}
+
+TEST(Receipts, RefuseHoldersThatMakeNoSense) {
+  Running r;
+  pb::ReportReceiptsReply::Retarget* retarget = r.fake().receipts_reply.add_retargets();
+  retarget->add_holders()->set_server_id("short");
+  r.Committed("7");
+  uint32_t refused = 0;
+  for (uint32_t i = 0; i < 3; ++i) {
+    refused += r.nodes[i]->events.counts["retarget_refused"];
+  }
+  EXPECT_EQ(refused, 1U);
+}
+
+TEST(Server, DoesNotStartOnARottenDisk) {
+  ServerWorld s(1);
+  s.Kill(0);
+  ASSERT_TRUE(s.disks[0]->Rot("identity"));
+  EXPECT_EQ(s.Start(0).code(), absl::StatusCode::kDataLoss);
+  s.Kill(0);
+}
+
+TEST(Server, DoesNotStartWithSizesThatCannotBe) {
+  ServerWorld s(1);
+  SimDiskState disk;
+  ServerNode other(&s.world, "server-9", &disk, kMiB, 2 * kMiB);
+  EXPECT_EQ(other.life.Run(other.server->Start()).code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

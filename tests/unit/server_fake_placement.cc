@@ -112,6 +112,7 @@ Task<absl::StatusOr<std::string>> FakePlacement::Directives(std::string raw) {
     co_await loop_->Sleep(kTick);
   }
   pb::DirectivesReply reply;
+  reply.set_rejoin(std::exchange(member.rejoin_by_directives, false));
   for (const pb::Directive& directive : member.directives) {
     *reply.add_directives() = directive;
   }
@@ -182,7 +183,7 @@ pb::ReportReceiptsReply FakePlacement::Receipts(const pb::ReportReceiptsRequest&
     rank.receipts.insert(request.caller().server_id());
     CommitWhenComplete(&save->second);
   }
-  return {};
+  return std::exchange(receipts_reply, {});
 }
 
 void FakePlacement::CommitWhenComplete(Save* save) {
@@ -237,13 +238,16 @@ Task<absl::StatusOr<std::string>> FakePlacement::AwaitCommit(std::string raw) {
     co_return error::NotFound("sequence {}", sequence);
   }
   const auto ended = [this, sequence] {
-    const Save& save = saves[sequence];
+    const Save& save = saves.at(sequence);
     return !save.aborted.empty() || (save.committed && RecordsStored(save));
   };
-  while (!ended() && loop_->Now() < until) {
+  while (saves.contains(sequence) && !ended() && loop_->Now() < until) {
     co_await loop_->Sleep(kTick);
   }
-  const Save& save = saves[sequence];
+  if (!saves.contains(sequence)) {
+    co_return error::NotFound("sequence {} is forgotten", sequence);
+  }
+  const Save& save = saves.at(sequence);
   pb::AwaitCommitReply reply;
   if (!save.aborted.empty()) {
     reply.set_state(pb::SNAPSHOT_ABORTED);

@@ -32,7 +32,8 @@ class FakePlacement final : public RpcService {
     std::set<std::string> unreachable;
     std::deque<pb::Directive> directives;  // not acknowledged
     std::map<uint64_t, pb::DirectiveResult> results;
-    bool rejoin = false;  // told at the next heartbeat
+    bool rejoin = false;                // told at the next heartbeat
+    bool rejoin_by_directives = false;  // told at the next poll
   };
 
   struct Rank {
@@ -78,7 +79,8 @@ class FakePlacement final : public RpcService {
   std::set<std::string> no_holders;  // names that are not planned
   pb::OpenReply::Decision decision = pb::OpenReply::ACCEPT;
   pb::BeginRestoreReply::Decision restore_decision = pb::BeginRestoreReply::CHOSEN;
-  std::string corrupt_manifest;  // sent instead of the manifest when not empty
+  std::string corrupt_manifest;            // sent instead of the manifest when not empty
+  pb::ReportReceiptsReply receipts_reply;  // to the next receipts
   std::vector<pb::ReportRestoreRequest> restore_reports;
   uint64_t map_version = 0;
 

@@ -274,5 +274,185 @@ TEST(Holder, SurvivesGarbage) {
   EXPECT_TRUE(h.Ask(Holding::OfferOf("7")).ok());
 }
 
+TEST(Holder, FencesALateWriteAfterTheSeal) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  ASSERT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+  const std::string other(kChunkBytes, 'x');
+  EXPECT_EQ(h.peer.Put(*grant, 0, other, Xxh3_128(AsBytes(other))).code(),
+            absl::StatusCode::kNotFound);
+  const auto object = h.server(0).objects().Find(offer.shard);
+  EXPECT_TRUE(h.peer.life.Run(CheckAllChunks(&h.peer.life.loop, object)).ok());
+}
+
+TEST(Holder, FencesWritesBeforeItLooksAtTheDigests) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  ASSERT_EQ(h.peer.Seal(*grant, offer.shard, Digest128{5, 5}).code(), absl::StatusCode::kDataLoss);
+  // The seal was refused and the region is closed all the same.
+  EXPECT_EQ(h.peer.Put(*grant, 0, h.content[0], h.digests[0]).code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+  EXPECT_EQ(h.nodes[0]->events.counts["seal_refused"], 1U);
+  EXPECT_EQ(h.fake().calls["ReportReceipts"], 0U);
+}
+
+TEST(Holder, RefusesASecondOfferWithOtherSizes) {
+  Holding h;
+  Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(grant.ok());
+  offer.bytes += 1;
+  const absl::Status other = h.Ask(offer).status();
+  EXPECT_EQ(other.code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_NE(MessageOf(other).find(std::to_string(kBytes)), std::string_view::npos) << other;
+  EXPECT_NE(MessageOf(other).find(std::to_string(kBytes + 1)), std::string_view::npos) << other;
+  offer = Holding::OfferOf("7");
+  offer.token.bytes[0] = 2;
+  EXPECT_EQ(h.Ask(offer).status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(h.PutAll(*grant).ok()) << "the grant goes on";
+}
+
+TEST(Holder, NamesTheSizesWhenItsMemoryIsTooSmall) {
+  Holding h;
+  Offer offer = Holding::OfferOf("7");
+  offer.bytes = 40 * kMiB;
+  const absl::Status full = h.Ask(offer).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(MessageOf(full).find(std::to_string(40 * kMiB)), std::string_view::npos) << full;
+  EXPECT_NE(MessageOf(full).find(std::to_string(32 * kMiB)), std::string_view::npos) << full;
+  EXPECT_EQ(h.server(0).holder().grants(), 0U);
+}
+
+TEST(Holder, RefusesNamesThatCannotBe) {
+  Holding h;
+  Offer offer = Holding::OfferOf("7");
+  offer.shard.snapshot.job = "../../etc";
+  EXPECT_EQ(h.Ask(offer).status().code(), absl::StatusCode::kInvalidArgument);
+  offer = Holding::OfferOf("two words");
+  EXPECT_EQ(h.Ask(offer).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Holder, GivesNoGrantForAnEpochThatItCannotRemember) {
+  Holding h;
+  h.disks[0]->set_full(true);
+  EXPECT_EQ(h.Ask(Holding::OfferOf("7", {1, 4})).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(h.server(0).holder().grants(), 0U);
+  EXPECT_EQ(h.Ask(Holding::OfferOf("7", {1, 3})).status().code(),
+            absl::StatusCode::kFailedPrecondition)
+      << "what was seen holds, whatever the disk says";
+}
+
+TEST(Holder, RemembersTheEpochOfAnOfferAfterARestart) {
+  Holding h;
+  ASSERT_TRUE(h.Ask(Holding::OfferOf("7", {1, 4})).ok());
+  h.peer.session = nullptr;
+  ASSERT_TRUE(h.Start(0).ok());
+  ASSERT_TRUE(h.peer.Hello(h.fake(), h.server(0)).ok());
+  EXPECT_EQ(h.Ask(Holding::OfferOf("8", {1, 3})).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(Holder, TakesTheOfferOfAWriterThatCameBack) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto lost = h.Ask(offer);
+  ASSERT_TRUE(h.peer.Put(*lost, 0, h.content[0], h.digests[0]).ok());
+  h.peer.session->Close(error::Unavailable("the test closes"));
+  h.world.RunFor(50ms);
+  EXPECT_EQ(h.server(0).holder().sessions(), 0U);
+  ASSERT_TRUE(h.peer.Hello(h.fake(), h.server(0)).ok());
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(grant.ok()) << grant.status();
+  EXPECT_EQ(h.server(0).pool().used_bytes(), 4 * kMiB) << "the same memory";
+  EXPECT_EQ(h.peer.Seal(*grant, offer.shard, h.Root(offer)).code(),
+            absl::StatusCode::kFailedPrecondition)
+      << "what was placed under the old grant does not count";
+  const auto third = h.Ask(offer);
+  ASSERT_TRUE(third.ok());
+  ASSERT_TRUE(h.PutAll(*third).ok());
+  EXPECT_TRUE(h.peer.Seal(*third, offer.shard, h.Root(offer)).ok());
+}
+
+TEST(Holder, RefusesAWriteWithoutBytesAndAnUnalignedOne) {
+  Holding h;
+  const auto grant = h.Ask(Holding::OfferOf("7"));
+  EXPECT_EQ(h.peer.Put(*grant, 0, "", h.digests[0]).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(h.peer.Put(*grant, 0, "short", h.digests[0]).code(),
+            absl::StatusCode::kInvalidArgument);
+  OfferReply unknown = *grant;
+  unknown.region += 100;
+  EXPECT_EQ(h.peer.Put(unknown, 0, h.content[0], h.digests[0]).code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Holder, RevokesOnlyTheGrantThatIsNamed) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  const auto revoke = [&](uint64_t region, uint64_t generation) {
+    struct Revoke message;
+    message.shard = offer.shard;
+    Request request;
+    request.type = FrameType::kRevoke;
+    request.region = region;
+    request.generation = generation;
+    request.body = EncodeMessage(message);
+    return h.peer.Call(std::move(request)).status();
+  };
+  EXPECT_EQ(revoke(grant->region, grant->generation + 1).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(revoke(grant->region + 1, grant->generation).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(h.server(0).holder().grants(), 1U);
+  EXPECT_TRUE(revoke(grant->region, grant->generation).ok());
+  EXPECT_EQ(revoke(grant->region, grant->generation).code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Holder, DescribesOnlyWhatIsSealedUnderThatRoot) {
+  Holding h;
+  const Offer offer = Holding::OfferOf("7");
+  struct Describe describe;
+  describe.shard = offer.shard;
+  describe.root = h.Root(offer);
+  EXPECT_EQ(h.peer.Ask(FrameType::kDescribe, describe).status().code(),
+            absl::StatusCode::kNotFound);
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(h.PutAll(*grant).ok());
+  EXPECT_EQ(h.peer.Ask(FrameType::kDescribe, describe).status().code(),
+            absl::StatusCode::kNotFound);
+  ASSERT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+  const auto described = h.peer.AskFor<DescribeReply>(FrameType::kDescribe, describe);
+  ASSERT_TRUE(described.ok()) << described.status();
+  EXPECT_EQ(described->bytes, kBytes);
+  EXPECT_EQ(described->digests, h.digests);
+  describe.root.low ^= 1;
+  EXPECT_EQ(h.peer.Ask(FrameType::kDescribe, describe).status().code(),
+            absl::StatusCode::kNotFound);
+  std::string into(kChunkBytes, '\0');
+  EXPECT_EQ(h.Read(offer, 3, std::as_writable_bytes(std::span(into))).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Holder, FencesAGrantThatBeganWhileItsSnapshotWasDropped) {
+  Holding h;
+  h.disks[0]->set_slowness(100);
+  const Offer offer = Holding::OfferOf("7");
+  ASSERT_TRUE(h.Ask(offer).ok()) << "the epoch is seen";
+  pb::Directive drop;
+  WriteSnapshotId(offer.shard.snapshot, drop.mutable_drop_snapshot()->mutable_snapshot());
+  const uint64_t id = h.fake().Direct("server-0", drop);
+  ASSERT_TRUE(h.world.RunUntil([&] { return h.server(0).holder().grants() == 0; }, 1s));
+  const auto grant = h.Ask(offer);
+  ASSERT_TRUE(grant.ok()) << grant.status();
+  ASSERT_EQ(h.fake().ResultOf("server-0", id), nullptr) << "the record is being removed";
+  ASSERT_TRUE(h.world.RunUntil([&] { return h.fake().ResultOf("server-0", id) != nullptr; }, 5s));
+  EXPECT_EQ(h.server(0).objects().Find(offer.shard), nullptr);
+  EXPECT_EQ(h.server(0).holder().grants(), 0U);
+  EXPECT_FALSE(h.PutAll(*grant).ok());
+  EXPECT_EQ(h.peer.Seal(*grant, offer.shard, h.Root(offer)).code(), absl::StatusCode::kNotFound);
+}
+
 }  // namespace
 }  // namespace gemel::testing

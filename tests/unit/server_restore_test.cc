@@ -245,5 +245,186 @@ TEST(Restore, KeepsMemoryOfASnapshotThatIsDroppedMeanwhile) {
   EXPECT_EQ(r.server(0).pool().used_bytes(), 0U);
 }
 
+// The chunks as a request that runs beside others.
+Task<absl::StatusOr<Reply>> AskChunks(TestClient* client, uint64_t restore, uint32_t first,
+                                      uint32_t count) {
+  FetchChunks fetch;
+  fetch.restore = restore;
+  fetch.first_chunk = first;
+  fetch.count = count;
+  Request request;
+  request.type = FrameType::kFetchChunks;
+  request.body = EncodeMessage(fetch);
+  return client->session->Call(std::move(request), {}, Add(client->life.loop.Now(), 20s));
+}
+
+using Pending = std::shared_ptr<std::optional<absl::StatusOr<Reply>>>;
+
+Pending Begun(TestClient* client, Task<absl::StatusOr<Reply>> task) {
+  auto done = std::make_shared<std::optional<absl::StatusOr<Reply>>>();
+  client->life.loop.Spawn(Life::Keep(std::move(task), done));
+  return done;
+}
+
+absl::Status StatusOf(const Pending& done) {
+  return (*done)->ok() ? (**done)->status : (*done)->status();
+}
+
+TEST(Restore, CountsDamageAtItsSourceAndGoesToTheOther) {
+  Restoring r;
+  const uint32_t without = r.Other(false);
+  for (uint32_t chunk = 0; chunk < kChunks; ++chunk) {
+    r.server(r.Other(true)).objects().Find(r.shard)->Chunk(chunk)[1] ^= std::byte{1};
+  }
+  const uint32_t damaged = r.Other(true);
+  const auto client = r.ClientAt(without);
+  const auto begun = client->Begin();
+  const auto fetched = client->Fetch(begun->restore, 0, 0, kChunks);
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  EXPECT_TRUE(client->Holds(*fetched, 0, 0));
+  EXPECT_GE(r.nodes[damaged]->events.counts["chunk_corrupt"], 1U);
+  EXPECT_GE(r.nodes[without]->events.counts["chunk_corrupt"], 1U);
+  EXPECT_EQ(r.server(damaged).objects().Find(r.shard), nullptr) << "it serves it no more";
+}
+
+TEST(Restore, UsesTheOtherCopyWhenTwoFetchesFindDamageOneAfterTheOther) {
+  constexpr uint32_t kMany = 64;
+  ServerWorld s(2, 160 * kMiB, 2 * kMiB);
+  TestClient client(&s.world, "server-0");
+  ASSERT_TRUE(client.Hello("server-0").ok());
+  const auto opened = s.Commit(&client, "7", kMany * kMiB);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const auto object = s.server(0).objects().Find(ShardId{opened->snapshot, 0});
+  object->Chunk(0)[3] ^= std::byte{1};
+  object->Chunk(kMany - 1)[3] ^= std::byte{1};
+  LinkFaults at_once;
+  at_once.delay_min = at_once.delay_max = 0us;
+  at_once.transmit_per_mib = 0us;
+  s.world.world.SetLink("server-0", "server-1", at_once);
+  s.world.world.SetLink("server-1", "server-0", at_once);
+  const auto begun = client.Begin();
+  ASSERT_TRUE(begun.ok());
+  const Pending first = Begun(&client, AskChunks(&client, begun->restore, 0, 1));
+  const Pending second = Begun(&client, AskChunks(&client, begun->restore, 1, kMany - 1));
+  ASSERT_TRUE(s.world.RunUntil([&] { return first->has_value() && second->has_value(); }));
+  EXPECT_TRUE(StatusOf(first).ok()) << StatusOf(first);
+  EXPECT_TRUE(StatusOf(second).ok()) << StatusOf(second);
+}
+
+TEST(Restore, ReadsOnWhenLanesOfAForgottenFetchComeBack) {
+  Restoring r;
+  const uint32_t without = r.Other(false);
+  const std::string name = "server-" + std::to_string(without);
+  const auto first = r.ClientAt(without);
+  const auto a = first->Begin(0, 2);
+  const auto piece = first->Fetch(a->restore, 0, 0, 1);
+  ASSERT_TRUE(piece.ok()) << piece.status();
+  first->At(piece->pieces[0])[7] ^= std::byte{1};  // damaged after it came
+  // The source that is asked first has chunk 0 damaged, the other one is slow and at work.
+  uint32_t fast = 0;
+  uint32_t slow = r.Other(true);
+  if (r.server(slow).id() < r.server(fast).id()) {
+    std::swap(fast, slow);
+  }
+  r.server(fast).objects().Find(r.shard)->Chunk(0)[1] ^= std::byte{1};
+  r.world.world.Faults("server-" + std::to_string(slow), name).transmit_per_mib = 300ms;
+  pb::Directive pull;
+  *pull.mutable_pull_shard()->mutable_object() = r.fake().Held(r.fake().saves.at(1), 0);
+  for (const auto& [id, member] : r.fake().members) {
+    *pull.mutable_pull_shard()->add_sources() = member.member;
+  }
+  const uint64_t id = r.fake().Direct(name, std::move(pull));
+  r.world.RunFor(100ms);
+  ASSERT_EQ(r.fake().ResultOf(name, id), nullptr) << "it waits for the slow source";
+  const auto second = r.ClientAt(without);
+  const auto b = second->Begin(1, 2);
+  const auto fetched = second->Fetch(b->restore, 0, 0, 1);
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  EXPECT_TRUE(second->Holds(*fetched, 0, 0));
+}
+
+TEST(Restore, TellsEachRankHowAllWent) {
+  Restoring r;
+  const auto begun = r.saver.Begin();
+  AwaitRestore await;
+  await.restore = begun->restore;
+  await.wait_ms = 10;
+  auto done = r.saver.AskFor<AwaitRestoreDone>(FrameType::kAwaitRestore, await);
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(done->outcome, RestoreOutcome::kPending);
+  ReportRestore report;
+  report.restore = begun->restore;
+  report.verified = true;
+  ASSERT_TRUE(r.saver.Ask(FrameType::kReportRestore, report).ok());
+  EXPECT_TRUE(r.fake().restore_reports.at(0).verified());
+  done = r.saver.AskFor<AwaitRestoreDone>(FrameType::kAwaitRestore, await);
+  EXPECT_EQ(done->outcome, RestoreOutcome::kVerified);
+  report.unreadable_shards = {1};
+  EXPECT_EQ(r.saver.Ask(FrameType::kReportRestore, report).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  report.restore = 99;
+  EXPECT_EQ(r.saver.Ask(FrameType::kReportRestore, report).status().code(),
+            absl::StatusCode::kNotFound);
+  await.restore = 99;
+  EXPECT_EQ(r.saver.Ask(FrameType::kAwaitRestore, await).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST(Restore, RefusesARecordOfAnotherClusterOrJob) {
+  Restoring r;
+  std::string& raw = r.fake().saves.at(1).record;
+  const std::string sound = raw;
+  model::CommitRecord record = *model::DecodeCommitRecord(sound);
+  record.cluster.bytes[4] ^= 1;
+  raw = model::EncodeCommitRecord(record);
+  EXPECT_EQ(r.saver.Begin().status().code(), absl::StatusCode::kDataLoss);
+  record = *model::DecodeCommitRecord(sound);
+  record.snapshot.job = "other";
+  raw = model::EncodeCommitRecord(record);
+  EXPECT_EQ(r.saver.Begin().status().code(), absl::StatusCode::kDataLoss);
+  raw = "no record";
+  EXPECT_FALSE(r.saver.Begin().ok());
+  EXPECT_EQ(r.server(0).restores().size(), 0U);
+}
+
+TEST(Restore, RefusesSourcesOfARankThatTheManifestDoesNotHave) {
+  Restoring r;
+  r.fake().saves.at(1).ranks[5] = r.fake().saves.at(1).ranks.at(0);
+  EXPECT_EQ(r.saver.Begin().status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Restore, NamesTheSizesWhenThereIsNoMemoryForTheCopy) {
+  Restoring r;
+  const uint32_t without = r.Other(false);
+  const auto client = r.ClientAt(without);
+  OpenShard large = TestClient::OpenFor("large", 0, 1, 30 * kMiB);
+  large.copies = 1;
+  ASSERT_TRUE(client->Open(large).ok());
+  const auto begun = client->Begin();
+  ASSERT_TRUE(begun.ok());
+  const absl::Status full = client->Fetch(begun->restore, 0, 0, kChunks).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted) << full;
+  EXPECT_NE(MessageOf(full).find(std::to_string(32 * kMiB)), std::string_view::npos) << full;
+}
+
+TEST(Restore, GoesOnAfterTheSessionsAreReset) {
+  Restoring r;
+  const uint32_t without = r.Other(false);
+  const auto client = r.ClientAt(without);
+  const auto begun = client->Begin();
+  for (const uint32_t holder : {0U, r.Other(true)}) {
+    r.world.world.Faults("server-" + std::to_string(holder), "server-" + std::to_string(without))
+        .transmit_per_mib = 10ms;
+  }
+  const Pending done = Begun(client.get(), AskChunks(client.get(), begun->restore, 0, kChunks));
+  r.world.RunFor(15ms);
+  for (const uint32_t holder : {0U, r.Other(true)}) {
+    r.world.world.BreakConnections("server-" + std::to_string(holder),
+                                   "server-" + std::to_string(without));
+  }
+  ASSERT_TRUE(r.world.RunUntil([&] { return done->has_value(); }, 20s));
+  EXPECT_TRUE(StatusOf(done).ok()) << StatusOf(done);
+}
+
 }  // namespace
 }  // namespace gemel::testing

@@ -305,5 +305,86 @@ TEST(Save, RepeatsAnOpenWhoseAnswerWasLost) {
   EXPECT_TRUE(s.client.Open(TestClient::OpenFor("7", 0, 1, kBytes)).ok());
 }
 
+TEST(Save, CopiesToTheNewIncarnationOfAHolder) {
+  Saving s;
+  s.fake().no_holders = {"server-2"};
+  const auto opened = s.client.Open(TestClient::OpenFor("7", 0, 1, kBytes));
+  ASSERT_TRUE(opened.ok());
+  const std::vector<Digest128> digests = s.client.Fill(*opened, 0);
+  ASSERT_TRUE(s.client.Filled(opened->upload, digests).ok());
+  s.world.RunFor(100ms);
+  ASSERT_TRUE(s.Start(1).ok());
+  ASSERT_TRUE(s.client.Seal(*opened, 0, digests, kBytes).ok());
+  EXPECT_TRUE(s.world.RunUntil([&] { return s.fake().saves.at(1).committed; }, 20s));
+  const auto copy = s.server(1).objects().Find(ShardId{opened->snapshot, 0});
+  ASSERT_NE(copy, nullptr);
+  EXPECT_EQ(copy->state(), ObjectState::kSealed);
+}
+
+TEST(Save, DoesNotBelieveACopyUnderAnotherRoot) {
+  Saving s;
+  s.fake().no_holders = {"server-2"};
+  // Somebody else put other bytes under the name that this save will have.
+  TestPeer forger(&s.world, "peer-host");
+  ASSERT_TRUE(forger.Hello(s.fake(), s.server(1)).ok());
+  const std::string bytes(100, 'z');
+  Offer offer;
+  offer.shard = ShardId{{"gpt", {1, 1}, 1, "7", 0}, 0};
+  offer.bytes = bytes.size();
+  const auto grant = forger.AskFor<OfferReply>(FrameType::kOffer, offer);
+  ASSERT_TRUE(grant.ok()) << grant.status();
+  const Digest128 digest = Xxh3_128(AsBytes(bytes));
+  ASSERT_TRUE(forger.Put(*grant, 0, bytes, digest).ok());
+  ASSERT_TRUE(forger.Seal(*grant, offer.shard, RootOf(offer.shard, {digest}, bytes.size())).ok());
+  const auto opened = s.client.Save("7", 0, 1, kBytes);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  ASSERT_EQ((ShardId{opened->snapshot, 0}), offer.shard);
+  s.world.RunFor(2s);
+  bool named = false;
+  for (const std::string& text : s.nodes[0]->events.texts) {
+    named = named || text.find("under root") != std::string::npos;
+  }
+  EXPECT_TRUE(named);
+}
+
+TEST(Save, EndsItsCopiesWhenItIsAborted) {
+  Saving s;
+  const auto opened = s.client.Open(TestClient::OpenFor("7", 0, 1, kBytes));
+  ASSERT_TRUE(opened.ok());
+  s.world.RunFor(100ms);
+  AbortShard abort;
+  abort.upload = opened->upload;
+  ASSERT_TRUE(s.client.Ask(FrameType::kAbortShard, abort).ok());
+  s.world.RunFor(1s);
+  EXPECT_EQ(s.server(0).uploads().size(), 0U);
+  EXPECT_EQ(s.nodes[0]->events.counts["copy_delayed"], 0U);
+}
+
+TEST(Save, CountsAndRefusesACorruptWireAndSendsAgain) {
+  Saving s;
+  s.fake().no_holders = {"server-2"};
+  s.world.world.Faults("server-0", "server-1").corrupt_ppm = 150'000;
+  const auto opened = s.client.Save("7", 0, 1, kBytes);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_TRUE(s.world.RunUntil([&] { return s.fake().saves.at(1).committed; }, 60s));
+  const auto copy = s.server(1).objects().Find(ShardId{opened->snapshot, 0});
+  ASSERT_NE(copy, nullptr);
+  EXPECT_TRUE(s.client.life.Run(CheckAllChunks(&s.client.life.loop, copy)).ok());
+}
+
+TEST(Save, IgnoresLateAndRepeatedWrites) {
+  Saving s;
+  s.fake().no_holders = {"server-2"};
+  LinkFaults& faults = s.world.world.Faults("server-0", "server-1");
+  faults.late_write_ppm = 1'000'000;
+  faults.duplicate_ppm = 500'000;
+  faults.late_max = 500ms;
+  ASSERT_TRUE(s.Commit(&s.client, "7", kBytes).ok());
+  s.world.RunFor(2s);
+  const auto copy = s.server(1).objects().Find(ShardId{ReadSnapshotId(s.fake().saves.at(1).id), 0});
+  ASSERT_NE(copy, nullptr);
+  EXPECT_TRUE(s.client.life.Run(CheckAllChunks(&s.client.life.loop, copy)).ok());
+}
+
 }  // namespace
 }  // namespace gemel::testing

@@ -250,5 +250,44 @@ TEST(ByteSize, ReadsWhatPeopleWrite) {
   }
 }
 
+TEST(ObjectTable, TakesInAPartialObjectOnlyUnderItsRoot) {
+  Pool p;
+  ObjectTable objects(p.seams, p.pool);
+  const auto whole = [&](const std::string& name, bool sound) {
+    const Object::Shape shape = Shape(name, kMiB);
+    auto scratch = objects.NewPartial(shape, Digest128{});
+    GEMEL_CHECK(scratch->TakeFor(0).ok());
+    const Digest128 digest = Xxh3_128(scratch->Chunk(0));
+    auto object =
+        objects.NewPartial(shape, sound ? RootOf(shape.shard, {digest}, kMiB) : Digest128{1, 2});
+    GEMEL_CHECK(object->TakeFor(0).ok());
+    object->SetPresent(0, Xxh3_128(object->Chunk(0)));
+    return object;
+  };
+  EXPECT_EQ(objects.Adopt(whole("7", false)).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(objects.size(), 0U);
+  EXPECT_TRUE(objects.Adopt(whole("7", true)).ok());
+  EXPECT_EQ(objects.Adopt(whole("7", true)).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(p.pool->used_bytes(), 2 * kMiB) << "what was not taken in is free again";
+}
+
+TEST(ObjectTable, DropsOnlyTheObjectThatIsMeant) {
+  Pool p;
+  ObjectTable objects(p.seams, p.pool);
+  auto old = *objects.Stage(Shape("7", kMiB), kServerHolder);
+  objects.Drop(Shard("7"));
+  auto fresh = *objects.Stage(Shape("7", kMiB), kServerHolder);
+  objects.DropObject(old);
+  EXPECT_EQ(objects.Find(Shard("7")), fresh);
+}
+
+TEST(SlabPool, GivesWhatIsLeftWhenMoreIsPrepared) {
+  Pool p;
+  ASSERT_TRUE(p.pool->Take(kServerHolder, 6 * kMiB).ok());
+  const HolderKey client = p.pool->AddHolder(41);
+  EXPECT_TRUE(p.pool->Prepare(client, 2 * kMiB).empty()) << "the last slab is left to others";
+  EXPECT_TRUE(p.pool->Take(client, 2 * kMiB).ok()) << "a save may have it";
+}
+
 }  // namespace
 }  // namespace gemel::testing

@@ -52,15 +52,19 @@ struct ServerNode {
              uint64_t slab)
       : name(server_name), life(world, server_name), disk(&life.loop, disk_state, Random(7)) {
     channel = *SimRpcChannel::Create(life.process, "sim://placement/7601");
-    ServerSeams seams{&life.loop,         &life.net,     &life.host, &disk,
-                      life.process.get(), channel.get(), &events,    &metrics};
-    ServerOptions options;
     options.name = name;
     options.domain = name;
     options.client_address = "unix:///" + name;
     options.data_address = "sim://" + name + "/0";
     options.memory_bytes = memory;
     options.slab_bytes = slab;
+    UseNet(&life.net);
+  }
+
+  // Before Start().
+  void UseNet(Net* net) {
+    ServerSeams seams{&life.loop,         net,           &life.host, &disk,
+                      life.process.get(), channel.get(), &events,    &metrics};
     server =
         std::make_unique<Server>(seams, options, [this](const absl::Status& why) { fatal = why; });
   }
@@ -78,6 +82,7 @@ struct ServerNode {
   MetricRegistry metrics;
   std::unique_ptr<RpcChannel> channel;
   absl::Status fatal;
+  ServerOptions options;
   std::unique_ptr<Server> server;
 };
 

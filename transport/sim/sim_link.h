@@ -87,6 +87,7 @@ class SimLink {
   uint64_t Below(uint64_t bound) { return random_.Below(bound); }
 
   LinkFaults faults;
+  bool own_faults = false;  // set for this link alone: defaults do not reach it
   LinkStats stats;
   std::vector<Loop::Callback> held;  // in the order of arrival at the blackhole
 

@@ -78,7 +78,20 @@ void SimWorld::SetLink(const std::string& from, const std::string& to, const Lin
   const Route route{from, to};
   SimLink& link = Link(route);
   link.faults = faults;
+  link.own_faults = true;
   Release(route, &link);
+}
+
+void SimWorld::SetDefaultFaults(const LinkFaults& faults) {
+  default_faults_ = faults;
+  for (auto& [route, link] : links_) {
+    if (route.from == route.to || link.own_faults) {
+      continue;
+    }
+    const LinkFaults before = std::exchange(link.faults, faults);
+    link.faults.blackhole = before.blackhole;  // Partition() and Heal() decide that
+    link.faults.clogged_until = before.clogged_until;
+  }
 }
 
 void SimWorld::Partition(const std::vector<std::string>& left,

@@ -58,7 +58,7 @@ class SimWorld {
   // Faults of the link from one node to another. The default holds for links that were never set.
   void SetLink(const std::string& from, const std::string& to, const LinkFaults& faults);
 
-  void SetDefaultFaults(const LinkFaults& faults) { default_faults_ = faults; }
+  void SetDefaultFaults(const LinkFaults& faults);
 
   // To change one knob. End a blackhole with SetLink() or Heal(), which release what is held.
   LinkFaults& Faults(const std::string& from, const std::string& to);

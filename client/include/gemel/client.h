@@ -177,7 +177,7 @@ class Restore {
   }
 
   // All ranges at once, each byte verified before it is copied to its destination. After
-  // GEMEL_DATA_LOSS: Report(false, message), then Wait() tells of the older snapshot.
+  // GEMEL_DATA_LOSS or GEMEL_UNAVAILABLE: Report(false, message), then Wait() tells how to go on.
   Status Read(std::span<const Range> ranges) {
     return Status(gemel_restore_read(handle_.get(), ranges.data(), ranges.size()));
   }
@@ -193,7 +193,7 @@ class Restore {
     return Status(gemel_restore_report(handle_.get(), verified ? 1 : 0, why.c_str()));
   }
 
-  // Until all ranks have reported: verified, or moved to an older snapshot (then begin again).
+  // Until all ranks have verified; RestoreEnd::outcome says when to begin again instead.
   // GEMEL_DEADLINE_EXCEEDED names for whom it waits: wait again. The last call on this object.
   Result<RestoreEnd> Wait(int64_t timeout_ms) {
     RestoreEnd end{};

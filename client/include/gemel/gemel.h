@@ -257,7 +257,7 @@ typedef struct gemel_range {
 
 /* Brings all ranges here, from this host's memory and from all peers that hold them at once, and
  * copies them out. Every chunk is verified before its first byte is copied. On an error the
- * destinations hold anything; GEMEL_DATA_LOSS is to be reported. */
+ * destinations hold anything; GEMEL_DATA_LOSS and GEMEL_UNAVAILABLE are to be reported. */
 GEMEL_API gemel_status gemel_restore_read(gemel_restore* restore, const gemel_range* ranges,
                                           size_t count);
 
@@ -265,9 +265,15 @@ GEMEL_API gemel_status gemel_restore_read(gemel_restore* restore, const gemel_ra
  * reason given), with the shards whose reads failed. */
 GEMEL_API gemel_status gemel_restore_report(gemel_restore* restore, int verified, const char* why);
 
+enum gemel_restore_outcome {
+  GEMEL_RESTORE_VERIFIED = 0,  /* all ranks have their state */
+  GEMEL_RESTORE_MOVED = 1,     /* an older snapshot was chosen for all ranks: begin again */
+  GEMEL_RESTORE_READ_AGAIN = 2 /* what this rank could not read is not lost: begin again */
+};
+
 typedef struct gemel_restore_end {
-  size_t struct_bytes; /* sizeof(gemel_restore_end), set by the caller */
-  int moved; /* 0: all ranks have verified; else an older snapshot was chosen: begin again */
+  size_t struct_bytes;  /* sizeof(gemel_restore_end), set by the caller */
+  int outcome;          /* enum gemel_restore_outcome */
   size_t lost_count;    /* sentences for gemel_restore_lost() */
   uint64_t local_bytes; /* that were in this host's memory already */
   uint64_t peer_bytes;  /* that came over the network */
@@ -277,7 +283,8 @@ typedef struct gemel_restore_end {
   double agree_ms;      /* until all ranks had verified */
 } gemel_restore_end;
 
-/* Returns when every rank has reported. GEMEL_DEADLINE_EXCEEDED names for whom it waits. After
+/* Returns when every rank has verified or the record moved; on a rank that reported otherwise also
+ * when its shards prove not to be lost. GEMEL_DEADLINE_EXCEEDED names for whom it waits. After
  * success the bytes can be read no more. */
 GEMEL_API gemel_status gemel_restore_wait(gemel_restore* restore, int64_t timeout_ms,
                                           gemel_restore_end* end);

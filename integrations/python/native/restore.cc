@@ -101,7 +101,9 @@ class Restore {
       lost.append(nb::str(gemel_restore_lost(handle_, i)));
     }
     nb::dict told;
-    told["outcome"] = end.moved != 0 ? "MOVED" : "VERIFIED";
+    told["outcome"] = end.outcome == GEMEL_RESTORE_VERIFIED ? "VERIFIED"
+                      : end.outcome == GEMEL_RESTORE_MOVED  ? "MOVED"
+                                                            : "READ_AGAIN";
     told["phases"] = phases;
     told["sources"] = sources;
     told["lost"] = lost;
@@ -138,7 +140,7 @@ void BindRestore(nb::module_& module) {
       },
       nb::arg("ok"), nb::arg("why") = "", "Says how it went for this rank.");
   restore.def("wait", &Restore::Wait, nb::arg("timeout_s"),
-              "outcome (VERIFIED or MOVED), phases in ms, sources, lost; when all ranks reported.");
+              "outcome (VERIFIED, MOVED or READ_AGAIN), phases in ms, sources, lost.");
 }
 
 }  // namespace gemel::python

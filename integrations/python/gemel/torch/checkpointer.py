@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from gemel.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from gemel.errors import DataLoss, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from gemel.torch import restoring, rng, shard, state, values
 from gemel.torch.commits import Commits, SaveStats
 
@@ -152,16 +152,19 @@ class Checkpointer:
         self._check_open()
         started = time.monotonic()
         moves = 0
+        why = ""
         while moves < _MOVES_MAX:
-            record = self._client.begin_restore(
-                self.job, self.epoch, self.rank, self.world_size, self._timeout_s)
+            left_s = started + self._timeout_s - time.monotonic()
+            if left_s <= 0:
+                raise DeadlineExceeded(f"job {self.job!r} was not restored in {self._timeout_s:.0f} s: {why}")
+            record = self._client.begin_restore(self.job, self.epoch, self.rank, self.world_size, left_s)
             if record is None:
                 return self._start_new()
-            loaded = self._load(record, model, optimizer)
+            loaded, why = self._load(record, model, optimizer)
             outcome = record.wait(self._timeout_s)
             if outcome["outcome"] == "VERIFIED" and loaded is not None:
                 break
-            moves += 1
+            moves += outcome["outcome"] == "MOVED"
         else:
             raise DataLoss(f"job {self.job!r}: {moves} snapshots in a row could not be restored")
         result = Restored(loaded.step, record.sequence, record.world_size, moves=moves,
@@ -223,16 +226,16 @@ class Checkpointer:
             world_size=self.world_size, shard_bytes=layout.shard_bytes,
             layout_bytes=layout.layout_bytes, layout_hash=layout.layout_hash, **self._open_options)
 
-    def _load(self, record, model, optimizer) -> restoring.Loaded | None:
-        # Only lost bytes move the record to an older snapshot, for all ranks; whatever else
-        # is wrong would be wrong there too, and is raised.
+    def _load(self, record, model, optimizer) -> tuple[restoring.Loaded | None, str]:
+        # Bytes that no source gives now are asked for again, or were lost and move the record to an
+        # older snapshot, for all ranks; whatever else is wrong would be wrong there too, and is raised.
         try:
             loaded = restoring.load(record, model, optimizer, (self.rank, self.world_size))
-        except DataLoss as error:
+        except (DataLoss, Unavailable) as error:
             record.report(False, str(error))
-            return None
+            return None, str(error)
         record.report(True, "")
-        return loaded
+        return loaded, ""
 
     def _start_new(self) -> int:
         if self._if_missing == "fail":

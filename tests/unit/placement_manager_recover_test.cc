@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A lost MetaStore rebuilt from the servers, a foreign one refused, manifests fetched from disks.
+#include <gmock/gmock.h>
+
+#include "placement_manager_cluster.h"
+
+namespace gemel::placement_test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class PlacementRecover : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(cluster.Start().ok());
+    ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+    before = cluster.NewRun();
+    auto committed = cluster.Save(before, "1");
+    ASSERT_TRUE(committed.ok()) << committed.status();
+    saved = *committed;
+    cluster.Run(1s);
+  }
+
+  // The manager's disk is lost; those of `away` do not come back yet.
+  void Lose(const std::vector<size_t>& away) {
+    cluster.Kill();
+    cluster.store = SimStoreState();
+    cluster.store.latency_max = cluster.store.latency_min;
+    cluster.options.recover_from_servers = true;
+    for (const size_t index : away) {
+      kept[index] = cluster.server(index).objects;
+      cluster.server(index).running = false;
+    }
+    for (const auto& server : cluster.servers) {
+      server->joined = error::Unavailable("not joined");
+    }
+    ASSERT_TRUE(cluster.Start().ok());
+  }
+
+  absl::Status Serving() {
+    pb::ListJobsRequest request;
+    *request.mutable_caller() = Cluster::Person();
+    return cluster.Call<pb::ListJobsReply>("ListJobs", request).status();
+  }
+
+  Cluster cluster{5};
+  JobRun before;
+  pb::SnapshotId saved;
+  std::map<size_t, std::map<ShardId, pb::HeldObject>> kept;
+};
+
+TEST_F(PlacementRecover, WithoutAMajorityItWaitsAndSaysForWhatAndWithAcceptedLossItGoesOn) {
+  Lose({2, 3, 4});
+  cluster.Run(5s);
+  const absl::Status waits = Serving();
+  EXPECT_EQ(waits.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(waits.ToString(), AllOf(HasSubstr("heard 2 of 5 last members, 3 are needed"),
+                                      HasSubstr("--accept-loss")));
+  EXPECT_EQ(cluster.server(0).joined.code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(cluster.store.values.empty());
+  cluster.Kill();
+  cluster.options.accept_loss = true;
+  ASSERT_TRUE(cluster.Start().ok());
+  cluster.Run(1s);
+  EXPECT_FALSE(Serving().ok()) << "it listens first";
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }));
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(1).joined.ok(); }));
+  EXPECT_TRUE(Serving().ok());
+  EXPECT_GT(cluster.NewRun().epoch, before.epoch);
+}
+
+TEST_F(PlacementRecover, AMinorityThatReportsNothingNewerIsNotWaitedForBeyondTheSettleTime) {
+  Lose({4});
+  cluster.Run(1s);
+  EXPECT_THAT(Serving().ToString(), HasSubstr("heard 4 of 5 last members, enough"));
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }, 2s));
+}
+
+TEST_F(PlacementRecover, AllLastMembersHeardIsNotWaitedAnyLonger) {
+  Lose({});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }, 1s));
+}
+
+TEST_F(PlacementRecover, TheNewGenerationAndItsEpochsAreAboveAllThatWasReported) {
+  cluster.Kill();
+  cluster.server(0).generation = 7;
+  cluster.server(1).epochs["other"] = {.generation = 9, .counter = 4};
+  cluster.server(2).epochs["gpt"] = {.generation = 3, .counter = 100};
+  Lose({});
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.server(0).joined << cluster.events.All();
+  ASSERT_TRUE(Serving().ok());
+  for (const auto& server : cluster.servers) {
+    EXPECT_EQ(server->generation, 10U);
+  }
+  EXPECT_EQ(cluster.NewRun("other").epoch.generation, 10U);
+  EXPECT_GT(cluster.NewRun("gpt").epoch, (EpochId{.generation = 10, .counter = 100}));
+  EXPECT_EQ(cluster.NewRun("fresh").epoch.generation, 10U);
+}
+
+TEST_F(PlacementRecover, NoTrainerFromBeforeGoesOnNotEvenThatOfTheNewestEpoch) {
+  Lose({});
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  auto token = cluster.Acquire("gpt", before.token);
+  EXPECT_EQ(token.status().code(), absl::StatusCode::kFailedPrecondition) << token.status();
+  EXPECT_THAT(token.status().ToString(), HasSubstr("stop this one"));
+  EXPECT_EQ(cluster.OpenRank(before, "2", 0).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(PlacementRecover, AServerThatSawANewerEpochThanTheMajorityJoinsLater) {
+  cluster.Kill();
+  cluster.server(4).epochs["gpt"] = {.generation = 1, .counter = 50};
+  Lose({4});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }));
+  cluster.RestartServer(4);
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.server(4).joined;
+  EXPECT_GT(cluster.NewRun().epoch, (EpochId{.generation = 1, .counter = 50}));
+}
+
+TEST_F(PlacementRecover, TheSequenceGoesOnAboveWhatTheServersHold) {
+  Lose({});
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  auto next = cluster.Save(cluster.NewRun(), "2");
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_GT(next->sequence(), saved.sequence());
+}
+
+TEST_F(PlacementRecover, HoldersThatReportAfterTheMajorityAreUnknownAndNotLost) {
+  std::vector<size_t> holders;
+  for (size_t i = 0; i < 5; ++i) {
+    if (cluster.server(i).objects.contains(ShardId{*FromProto(saved), 0})) {
+      holders.push_back(i);
+    }
+  }
+  ASSERT_EQ(holders.size(), 2U);
+  Lose(holders);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  cluster.Run(300ms);
+  ASSERT_TRUE(Serving().ok()) << Serving();
+  const JobRun run = cluster.NewRun();
+  auto waits = cluster.Begin(run, 0, 2, 500);
+  ASSERT_TRUE(waits.ok()) << waits.status();
+  EXPECT_EQ(waits->decision(), pb::BeginRestoreReply::WAIT);
+  EXPECT_THAT(waits->progress(), HasSubstr("2 servers of the map before the recovery"));
+  for (const size_t index : holders) {
+    cluster.RestartServer(index);
+  }
+  auto chosen = cluster.Begin(run, 0, 2);
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(Cluster::NameOf(*chosen), "1");
+}
+
+TEST_F(PlacementRecover, LastMembersThatNeverComeBackAreLostAfterTheGrace) {
+  std::vector<size_t> holders;
+  for (size_t i = 0; i < 5; ++i) {
+    if (cluster.server(i).objects.contains(ShardId{*FromProto(saved), 0})) {
+      holders.push_back(i);
+    }
+  }
+  Lose(holders);
+  cluster.Run(5s);
+  auto lost = cluster.Begin(cluster.NewRun(), 0, 2, 5000);
+  EXPECT_EQ(lost.status().code(), absl::StatusCode::kDataLoss) << lost.status();
+}
+
+TEST_F(PlacementRecover, DeathsAfterARecoveryDoNotStopServing) {
+  Lose({3, 4});
+  ASSERT_TRUE(cluster.RunUntil([&] {
+    return cluster.server(0).joined.ok() && cluster.server(1).joined.ok() &&
+           cluster.server(2).joined.ok();
+  }));
+  ASSERT_TRUE(Serving().ok()) << Serving();
+  cluster.KillServer(1);
+  cluster.KillServer(2);
+  cluster.Run(2s);
+  EXPECT_TRUE(Serving().ok()) << Serving();
+  JobRun run = cluster.NewRun();
+  run.min_copies = 1;
+  EXPECT_TRUE(cluster.Save(run, "2").ok());
+}
+
+TEST_F(PlacementRecover, NothingIsServedBeforeAMajorityHasTheNewGeneration) {
+  Lose({3, 4});
+  cluster.server(1).running = false;
+  cluster.Run(3s);
+  EXPECT_EQ(Serving().code(), absl::StatusCode::kUnavailable) << "two of five";
+  EXPECT_EQ(cluster.Acquire("gpt", before.token).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(PlacementSecondCluster, ServersOfAnotherClusterAreRefusedByAnEmptyStoreWithBothNamed) {
+  Cluster own(3);
+  ASSERT_TRUE(own.Start().ok());
+  ASSERT_TRUE(own.RunUntilJoined());
+  Cluster other(0);
+  ASSERT_TRUE(other.Start().ok());
+  ASSERT_FALSE(own.manager->cluster() == other.manager->cluster());
+  pb::JoinRequest join;
+  *join.mutable_caller() = own.CallerOf(own.server(0));
+  join.set_name("server-0");
+  join.set_domain("rack0/host0");
+  join.set_data_address("tcp://127.0.0.1:9000");
+  auto refused = other.Call<pb::JoinReply>("Join", join);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.status().ToString(), AllOf(HasSubstr(own.manager->cluster().ToHex()),
+                                                 HasSubstr(other.manager->cluster().ToHex())));
+  pb::GetStatusRequest status;
+  *status.mutable_caller() = Cluster::Person();
+  EXPECT_EQ(other.Call<pb::GetStatusReply>("GetStatus", status)->map().members_size(), 0);
+  for (const auto& [key, value] : other.store.values) {
+    EXPECT_EQ(key, "cluster");
+  }
+}
+
+// Four servers in two groups; one group dies while the manager is down.
+class PlacementManifest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(cluster.Start().ok());
+    ASSERT_TRUE(cluster.RunUntilJoined());
+    JobRun run = cluster.NewRun();
+    run.world = 4;
+    auto committed = cluster.Save(run, "1");
+    ASSERT_TRUE(committed.ok()) << committed.status();
+    id = *FromProto(*committed);
+    ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(3).manifests.contains(id); }));
+    cluster.Run(1s);
+    cluster.Kill();
+    for (size_t i = 0; i < 4; ++i) {
+      if (cluster.server(i).objects.contains(ShardId{id, 0})) {
+        cluster.KillServer(i, false);
+      } else {
+        alive.push_back(&cluster.server(i));
+      }
+    }
+    ASSERT_EQ(alive.size(), 2U);
+    if (alive[1]->id < alive[0]->id) {
+      std::swap(alive[0], alive[1]);  // in the order in which they are asked
+    }
+    good = alive[0]->manifests.at(id);
+  }
+
+  Cluster cluster{4};
+  SnapshotId id;
+  std::vector<ScriptedServer*> alive;
+  std::string good;
+};
+
+TEST_F(PlacementManifest, IsFetchedFromADiskWhenInventoriesDoNotRebuildIt) {
+  alive[1]->records.clear();
+  alive[1]->manifests.clear();
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return alive[1]->manifests.contains(id); }, 5s))
+      << cluster.events.All();
+  EXPECT_EQ(alive[0]->manifests_fetched, 1);
+  EXPECT_EQ(alive[1]->manifests.at(id), good);
+  EXPECT_FALSE(cluster.events.Has("manifest_refused"));
+}
+
+TEST_F(PlacementManifest, ADamagedOneIsRefusedAndTheNextHolderIsAskedAndTheFirstRepaired) {
+  alive[0]->manifests.at(id)[good.size() / 2] ^= 1;
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return alive[0]->manifests.at(id) == good; }, 5s))
+      << cluster.events.All();
+  EXPECT_EQ(alive[0]->manifests_fetched, 1);
+  EXPECT_EQ(alive[1]->manifests_fetched, 1);
+  EXPECT_THAT(cluster.events.All(), HasSubstr("manifest_refused"));
+  EXPECT_THAT(cluster.events.All(), HasSubstr(id.ToString()));
+}
+
+TEST_F(PlacementManifest, ItsShardsWithoutHolderAreLostAndNamedAlthoughTheManifestIsThere) {
+  ASSERT_TRUE(cluster.Start().ok());
+  cluster.Run(5s);
+  EXPECT_GE(alive[0]->manifests_fetched, 1);
+  auto lost = cluster.Begin(cluster.NewRun(), 0, 2);
+  EXPECT_EQ(lost.status().code(), absl::StatusCode::kDataLoss) << lost.status();
+  EXPECT_THAT(lost.status().ToString(), HasSubstr("ranks 0, "));
+}
+
+}  // namespace
+}  // namespace gemel::placement_test
