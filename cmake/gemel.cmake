@@ -5,6 +5,10 @@ function(gemel_target_defaults target)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     target_compile_options(${target} PRIVATE -Wthread-safety)
   endif()
+  if(GEMEL_FUZZ)
+    # libFuzzer is guided by what runs in here.
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
   if(GEMEL_SANITIZER STREQUAL "address")
     target_compile_options(${target} PUBLIC -fsanitize=address,undefined -fno-omit-frame-pointer
       -fno-sanitize-recover=all)

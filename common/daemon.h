@@ -71,4 +71,21 @@ T RunToEnd(EpollLoop* loop, Task<T> task) {
   return std::move(*result);
 }
 
+// The result of `open` on a data directory. FailedPrecondition is tried again for a while: a
+// process that was killed holds its lock until its last thread has ended, after it is dead to those
+// who look.
+template <typename Open>
+auto OpenWhenFree(EpollLoop* loop, Open open) {
+  constexpr Duration kPatience = 2s;
+  constexpr Duration kEvery = 20ms;
+  const TimePoint give_up = Add(loop->Now(), kPatience);
+  while (true) {
+    auto opened = open();
+    if (opened.status().code() != absl::StatusCode::kFailedPrecondition || loop->Now() >= give_up) {
+      return opened;
+    }
+    loop->RunUntil([] { return false; }, Add(loop->Now(), kEvery));
+  }
+}
+
 }  // namespace gemel

@@ -158,6 +158,7 @@ void ClientSession::AttachHandles(std::vector<SlabPiece>* pieces, Handles* handl
     sent_.insert(piece.slab);
     owed_.erase(piece.slab);
   }
+  GEMEL_CHECK_LE(handles->size(), kFrameHandlesMax);
 }
 
 }  // namespace gemel

@@ -69,6 +69,7 @@ void Clients::ProcessDied(uint64_t client, uint64_t pid) {
   }
   const Client dead = std::move(found->second);
   clients_.erase(found);
+  GEMEL_CHECK_NE(dead.holder, kServerHolder) << "process " << pid << " was never admitted";
   if (dead.session != nullptr) {
     dead.session->Close(error::Unavailable("process {} is dead", pid));
     dead.session->EndWork(fmt::format("process {} of a rank died", pid));

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/control.h"
 
+#include <google/protobuf/stubs/common.h>
+
+#include <algorithm>
+
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
@@ -42,6 +46,24 @@ void WriteShardId(const ShardId& shard, pb::ShardId* out) {
   out->set_rank(shard.rank);
 }
 
+std::string TextField(std::string_view text) {
+  // A cut in the middle of a character leaves up to three bytes that are none.
+  std::string field(text.substr(0, kEventTextMax));
+  const auto valid = [](std::string_view part) {
+    return google::protobuf::internal::IsStructurallyValidUTF8(part.data(),
+                                                               static_cast<int>(part.size()));
+  };
+  for (size_t cut = 0; cut < 4 && cut <= field.size(); ++cut) {
+    const std::string_view part = std::string_view(field).substr(0, field.size() - cut);
+    if (valid(part) && (cut == 0 || text.size() > kEventTextMax)) {
+      return std::string(part);
+    }
+  }
+  std::replace_if(field.begin(), field.end(), [](char c) { return (c & 0x80) != 0; }, '?');
+  GEMEL_CHECK(valid(field));
+  return field;
+}
+
 std::string DigestBytes(const Digest128& digest) {
   std::string raw(kDigestBytes, '\0');
   EncodeDigest(digest, raw.data());
@@ -79,6 +101,7 @@ void WriteHeldObject(const Object& object, pb::HeldObject* out) {
 }
 
 void Control::FillCaller(pb::Caller* caller) const {
+  GEMEL_CHECK(!server_.IsZero() && !incarnation_.IsZero());
   caller->set_protocol_version(kControlProtocolVersion);
   caller->set_cluster_id(cluster_.IsZero() ? std::string() : cluster_.ToBytes());
   caller->set_server_id(server_.ToBytes());

@@ -99,7 +99,7 @@ void Directives::Finish(uint64_t id, const absl::Status& status, std::string man
   pb::DirectiveResult& result = results_[id];
   result.set_id(id);
   result.set_code(static_cast<uint32_t>(status.code()));
-  result.set_message(std::string(MessageOf(status)));
+  result.set_message(TextField(MessageOf(status)));
   result.set_manifest(std::move(manifest));
 }
 

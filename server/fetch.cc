@@ -56,6 +56,7 @@ void ShardFetch::SetSources(const std::vector<PeerMember>& sources) {
 }
 
 Task<absl::Status> ShardFetch::Ensure(uint32_t first, uint32_t count) {
+  GEMEL_CHECK(fetches_->gate_ != nullptr);
   const auto self = shared_from_this();
   const Gate::Pass pass = fetches_->gate_->Enter();
   if (!pass) {
@@ -133,6 +134,7 @@ Task<absl::Status> ShardFetch::Prepare() {
 }
 
 Task<absl::Status> ShardFetch::MakeObject() {
+  GEMEL_CHECK(preparing_ && object_ == nullptr && work_.empty());
   absl::StatusOr<std::shared_ptr<Object>> sealed =
       fetches_->parts_.objects->FindSealed(wanted_.shard, wanted_.root);
   if (sealed.ok()) {
@@ -323,6 +325,7 @@ void ShardFetch::Arrived(Source* source, uint32_t chunk) {
   fetched_anything_ = true;
   const auto work = work_.find(chunk);
   GEMEL_CHECK(work != work_.end() && work->second.reading) << "chunk " << chunk;
+  GEMEL_CHECK(object_ != nullptr && object_->state() == ObjectState::kPartial);
   work_.erase(work);
   const Digest128 digest = object_->digests()[chunk];
   object_->SetPresent(chunk, digest);

@@ -43,6 +43,7 @@ Task<absl::StatusOr<Reply>> Holder::OnOffer(std::shared_ptr<Session> session,
     answer.root = there->root();
   } else {
     GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Object> object, StagingFor(offer));
+    GEMEL_CHECK(!grants_.contains(offer.shard)) << offer.shard.ToString();
     Granted granted;
     granted.grant = regions_.Open(object->Extents(), offer.bytes, session.get());
     granted.object = std::move(object);
@@ -90,6 +91,7 @@ bool Holder::EndGrant(const ShardId& shard) {
     const auto closed = regions_.Close(grant.region, grant.generation);
     GEMEL_CHECK(closed.ok()) << closed.status().ToString();
   }
+  GEMEL_CHECK_LE(regions_.size(), grants_.size()) << "a region without a grant";
   return true;
 }
 

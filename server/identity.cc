@@ -61,9 +61,15 @@ absl::StatusOr<IdentityFile> DecodeIdentity(std::string_view raw) {
   for (uint32_t i = 0; i < epochs && in.ok(); ++i) {
     std::string job = in.String("job", model::kJobNameBytesMax);
     const EpochId epoch = in.Epoch("epoch");
+    if (!identity.epochs.empty() && job <= identity.epochs.rbegin()->first) {
+      in.Fail("job", "is not in ascending order");
+    }
     identity.epochs[std::move(job)] = epoch;
   }
   const uint32_t members = in.Count("last_members", sizeof(ServerId));
+  if (members > kIdentityMembersMax) {
+    in.Fail("last_members", "counts more than a cluster has");
+  }
   for (uint32_t i = 0; i < members && in.ok(); ++i) {
     identity.last_members.push_back(in.Id<ServerTag>("member"));
   }
@@ -101,6 +107,7 @@ Task<absl::Status> Identity::LoadRecords() {
 }
 
 Task<absl::Status> Identity::Save() {
+  GEMEL_CHECK(!file_.server.IsZero());
   return disk_->WriteAtomically(kIdentityName, EncodeIdentity(file_));
 }
 
@@ -134,6 +141,7 @@ Task<absl::Status> Identity::Joined(ClusterId cluster, uint64_t generation,
   if (next == file_) {
     co_return absl::OkStatus();
   }
+  GEMEL_CHECK_GE(next.generation, file_.generation);
   file_ = std::move(next);
   co_return co_await Save();
 }

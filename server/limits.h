@@ -55,7 +55,10 @@ inline constexpr size_t kEventTextMax = 1024;
 
 static_assert(kTouchStepBytes % kChunkBytes == 0);
 static_assert(kSlabBytesDefault % kChunkBytes == 0);
+static_assert(kSlabBytesMax % kChunkBytes == 0 && kSlabBytesDefault <= kSlabBytesMax);
 static_assert(kPrepareLeavesPercent < 100);
+static_assert(kWriteWindow > 0 && kReadWindow > 0);
+static_assert(kBackoffMin < kBackoffMax && kBackoffMax < kConnectDeadline);
 static_assert(kFetchChunksMax * 32 < kFrameBodyBytesMax);
 
 }  // namespace gemel

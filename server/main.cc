@@ -114,7 +114,8 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
   RealNet::Options net_options;
   net_options.tcp.congestion_control = config.congestion;
   RealNet net(loop, &events, net_options);
-  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RealDisk> disk, RealDisk::Open(loop, config.dir));
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RealDisk> disk,
+                         OpenWhenFree(loop, [&] { return RealDisk::Open(loop, config.dir); }));
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<GrpcChannel> placement,
                          GrpcChannel::Create(loop, config.placement));
   ServerSeams seams;

@@ -154,6 +154,7 @@ Task<absl::Status> Membership::Heartbeat() {
       co_await parts_.control->CallWithin<pb::HeartbeatReply>("Heartbeat", std::move(request),
                                                               kHeartbeatDeadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
+  GEMEL_CHECK_LE(told, unreachable_.size());
   unreachable_.erase(unreachable_.begin(), unreachable_.begin() + static_cast<ptrdiff_t>(told));
   if (reply->rejoin()) {
     RequestRejoin("placement does not count this server as a member: joining again");

@@ -123,6 +123,7 @@ void Object::SetPresent(uint32_t chunk, const Digest128& digest) {
   if (!present_[chunk]) {
     present_[chunk] = true;
     present_chunks_ += 1;
+    GEMEL_CHECK_LE(present_chunks_, chunks());
   }
   digests_[chunk] = digest;
 }
@@ -166,6 +167,7 @@ void Object::WriteDirectory() const {
     entry.shard = shape_.shard;
     entry.token = shape_.token;
     entry.offset = i * pool_->slab_bytes();
+    GEMEL_CHECK_LT(entry.offset, shape_.bytes);
     entry.length = std::min(pool_->slab_bytes(), shape_.bytes - entry.offset);
     entry.object_bytes = shape_.bytes;
     entry.layout_bytes = shape_.layout_bytes;
@@ -189,6 +191,7 @@ Task<absl::Status> CheckAllChunks(Loop* loop, std::shared_ptr<Object> object) {
 
 ObjectTable::ObjectTable(const ServerSeams& seams, std::shared_ptr<SlabPool> pool)
     : seams_(seams), pool_(std::move(pool)) {
+  GEMEL_CHECK(pool_ != nullptr);
   SetGauges();
 }
 
@@ -224,7 +227,8 @@ absl::Status ObjectTable::Adopt(const std::shared_ptr<Object>& object) {
   }
   object->state_ = ObjectState::kSealed;
   object->WriteDirectory();
-  objects_.emplace(object->shard(), object);
+  const bool inserted = objects_.emplace(object->shard(), object).second;
+  GEMEL_CHECK(inserted) << object->shard().ToString();
   seams_.metrics->Counter("gemel_objects_sealed_total", "Objects sealed on this server.").Add(1);
   SetGauges();
   return absl::OkStatus();

@@ -80,6 +80,7 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::SessionTo(PeerMember membe
 }
 
 Task<absl::Status> Peers::Connect(Peer* peer, PeerMember member, TimePoint deadline) {
+  GEMEL_CHECK(!peer->connecting) << member.ToString();
   peer->connecting = true;
   if (peer->session != nullptr) {
     if (!peer->session->open()) {

@@ -57,6 +57,7 @@ Task<absl::Status> Receipts::SendBatch() {
     batch.push_back(*at);
     ++at;
   }
+  GEMEL_CHECK_LE(batch.size(), kReceiptsPerCallMax);
   if (batch.empty()) {
     co_return absl::OkStatus();
   }

@@ -107,6 +107,7 @@ Task<absl::Status> Replication::StreamChunks(std::shared_ptr<Session> session, O
   size_t next = 0;
   absl::Status status;
   while (next < upload_->object->chunks()) {
+    GEMEL_CHECK_LE(next, upload_->filled.size());
     status = CheckWanted();
     status.Update(stream->error);
     if (!status.ok()) {
@@ -137,6 +138,7 @@ Task<absl::Status> Replication::WaitForSeal() {
 }
 
 Task<absl::Status> Replication::SealAtPeer(std::shared_ptr<Session> session, OfferReply grant) {
+  GEMEL_CHECK(upload_->sealed) << upload_->shard().ToString();
   PeerSeal seal;
   seal.shard = upload_->shard();
   seal.root = upload_->root;

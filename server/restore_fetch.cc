@@ -77,10 +77,12 @@ Task<absl::Status> Restores::FetchOnce(Shard* shard, FetchChunks request, Chunks
   // A sealed object that the fetch found here was here as a whole.
   const bool found_sealed = before == nullptr && object->state() == ObjectState::kSealed &&
                             !shard->fetch->fetched_anything();
+  GEMEL_CHECK_EQ(shard->checked.size(), object->chunks());
   *chunks = Chunks();
   chunks->object = object;
   for (uint32_t i = 0; i < request.count; ++i) {
     const uint32_t chunk = request.first_chunk + i;
+    GEMEL_CHECK(object->present(chunk)) << "chunk " << chunk;
     const bool local = found_sealed || was_here[i];
     (local ? chunks->local_bytes : chunks->peer_bytes) += object->Chunk(chunk).size();
     // What arrived for this call was hashed as it arrived.

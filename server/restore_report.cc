@@ -26,7 +26,7 @@ Task<absl::Status> Restores::Report(uint64_t client, ReportRestore request) {
     }
     report.add_unreadable_ranks(rank);
   }
-  report.set_why(request.why.substr(0, kEventTextMax));
+  report.set_why(TextField(request.why));
   const absl::StatusOr<pb::ReportRestoreReply> reply =
       co_await control_->CallPatiently<pb::ReportRestoreReply>("ReportRestore", std::move(report),
                                                                0s);

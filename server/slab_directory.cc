@@ -183,6 +183,7 @@ void SlabDirectory::Write(const SlabEntry& entry) {
   const std::string encoded = EncodeSlabEntry(entry);
   GEMEL_CHECK_EQ(encoded.size(), kSlabEntryBytes);
   const size_t at = kSlabDirectoryHeaderBytes + size_t{entry.slab} * kSlabEntryBytes;
+  GEMEL_CHECK_LE(at + encoded.size(), mapping_->bytes().size());
   std::memcpy(mapping_->bytes().data() + at, encoded.data(), encoded.size());
 }
 

@@ -58,11 +58,13 @@ SlabPool::SlabPool(const ServerSeams& seams, const Options& options,
       directory_(std::move(directory)),
       watermark_bytes_(std::min(kWarmBytesFirst, options.memory_bytes)),
       taken_(seams.loop) {
+  GEMEL_CHECK_GT(slabs_max_, 0U);
   SetGauges();
 }
 
 HolderKey SlabPool::AddHolder(uint64_t pid) {
   const HolderKey holder = next_holder_++;
+  GEMEL_CHECK_NE(holder, kServerHolder);
   living_.emplace(holder, pid);
   return holder;
 }
@@ -106,6 +108,8 @@ void SlabPool::SetState(uint32_t slab, SlabState state, HolderKey holder) {
   // (2): from a living client a slab goes to nobody else.
   GEMEL_CHECK(changed.holder == holder || !living_.contains(changed.holder))
       << "slab " << slab << " of holder " << changed.holder << " for " << holder;
+  GEMEL_CHECK(state != SlabState::kFree || holder == kServerHolder) << "slab " << slab;
+  GEMEL_CHECK(state != SlabState::kIdle || living_.contains(holder)) << "slab " << slab;
   if (changed.state == SlabState::kFree && state != SlabState::kFree) {
     changed.generation += 1;
   }
@@ -167,6 +171,7 @@ absl::StatusOr<std::vector<uint32_t>> SlabPool::Take(HolderKey holder, uint64_t 
   if (picked.size() < count) {
     return NoMemory(holder, count);
   }
+  GEMEL_CHECK_EQ(picked.size(), count);
   for (const uint32_t slab : picked) {
     SetState(slab, SlabState::kInUse, holder);
   }
@@ -245,6 +250,7 @@ uint32_t SlabPool::ColdFreeSlab() const {
 bool SlabPool::TouchStep(uint32_t slab) {
   Slab& touched = slabs_[slab];
   GEMEL_CHECK(touched.state == SlabState::kFree) << "slab " << slab;
+  GEMEL_CHECK_LT(touched.warm_bytes, options_.slab_bytes) << "slab " << slab;
   const uint64_t end = std::min(touched.warm_bytes + kTouchStepBytes, options_.slab_bytes);
   const MutableByteSpan memory = touched.mapping->bytes();
   for (uint64_t at = touched.warm_bytes; at < end; at += kPageBytes) {
@@ -255,6 +261,7 @@ bool SlabPool::TouchStep(uint32_t slab) {
 }
 
 absl::Status SlabPool::WarmFirst() {
+  GEMEL_CHECK(slabs_.empty());
   GEMEL_RETURN_IF_ERROR(AddSlab());
   while (TouchStep(0)) {
   }

@@ -61,6 +61,7 @@ absl::Status Uploads::Filled(Upload* upload, uint32_t first_chunk,
     object.SetPresent(chunk, digests[i]);
     upload->filled.push_back(chunk);
   }
+  GEMEL_CHECK_EQ(upload->filled.size(), object.present_chunks());
   upload->changed.NotifyAll();
   return absl::OkStatus();
 }
@@ -100,6 +101,7 @@ Task<absl::Status> Uploads::Seal(std::shared_ptr<Upload> upload, Digest128 root)
     End(upload, checked);
     co_return checked;
   }
+  GEMEL_CHECK(upload->sealing && !upload->sealed);
   upload->sealed = true;
   upload->root = root;
   upload->changed.NotifyAll();
@@ -205,6 +207,7 @@ void Uploads::End(const std::shared_ptr<Upload>& upload, absl::Status why) {
   if (upload->ended) {
     return;
   }
+  GEMEL_CHECK_EQ(upload->sealed, upload->object->state() == ObjectState::kSealed);
   upload->ended = true;
   upload->why = std::move(why);
   // What is sealed stays until placement says otherwise (amendment 4).
@@ -247,7 +250,7 @@ Task<void> Uploads::AbortAtPlacement(SnapshotId snapshot, EpochToken token, std:
     pb::AbortSnapshotRequest request;
     WriteSnapshotId(snapshot, request.mutable_snapshot());
     request.set_token(token.ToBytes());
-    request.set_why(why.substr(0, kEventTextMax));
+    request.set_why(TextField(why));
     const absl::StatusOr<pb::AbortSnapshotReply> reply =
         co_await control_->Call<pb::AbortSnapshotReply>("AbortSnapshot", std::move(request), 0s);
     if (!Control::IsUnknown(reply.status())) {

@@ -108,11 +108,14 @@ bool IsAlive(const ProcessName& process) {
          StartTicks(process.pid) == process.start_ticks;
 }
 
+bool AskToStop(const ProcessName& process) {
+  return IsAlive(process) && kill(process.pid, SIGTERM) == 0;
+}
+
 bool StopProcess(const ProcessName& process, Duration patience) {
-  if (!IsAlive(process)) {
+  if (!AskToStop(process)) {
     return false;
   }
-  kill(process.pid, SIGTERM);
   const TimePoint give_up = Add(Now(), patience);
   while (IsAlive(process)) {
     if (Now() >= give_up) {

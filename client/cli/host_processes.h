@@ -32,6 +32,9 @@ absl::StatusOr<ProcessName> StartDetached(const std::vector<std::string>& comman
 
 bool IsAlive(const ProcessName& process);
 
+// SIGTERM. True when it was alive before.
+bool AskToStop(const ProcessName& process);
+
 // SIGTERM, then SIGKILL after `patience`. True when it was alive before.
 bool StopProcess(const ProcessName& process, Duration patience);
 

@@ -109,8 +109,11 @@ absl::Status AwaitServer(const ClusterFile& cluster, ServerEntry* server) {
 
 uint32_t StopAll(ClusterFile* cluster) {
   uint32_t ended = 0;
+  for (const ServerEntry& server : cluster->servers) {
+    ended += AskToStop(server.process) ? 1 : 0;  // all at once: each may take a second
+  }
   for (ServerEntry& server : cluster->servers) {
-    ended += StopProcess(server.process, kStopPatience) ? 1 : 0;
+    StopProcess(server.process, kStopPatience);
     RemoveTree(ServerDir(*cluster, server.name) + "/server.sock");
     RemoveTree(ServerDir(*cluster, server.name) + "/ready.json");
   }

@@ -74,6 +74,7 @@ void PlacementCore::FillSnapshotInfo(const Job& job, const Committed& snapshot,
                                      pb::SnapshotInfo* out) const {
   const model::CommitRecord& record = snapshot.record;
   const model::SnapshotOrder order = OrderOf(record.snapshot.epoch, record.snapshot.sequence);
+  GEMEL_CHECK(job.snapshots.contains(order)) << record.snapshot.ToString();
   ToProto(record.snapshot, out->mutable_snapshot());
   out->set_state(snapshot.told ? pb::SNAPSHOT_COMMITTED : pb::SNAPSHOT_OPEN);
   out->set_world_size(record.world_size);

@@ -70,6 +70,7 @@ absl::StatusOr<bool> PlacementCore::Admit(Attempt* attempt, MemberEntry* owner, 
       owned[found->second] += slot.bytes;
     }
   }
+  GEMEL_CHECK_LT(index, owned.size()) << owner->record.name;
   owned[index] += bytes;
   const std::vector<uint32_t>& holders = plan.assignment.holders[index];
   std::vector<model::ServerMemory> servers(plan.ids.size());

@@ -33,6 +33,7 @@ PlacementCore::~PlacementCore() {
 }
 
 void PlacementCore::Begin() {
+  GEMEL_CHECK(!began_ && !stopping_);
   began_ = true;
   started_ = loop_->Now();
   last_tick_ = started_;

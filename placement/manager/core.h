@@ -124,6 +124,7 @@ class PlacementCore {
   // write.cc: the only users of MetaStore::Commit.
   Task<absl::StatusOr<uint64_t>> Write(Txn txn);
   Task<absl::StatusOr<bool>> ReadBack(const Txn* txn);
+  absl::Status CheckStore() const;
   Task<absl::Status> WriteJob(Job* job, JobRecord record, Txn more);
   Task<absl::Status> WriteMember(MemberRecord record, uint64_t version, bool remove);
 
@@ -297,6 +298,7 @@ class PlacementCore {
   Task<absl::Status> TakeForRecovery(pb::JoinRequest request);
   std::set<ServerId> LastMembers() const;
   bool HeardEnough(std::string* waiting_for) const;
+  Task<absl::Status> LoadRecovered();
   Task<absl::Status> FinishRecovery();
   absl::Status CheckRecoverable(const pb::JoinRequest& request) const;
   void CollectRecovered(std::map<std::string, JobRecord>* jobs,
@@ -319,6 +321,7 @@ class PlacementCore {
   TimePoint last_tick_{};
 
   // Recovery from servers.
+  absl::Status store_trouble_;  // why the store cannot be read while an outcome is unknown
   bool recovering_ = false;
   bool finishing_ = false;
   TimePoint recovery_began_{};

@@ -86,6 +86,7 @@ PlacementCore::Answer<pb::AcquireEpochReply> PlacementCore::AcquireEpoch(
     jobs_.emplace(request.job(), std::make_unique<Job>(loop_, request.job()));
   }
   Job* job = FindJob(request.job());
+  GEMEL_CO_RETURN_IF_ERROR(job->tokens.contains(token) ? absl::OkStatus() : CheckStore());
   const LockHold hold = co_await Lock(&job->lock);
   EpochId epoch = job->record.epoch;
   const auto found = job->tokens.find(token);

@@ -168,9 +168,9 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   GEMEL_CO_RETURN_IF_ERROR(registered);
   GEMEL_CHECK(member != nullptr && member->alive()) << id.ToShort();
   GEMEL_CO_RETURN_IF_ERROR(TakeInventory(member, request));
+  member->must_rejoin = false;  // first: what reconciling directs must not be dropped
   Reconcile(member, request);
-  member->reported = true;
-  member->must_rejoin = false;
+  member->reported = !member->must_rejoin;
   awaited_.erase(id);
   if (Reported() >= recovery_majority_) {
     recovery_majority_ = 0;  // for good: deaths from here on are like any others

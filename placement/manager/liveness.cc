@@ -102,7 +102,9 @@ Task<void> PlacementCore::RecordDeath(ServerId id, Incarnation incarnation) {
       const uint64_t version = member->version;
       const absl::Status written = co_await WriteMember(member->record, version, false);
       if (written.ok()) {
-        FindMember(id)->version = cluster_version_;
+        MemberEntry* dead = FindMember(id);
+        GEMEL_CHECK(dead != nullptr && !dead->alive()) << id.ToShort();
+        dead->version = cluster_version_;
         map_changed_.NotifyAll();
         co_return;
       }
@@ -141,6 +143,7 @@ Task<void> PlacementCore::Forget(ServerId id) {
   const uint64_t version = member->version;
   const absl::Status written = co_await WriteMember(member->record, version, true);
   if (written.ok()) {
+    GEMEL_CHECK(member->held.empty() && member->directives.empty()) << id.ToShort();
     Emit(Severity::kInfo, "member_forgotten", fmt::format("server {} is forgotten", id.ToShort()));
     members_.erase(id);
     map_changed_.NotifyAll();

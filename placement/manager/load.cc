@@ -2,12 +2,44 @@
 //
 // Start: everything that the MetaStore holds, or the birth of a cluster in an empty one.
 #include <algorithm>
+#include <limits>
 
 #include "common/check.h"
 #include "common/errors.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
+namespace {
+
+// DataLoss unless a value is one that a manager writes under that key: what is believed here is
+// indexed, counted and made into keys later on.
+absl::Status CheckStored(bool sound, const std::string& key) {
+  if (sound) {
+    return absl::OkStatus();
+  }
+  return error::DataLoss(
+      "key '{}' of the placement store holds what no manager writes there: the store is damaged; "
+      "put it aside and rebuild it with `gemel placement recover --from-servers`",
+      key);
+}
+
+bool IsSound(const JobRecord& record) {
+  return model::IsEpochInRange(record.epoch) && record.next_sequence > 0 &&
+         record.next_sequence <= model::kCounterMax + 1 &&
+         record.latest_sequence < record.next_sequence;
+}
+
+bool IsSound(const OpenRecord& record) {
+  const SnapshotId& id = record.snapshot;
+  return model::CheckJobName(id.job).ok() && model::CheckSnapshotName(id.name).ok() &&
+         !id.epoch.IsNone() && id.sequence > 0 && record.world_size > 0 &&
+         record.world_size <= model::kWorldSizeMax && record.copies > 0 &&
+         record.copies <= model::kCopiesMax && record.min_copies > 0 &&
+         record.min_copies <= record.copies && record.level > 0 &&
+         record.deadline_ms <= std::numeric_limits<uint32_t>::max();
+}
+
+}  // namespace
 
 Task<absl::Status> PlacementCore::Load() {
   absl::StatusOr<std::optional<Versioned>> found = co_await seams_.store->Get(kClusterKey);
@@ -31,6 +63,9 @@ Task<absl::Status> PlacementCore::Load() {
     cluster_.map_version = 1;
   } else {
     GEMEL_CO_ASSIGN_OR_RETURN(cluster_, DecodeStored<ClusterRecord>(kClusterKey, (*found)->value));
+    GEMEL_CO_RETURN_IF_ERROR(CheckStored(!cluster_.cluster.IsZero() && cluster_.generation > 0 &&
+                                             cluster_.generation <= model::kCounterMax + 1,
+                                         kClusterKey));
     cluster_version_ = (*found)->version;
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadMembers());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
@@ -71,7 +106,7 @@ Task<absl::Status> PlacementCore::LoadMembers() {
   for (const auto& [key, value] : *listed) {
     auto member = std::make_unique<MemberEntry>(loop_);
     GEMEL_CO_ASSIGN_OR_RETURN(member->record, DecodeStored<MemberRecord>(key, value.value));
-    GEMEL_CHECK(MemberKey(member->record.id) == key) << key;
+    GEMEL_CO_RETURN_IF_ERROR(CheckStored(MemberKey(member->record.id) == key, key));
     member->version = value.version;
     member->dead_since = loop_->Now();
     const ServerId id = member->record.id;
@@ -96,6 +131,9 @@ Task<absl::Status> PlacementCore::LoadJobs() {
     const std::string name = key.substr(std::string_view(kJobPrefix).size());
     auto job = std::make_unique<Job>(loop_, name);
     GEMEL_CO_ASSIGN_OR_RETURN(job->record, DecodeStored<JobRecord>(key, value.value));
+    GEMEL_CO_RETURN_IF_ERROR(CheckStored(IsSound(job->record) && model::CheckJobName(name).ok() &&
+                                             job->record.epoch.generation <= cluster_.generation,
+                                         key));
     job->version = value.version;
     jobs_.emplace(name, std::move(job));
   }
@@ -123,7 +161,10 @@ Task<absl::Status> PlacementCore::LoadOpens() {
     GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kOpenPrefix));
     GEMEL_CO_ASSIGN_OR_RETURN(OpenRecord record, DecodeStored<OpenRecord>(key, value.value));
     const SnapshotId id = record.snapshot;
-    GEMEL_CHECK_LT(id.sequence, job->record.next_sequence) << id.ToString();
+    GEMEL_CO_RETURN_IF_ERROR(CheckStored(IsSound(record) && OpenKey(id.job, id.sequence) == key &&
+                                             job->name == id.job && id.epoch <= job->record.epoch &&
+                                             id.sequence < job->record.next_sequence,
+                                         key));
     std::shared_ptr<Attempt> attempt = MakeAttempt(std::move(record), value.version);
     attempt->recovered = true;
     job->attempt_of_name[id.name] = std::max(job->attempt_of_name[id.name], id.attempt);
@@ -146,6 +187,8 @@ Task<absl::Status> PlacementCore::LoadSnapshots() {
     snapshot.record = *record;
     snapshot.encoded = value.value;
     const SnapshotId& id = record->snapshot;
+    GEMEL_CO_RETURN_IF_ERROR(CheckStored(
+        StoredSnapshotKey(id.job, id.epoch, id.sequence) == key && record->copies > 0, key));
     if (id.epoch == job->record.epoch) {
       uint32_t& attempt = job->attempt_of_name[id.name];
       attempt = std::max(attempt, id.attempt);
@@ -162,6 +205,11 @@ Task<absl::Status> PlacementCore::LoadRestores() {
     GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kRestorePrefix));
     RestoreState restore;
     GEMEL_CO_ASSIGN_OR_RETURN(restore.record, DecodeStored<RestoreRecord>(key, value.value));
+    const RestoreRecord& record = restore.record;
+    GEMEL_CO_RETURN_IF_ERROR(CheckStored(RestoreKey(job->name) == key && record.world_size > 0 &&
+                                             record.world_size <= model::kWorldSizeMax &&
+                                             record.verified.size() == record.world_size,
+                                         key));
     restore.version = value.version;
     job->restore = std::move(restore);
   }

@@ -49,8 +49,9 @@ absl::Status Serve(const Flags& flags, EpollLoop* loop, bool* stop) {
   Random random(process.Entropy64());
   RocksdbStore::Options store_options;
   store_options.dir = flags.dir;
-  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RocksdbStore> store,
-                         RocksdbStore::Open(loop, store_options));
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RocksdbStore> store, OpenWhenFree(loop, [&] {
+                           return RocksdbStore::Open(loop, store_options);
+                         }));
   RealNet net(loop, &events, {});
   PlacementOptions options;
   options.name = flags.name;

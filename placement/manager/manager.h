@@ -52,7 +52,7 @@ struct PlacementOptions {
   Duration wait_max = 30s;  // a call is held at most this long
   bool recover_from_servers = false;
   bool accept_loss = false;      // recover without a majority of the last members
-  Duration recover_settle = 2s;  // with accept_loss: how long to listen first
+  Duration recover_settle = 2s;  // how long members that are not needed are listened for
 };
 
 // What the manager stands on. All outlive it.

@@ -101,7 +101,8 @@ void PlacementCore::LetManifestGo(const Job& job, const model::SnapshotOrder& or
     ++newer;
   }
   if (snapshot->manifest == nullptr || !snapshot->told || !snapshot->full ||
-      !snapshot->pulls.empty() || !snapshot->storing.empty() || IsPinned(job, order)) {
+      !snapshot->pulls.empty() || !snapshot->storing.empty() ||
+      snapshot->fetching_from.has_value() || IsPinned(job, order)) {
     return;
   }
   const SnapshotKey key = KeyOf(snapshot->record.snapshot);
@@ -120,6 +121,7 @@ void PlacementCore::LetManifestGo(const Job& job, const model::SnapshotOrder& or
       return;
     }
   }
+  GEMEL_CHECK(snapshot->manifest != nullptr && snapshot->told && snapshot->full);
   snapshot->manifest.reset();
   snapshot->parsed.reset();
   snapshot->manifest_idle = true;

@@ -29,9 +29,11 @@ absl::Status PlacementCore::CheckOpen(const pb::OpenRequest& request) const {
     return error::InvalidArgument("{}: copies {} and min_copies {}; copies are 1 to {}", what,
                                   request.copies(), request.min_copies(), model::kCopiesMax);
   }
-  if (request.layout_bytes() > request.shard_bytes()) {
-    return error::InvalidArgument("{}: a layout of {} bytes in a shard of {}", what,
-                                  request.layout_bytes(), request.shard_bytes());
+  if (request.layout_bytes() > request.shard_bytes() ||
+      request.shard_bytes() > model::kShardBytesMax) {
+    return error::InvalidArgument("{}: a layout of {} bytes in a shard of {}, of at most {}", what,
+                                  request.layout_bytes(), request.shard_bytes(),
+                                  model::kShardBytesMax);
   }
   return DigestFromBytes(request.layout_hash(), "layout hash of " + what).status();
 }
@@ -249,6 +251,7 @@ PlacementCore::Answer<bool> PlacementCore::OpenOnce(Job* job, const pb::OpenRequ
       reply->set_decision(pb::OpenReply::SKIP);
       co_return true;
     }
+    GEMEL_CO_RETURN_IF_ERROR(CheckStore());
     GEMEL_CO_ASSIGN_OR_RETURN(attempt, co_await Accept(job, request));
     if (attempt == nullptr) {
       reply->set_reason("another save was opened first");

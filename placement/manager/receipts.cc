@@ -22,6 +22,7 @@ absl::Status PlacementCore::CountReceipt(const std::shared_ptr<Attempt>& attempt
                                      shard.ToString(), holder->record.name, copy.token.ToShort(),
                                      attempt->record.token.ToShort());
   }
+  GEMEL_CHECK(holder->alive()) << holder->record.name;
   RankSlot& slot = attempt->slots[shard.rank];
   if (slot.opened && (slot.bytes != copy.bytes || slot.layout_bytes != copy.layout_bytes)) {
     return error::InvalidArgument("{}: {} sealed {} bytes ({} of layout), opened were {} ({})",

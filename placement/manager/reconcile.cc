@@ -22,9 +22,10 @@ absl::StatusOr<std::pair<ShardId, HeldCopy>> PlacementCore::HeldFromProto(
   if (!object.token().empty()) {
     GEMEL_ASSIGN_OR_RETURN(copy.token, EpochToken::FromBytes(object.token()));
   }
-  if (copy.layout_bytes > copy.bytes) {
-    return error::InvalidArgument("{}: layout of {} bytes in an object of {}", shard.ToString(),
-                                  copy.layout_bytes, copy.bytes);
+  if (copy.layout_bytes > copy.bytes || copy.bytes > model::kShardBytesMax) {
+    return error::InvalidArgument("{}: layout of {} bytes in an object of {}, of at most {}",
+                                  shard.ToString(), copy.layout_bytes, copy.bytes,
+                                  model::kShardBytesMax);
   }
   return std::make_pair(std::move(shard), std::move(copy));
 }

@@ -2,8 +2,9 @@
 //
 // Recovery from servers: a lost MetaStore is rebuilt from what the servers report when they join:
 // commit records, epochs, generations, the last members they have seen. It waits for a majority of
-// the union of last members, or with accept_loss goes on with whoever came. The new generation is
-// above all that were reported (amendment 7), and the cluster serves once a majority has it.
+// the union of last members, or with accept_loss goes on with whoever came; the rest has
+// recover_settle to come too. The new generation and its epochs are above all that were reported
+// (amendment 7), and the cluster serves once a majority has it.
 #include <algorithm>
 
 #include "common/check.h"
@@ -11,6 +12,11 @@
 #include "placement/manager/core.h"
 
 namespace gemel {
+namespace {
+
+constexpr Duration kStoreRetry = 200ms;
+
+}  // namespace
 
 absl::Status PlacementCore::CheckRecoverable(const pb::JoinRequest& request) const {
   GEMEL_ASSIGN_OR_RETURN(const ServerId id, ServerId::FromBytes(request.caller().server_id()));
@@ -21,6 +27,17 @@ absl::Status PlacementCore::CheckRecoverable(const pb::JoinRequest& request) con
   }
   GEMEL_ASSIGN_OR_RETURN(const ClusterId cluster,
                          ClusterId::FromBytes(request.caller().cluster_id()));
+  if (cluster.IsZero()) {
+    return error::InvalidArgument("server {} names a cluster id of zero", id.ToShort());
+  }
+  bool in_range = request.generation() <= model::kCounterMax;
+  for (const pb::EpochSeen& seen : request.epochs()) {
+    in_range = in_range && model::IsEpochInRange(FromProto(seen.epoch()));
+  }
+  if (!in_range) {
+    return error::InvalidArgument("server {} has seen a generation or an epoch above {}",
+                                  id.ToShort(), model::kCounterMax);
+  }
   if (!recovered_.empty() && cluster != recovered_cluster_) {
     return error::FailedPrecondition(
         "server {} belongs to cluster {}, recovery is under way for cluster {}; point it at its "
@@ -115,6 +132,26 @@ void PlacementCore::CollectRecovered(std::map<std::string, JobRecord>* jobs,
   }
 }
 
+// What was just written. It cannot be written again, so a store that does not answer is asked
+// again.
+Task<absl::Status> PlacementCore::LoadRecovered() {
+  while (!stopping_) {
+    absl::Status loaded = co_await LoadJobs();
+    if (loaded.ok()) {
+      loaded = co_await LoadTokens();
+    }
+    if (loaded.ok()) {
+      loaded = co_await LoadSnapshots();
+    }
+    if (loaded.code() != absl::StatusCode::kUnavailable) {
+      co_return loaded;
+    }
+    Emit(Severity::kWarning, "store_refused", ToText(loaded));
+    co_await loop_->Sleep(kStoreRetry);
+  }
+  co_return error::Cancelled("placement is stopping");
+}
+
 Task<absl::Status> PlacementCore::FinishRecovery() {
   std::map<std::string, JobRecord> jobs;
   std::map<std::string, std::string> puts;
@@ -144,9 +181,8 @@ Task<absl::Status> PlacementCore::FinishRecovery() {
   const absl::StatusOr<uint64_t> version = co_await Write(std::move(txn));
   GEMEL_CO_RETURN_IF_ERROR(version.status());
   cluster_version_ = *version;
-  GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
-  GEMEL_CO_RETURN_IF_ERROR(co_await LoadTokens());
-  GEMEL_CO_RETURN_IF_ERROR(co_await LoadSnapshots());
+  const absl::Status loaded = co_await LoadRecovered();
+  GEMEL_CO_RETURN_IF_ERROR(loaded);
   recovery_majority_ = options_.accept_loss ? 1 : LastMembers().size() / 2 + 1;
   awaited_ = LastMembers();
   recovered_.clear();

@@ -33,7 +33,11 @@ void PlacementCore::PullTo(Job* job, Committed* snapshot, uint32_t rank, MemberE
   HeldCopy copy{
       .snapshot = id, .root = shard.root, .bytes = shard.bytes, .layout_bytes = shard.layout_bytes};
   const MemberEntry* source = FindMember(sources.front());
-  copy.token = source->held.at(KeyOf(id)).at(rank).token;
+  const auto held = source->held.find(KeyOf(id));
+  if (held == source->held.end()) {
+    return;  // its queue of directives was given up meanwhile: it joins again
+  }
+  copy.token = held->second.at(rank).token;
   QueuedDirective directive;
   pb::PullShard* pull = directive.body.mutable_pull_shard();
   HeldToProto({id, rank}, copy, pull->mutable_object());

@@ -140,6 +140,7 @@ Task<absl::Status> PlacementCore::WriteRestore(Job* job, RestoreRecord record) {
 PlacementCore::Answer<bool> PlacementCore::BeginRecord(Job* job,
                                                        const pb::BeginRestoreRequest* request,
                                                        std::string* progress) {
+  GEMEL_CO_RETURN_IF_ERROR(CheckStore());
   const LockHold hold = co_await Lock(&job->lock);
   GEMEL_CO_ASSIGN_OR_RETURN(const EpochToken token, EpochToken::FromBytes(request->token()));
   GEMEL_CO_RETURN_IF_ERROR(CheckEpoch(*job, FromProto(request->epoch()), token));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What placement keeps in its MetaStore: keys and values (docs/formats/placement.md). Values begin
+// What placement keeps in its MetaStore: keys and values (docs/formats/records.md). Values begin
 // with a format version byte; decoders are total.
 //
 //   cluster                               ClusterRecord

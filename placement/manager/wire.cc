@@ -15,9 +15,11 @@ EpochId FromProto(const pb::EpochId& epoch) {
 absl::StatusOr<SnapshotId> FromProto(const pb::SnapshotId& id) {
   GEMEL_RETURN_IF_ERROR(model::CheckJobName(id.job()));
   GEMEL_RETURN_IF_ERROR(model::CheckSnapshotName(id.name()));
-  if (id.sequence() == 0) {
-    return error::InvalidArgument("snapshot {}@{} has sequence 0; sequences begin at 1", id.job(),
-                                  id.name());
+  if (id.sequence() == 0 || id.sequence() > model::kCounterMax ||
+      !model::IsEpochInRange(FromProto(id.epoch()))) {
+    return error::InvalidArgument(
+        "snapshot {}@{} has sequence {} and epoch {}; sequences begin at 1", id.job(), id.name(),
+        id.sequence(), FromProto(id.epoch()).ToString());
   }
   return SnapshotId{.job = id.job(),
                     .epoch = FromProto(id.epoch()),

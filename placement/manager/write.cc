@@ -19,10 +19,19 @@ constexpr Duration kRereadMax = 1s;
 
 // True when the store holds this transaction's first value; false when it holds the one before.
 Task<absl::StatusOr<bool>> PlacementCore::ReadBack(const Txn* txn) {
+  GEMEL_CHECK(!txn->puts.empty());
   std::string key = txn->puts.front().first;
   const absl::StatusOr<std::optional<Versioned>> found = co_await seams_.store->Get(std::move(key));
   GEMEL_CO_RETURN_IF_ERROR(found.status());
   co_return found->has_value() && (*found)->value == txn->puts.front().second;
+}
+
+// A write would only wait behind the one whose outcome is unknown: what waits for it is told why.
+absl::Status PlacementCore::CheckStore() const {
+  if (store_trouble_.ok()) {
+    return absl::OkStatus();
+  }
+  return error::Unavailable("placement waits for its store: {}", MessageOf(store_trouble_));
 }
 
 Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
@@ -33,6 +42,7 @@ Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
   while (!stopping_) {
     if (uncertain) {
       const absl::StatusOr<bool> ours = co_await ReadBack(&txn);
+      store_trouble_ = ours.status();
       if (!ours.ok()) {
         co_await loop_->Sleep(pause);
         pause = std::min(2 * pause, kRereadMax);

@@ -9,6 +9,7 @@
 #include "common/errors.h"
 #include "common/fields.h"
 #include "common/xxh3.h"
+#include "placement/model/cluster_map.h"
 
 namespace gemel::model {
 namespace {
@@ -74,6 +75,20 @@ absl::Status CheckName(std::string_view name, size_t bytes_max, std::string_view
   return absl::OkStatus();
 }
 
+// What was opened has names, an epoch and a sequence; keys and file names are made of them.
+void CheckSnapshot(const SnapshotId& snapshot, Decoder* decoder) {
+  if (!CheckJobName(snapshot.job).ok()) {
+    decoder->Fail("job", "is no name of a job");
+  }
+  if (!CheckSnapshotName(snapshot.name).ok()) {
+    decoder->Fail("name", "is no name of a snapshot");
+  }
+  if (snapshot.epoch.IsNone() || snapshot.sequence == 0 || snapshot.sequence > kCounterMax ||
+      !IsEpochInRange(snapshot.epoch)) {
+    decoder->Fail("sequence", "or epoch is out of range");
+  }
+}
+
 }  // namespace
 
 std::string EncodeCommitRecord(const CommitRecord& record) {
@@ -93,8 +108,12 @@ absl::StatusOr<CommitRecord> DecodeCommitRecord(std::string_view bytes) {
   Decoder decoder(*content);
   CommitRecord record;
   RecordFields(record, FieldDecoder(&decoder));
+  CheckSnapshot(record.snapshot, &decoder);
   if (record.world_size == 0 || record.world_size > kWorldSizeMax) {
     decoder.Fail("world_size", "is out of range");
+  }
+  if (record.min_copies == 0 || record.min_copies > record.copies || record.copies > kCopiesMax) {
+    decoder.Fail("copies", "or min_copies is out of range");
   }
   if (absl::Status status = decoder.Finish("commit record"); !status.ok()) {
     return status;
@@ -126,12 +145,19 @@ absl::StatusOr<Manifest> DecodeManifest(std::string_view bytes) {
   FieldDecoder field(&decoder);
   Manifest manifest;
   field("snapshot", manifest.snapshot);
+  CheckSnapshot(manifest.snapshot, &decoder);
   const uint32_t count = decoder.Count("shards", kShardEntryBytes);
+  if (count > kWorldSizeMax) {
+    decoder.Fail("shards", "counts more than a world has");
+  }
   for (uint32_t i = 0; i < count && decoder.ok(); ++i) {
     ManifestShard& shard = manifest.shards.emplace_back();
     field("root", shard.root);
     field("bytes", shard.bytes);
     field("layout_bytes", shard.layout_bytes);
+    if (shard.bytes > kShardBytesMax) {
+      decoder.Fail("bytes", "is more than a shard may have");
+    }
     if (shard.layout_bytes > shard.bytes) {
       decoder.Fail("layout_bytes", "is more than the shard has");
     }
@@ -155,11 +181,16 @@ absl::StatusOr<Manifest> DecodeManifestOf(const CommitRecord& record, std::strin
   if (!manifest.ok()) {
     return manifest.status();
   }
+  GEMEL_CHECK_LE(manifest->shards.size(), bytes.size() / kShardEntryBytes);
   if (manifest->snapshot != record.snapshot || manifest->shards.size() != record.world_size) {
     return error::DataLoss("manifest of {} names {} with {} shards", record.snapshot.ToString(),
                            manifest->snapshot.ToString(), manifest->shards.size());
   }
   return manifest;
+}
+
+bool IsEpochInRange(const EpochId& epoch) {
+  return epoch.generation <= kCounterMax && epoch.counter <= kCounterMax;
 }
 
 absl::Status CheckJobName(std::string_view job) { return CheckName(job, kJobNameBytesMax, "job"); }

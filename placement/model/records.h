@@ -24,6 +24,9 @@ constexpr size_t kCommitRecordBytesMax = 512;
 constexpr size_t kJobNameBytesMax = 128;
 constexpr size_t kSnapshotNameBytesMax = 128;
 constexpr uint32_t kWorldSizeMax = 65'536;
+constexpr uint64_t kShardBytesMax = uint64_t{1} << 44;  // sums over all shards stay below 2^64
+constexpr uint64_t kCounterMax = uint64_t{1}
+                                 << 62;  // of epochs and sequences: counting on never wraps
 
 struct CommitRecord {
   ClusterId cluster;
@@ -69,6 +72,9 @@ Digest128 ManifestRoot(std::string_view encoded_manifest);
 // Decodes `bytes` and checks root, identity and world size against `record`: DataLoss when they
 // differ.
 absl::StatusOr<Manifest> DecodeManifestOf(const CommitRecord& record, std::string_view bytes);
+
+// Within kCounterMax.
+bool IsEpochInRange(const EpochId& epoch);
 
 // InvalidArgument unless 1..max bytes of printable ASCII without '/', '@' or spaces.
 absl::Status CheckJobName(std::string_view job);

@@ -104,6 +104,7 @@ CommitResult SimStore::Apply(const Txn& txn) {
   const uint64_t version = ++state_->version;
   state_->transactions += 1;
   for (const auto& [key, value] : txn.puts) {
+    GEMEL_CHECK_LT(state_->values[key].version, version) << key;  // invariant (2)
     state_->values[key] = Versioned{value, version};
   }
   for (const std::string& key : txn.deletes) {

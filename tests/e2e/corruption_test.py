@@ -2,6 +2,8 @@
 """A byte of a committed shard changes in a server's memory: the other copy is used, and it is told."""
 
 import json
+import signal
+import time
 
 import pytest
 from cluster import until
@@ -54,6 +56,21 @@ def test_verify_names_the_bad_copy_ends_with_7_and_has_it_repaired(cluster):
         return result["complete"] and result["bad"] == 0 and len(result["copies"]) == 4
 
     until("a good copy took its place", repaired)
+
+
+def test_verify_ends_when_a_holder_dies_and_names_its_copies(cluster):
+    with Job("rot", cluster.sockets, 1) as job:
+        job.save(1)
+        name = next(h for h in holders(cluster, job, 0) if h != "server-0")
+    cluster.signal(name, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        done = cluster.gemel("verify", "rot", "-o", "table", code=DATA_LOST)
+        assert time.monotonic() - started < 15  # the call may wait for 30 s
+    finally:
+        cluster.signal(name, signal.SIGCONT)
+    bad = [line for line in done.out.splitlines() if "verify again" in line]
+    assert len(bad) == 1 and name in bad[0], done.out
 
 
 def test_no_copy_is_good_and_nothing_unverified_is_handed_out(cluster):

@@ -59,7 +59,7 @@ def story(step=2, steps=4):
     def run_of(first):
         return [{"event": "step", "step": s, "loss": float(s).hex()} for s in range(first, steps + 1)]
 
-    return report.Story("c", steps, 3, 1, 0.0, 1.0, 1.0, "server-0", [], [run_of(1)] * 2, [],
+    return report.Story("c", steps, 3, 1, 0.0, 1.0, 1.0, "server-0", [], [], [run_of(1)] * 2, [],
                         [run_of(step + 1) for _ in range(2)])
 
 

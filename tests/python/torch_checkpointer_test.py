@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpointer in one process, over the file store: rules, errors, values."""
 
+import json
 import random
 
 import file_store
@@ -10,6 +11,7 @@ from torch import nn
 
 import gemel.torch.checkpointer as checkpointer
 from gemel import errors
+from gemel.torch import layout
 
 
 @pytest.fixture
@@ -48,6 +50,20 @@ def bits(model, optimizer):
 
 def assert_equal(a, b):
     assert len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_scalars_lie_before_large_tensors_so_that_other_ranks_find_them_in_one_chunk(make, tmp_path):
+    model, optimizer = small()
+    step_once(model, optimizer)
+    ckpt = make()
+    ckpt.save(1, model=model, optimizer=optimizer)
+    ckpt.wait()
+    written = tmp_path / "job" / "1-0.shard"
+    layout_bytes = json.loads(written.with_suffix(".json").read_text())["layout_bytes"]
+    entries = layout.decode(written.read_bytes()[:layout_bytes]).entries
+    sizes = [e.data_bytes for e in entries if e.kind == layout.KIND_TENSOR]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    assert [e.data_offset for e in entries] == sorted(e.data_offset for e in entries)
 
 
 def test_state_comes_back_bit_equal_into_a_fresh_model(make):

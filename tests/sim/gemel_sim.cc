@@ -74,12 +74,14 @@ int main(int argc, char** argv) {
   uint64_t events = 0;
   uint64_t commits = 0;
   uint64_t restores = 0;
+  uint64_t kills = 0;
   for (uint64_t i = 0; i < arguments.count; ++i) {
     arguments.options.seed = arguments.first + i;
     const gemel::sim::ScenarioResult result = gemel::sim::RunScenario(arguments.options);
     events += result.events;
     commits += result.commits;
     restores += result.restores;
+    kills += result.kills;
     if (arguments.timeline || (!result.violations.empty() && arguments.count == 1)) {
       for (const std::string& line : result.timeline) {
         std::printf("%s\n", line.c_str());
@@ -97,9 +99,11 @@ int main(int argc, char** argv) {
                   static_cast<unsigned long long>(result.launches));
     }
   }
-  std::printf("%llu seeds, %llu failed, %llu events, %llu commits told, %llu restores\n",
-              static_cast<unsigned long long>(arguments.count),
-              static_cast<unsigned long long>(failed), static_cast<unsigned long long>(events),
-              static_cast<unsigned long long>(commits), static_cast<unsigned long long>(restores));
+  std::printf(
+      "%llu seeds, %llu failed, %llu events, %llu commits told, %llu restores, %llu servers "
+      "killed\n",
+      static_cast<unsigned long long>(arguments.count), static_cast<unsigned long long>(failed),
+      static_cast<unsigned long long>(events), static_cast<unsigned long long>(commits),
+      static_cast<unsigned long long>(restores), static_cast<unsigned long long>(kills));
   return failed == 0 ? 0 : 1;
 }

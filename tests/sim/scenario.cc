@@ -39,6 +39,7 @@ class Run {
   bool Redundant() const;
   void PauseFor(SimLoop* loop, uint64_t milliseconds_max);
   void PartitionServer();
+  void ClogLink();
   std::vector<uint32_t> LiveServers() const;
   TimePoint After(uint64_t milliseconds_min, uint64_t milliseconds_max);
 
@@ -161,6 +162,15 @@ void Run::PartitionServer() {
   heal_at_ = std::min(heal_at_, After(100, 2500));
 }
 
+void Run::ClogLink() {
+  const uint32_t servers = cluster_.shape().servers;
+  const auto from = static_cast<uint32_t>(random_.Below(servers));
+  const auto to = static_cast<uint32_t>((from + 1 + random_.Below(servers - 1)) % servers);
+  cluster_.Note(fmt::format("clog {} > {}", Cluster::HostOf(from), Cluster::HostOf(to)));
+  LinkFaults& faults = cluster_.world()->Faults(Cluster::HostOf(from), Cluster::HostOf(to));
+  faults.clogged_until = After(100, 1500);
+}
+
 void Run::StrikeServer() {
   // Within tolerance: one memory at a time, the next after a commit at full redundancy.
   if (!Redundant() || waits_for_redundancy_) {
@@ -217,6 +227,9 @@ void Run::Strike() {
     case Fault::kEpochRace:
       cluster_.Note("a second launch beside the first");
       Relaunch();
+      break;
+    case Fault::kClog:
+      ClogLink();
       break;
     default:
       break;  // link and store faults hold for the whole phase
@@ -333,7 +346,7 @@ std::string NameOf(Fault fault) {
   static constexpr const char* kNames[] = {
       "kill-server", "kill-placement", "kill-trainers", "pause-server", "pause-placement",
       "zombie",      "partition",      "lossy-calls",   "resets",       "late-writes",
-      "corruption",  "store-trouble",  "epoch-race"};
+      "corruption",  "store-trouble",  "epoch-race",    "clog"};
   static_assert(std::size(kNames) == std::size(kAllFaults));
   return kNames[static_cast<size_t>(fault)];
 }

@@ -30,13 +30,14 @@ enum class Fault : uint8_t {
   kCorruption,    // bits flipped on the wire
   kStoreTrouble,  // transactions with unknown outcome
   kEpochRace,     // two launches at once
+  kClog,          // what one server sends to another is held up for a while, then comes at once
 };
 
 inline constexpr Fault kAllFaults[] = {
     Fault::kKillServer,     Fault::kKillPlacement, Fault::kKillTrainers, Fault::kPauseServer,
     Fault::kPausePlacement, Fault::kZombieLaunch,  Fault::kPartition,    Fault::kLossyCalls,
     Fault::kResets,         Fault::kLateWrites,    Fault::kCorruption,   Fault::kStoreTrouble,
-    Fault::kEpochRace};
+    Fault::kEpochRace,      Fault::kClog};
 
 std::string NameOf(Fault fault);
 

@@ -218,6 +218,22 @@ TEST_F(PlacementOrder, ATokenWhoseReplyWasLostKeepsItsEpochAndOnceSupersededIsRe
   EXPECT_TRUE(cluster.Acquire("gpt", next).ok());
 }
 
+TEST_F(PlacementOrder, NothingOlderGoesForTheSakeOfACommitWhoseRecordIsNotOnTheDisksYet) {
+  auto older = cluster.Save(run, "1");
+  ASSERT_TRUE(older.ok()) << older.status();
+  for (const auto& server : cluster.servers) {
+    server->stores_commits = false;
+  }
+  EXPECT_FALSE(cluster.Save(run, "2").ok());
+  EXPECT_EQ(Count("snapshot"), 2U);
+  cluster.Run(3s);
+  EXPECT_EQ(cluster.Holders(*older, 0), 2U);
+  for (const auto& server : cluster.servers) {
+    server->stores_commits = true;
+  }
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.Holders(*older, 0) == 0; }));
+}
+
 TEST_F(PlacementOrder, ASecondOpenWithOtherCopiesOrKeepIsRefusedAndNamesBoth) {
   run.world = 2;
   ASSERT_TRUE(cluster.OpenRank(run, "1", 0).ok());
@@ -282,6 +298,22 @@ TEST_F(PlacementOrder, VerificationsReportedAtOnceAllCount) {
   ASSERT_TRUE(cluster.Start().ok());
   EXPECT_EQ(cluster.AwaitRestored(reader, 0)->outcome(), pb::AwaitRestoreReply::VERIFIED)
       << "durable before the ranks were answered";
+}
+
+TEST_F(PlacementOrder, AMemberThatAnswersNoDirectivesJoinsAgainAtTheBoundOfItsQueue) {
+  run.keep = 0;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  cluster.server(1).works = false;
+  cluster.Run(1500ms);
+  Random random(9);
+  for (size_t i = 0; i <= kDirectivesMax; ++i) {  // each new epoch is told to every member
+    ASSERT_TRUE(cluster.Acquire("other", EpochToken::Draw(&random)).ok());
+  }
+  EXPECT_TRUE(cluster.events.Has("directive_queue_full"));
+  cluster.server(1).works = true;
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(1).epochs.contains("other"); }));
+  cluster.Run(1s);
+  EXPECT_EQ(cluster.List("gpt")->snapshots(0).copies_now(), 2U);
 }
 
 class PlacementSuspicion : public ::testing::Test {

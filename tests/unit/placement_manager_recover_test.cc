@@ -181,6 +181,19 @@ TEST_F(PlacementRecover, DeathsAfterARecoveryDoNotStopServing) {
   EXPECT_TRUE(cluster.Save(run, "2").ok());
 }
 
+TEST_F(PlacementRecover, AStoreThatDoesNotAnswerAfterTheRecoveryIsWrittenIsAskedAgain) {
+  Lose({});
+  cluster.store.on_applied = [this](const Txn&) {
+    cluster.store.on_applied = nullptr;
+    cluster.store.unavailable = true;
+  };
+  cluster.Run(2s);
+  EXPECT_EQ(Serving().code(), absl::StatusCode::kUnavailable);
+  cluster.store.unavailable = false;
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.server(0).joined;
+  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
+}
+
 TEST_F(PlacementRecover, NothingIsServedBeforeAMajorityHasTheNewGeneration) {
   Lose({3, 4});
   cluster.server(1).running = false;

@@ -300,6 +300,7 @@ TEST(Restore, UsesTheOtherCopyWhenTwoFetchesFindDamageOneAfterTheOther) {
   LinkFaults at_once;
   at_once.delay_min = at_once.delay_max = 0us;
   at_once.transmit_per_mib = 0us;
+  s.world.world.SetLink("server-0", "server-0", at_once);
   s.world.world.SetLink("server-0", "server-1", at_once);
   s.world.world.SetLink("server-1", "server-0", at_once);
   const auto begun = client.Begin();
@@ -424,6 +425,19 @@ TEST(Restore, GoesOnAfterTheSessionsAreReset) {
   }
   ASSERT_TRUE(r.world.RunUntil([&] { return done->has_value(); }, 20s));
   EXPECT_TRUE(StatusOf(done).ok()) << StatusOf(done);
+}
+
+TEST(Restore, ReadsAgainWhatTheWireCorrupted) {
+  Restoring r;
+  const uint32_t without = r.Other(false);
+  const auto client = r.ClientAt(without);
+  const auto begun = client->Begin();
+  ASSERT_TRUE(client->Fetch(begun->restore, 0, 0, 2).ok()) << "sessions and digests are there";
+  r.world.world.Faults("server-0", "server-" + std::to_string(without)).corrupt_ppm = 1'000'000;
+  const auto fetched = client->Fetch(begun->restore, 0, 2, kChunks - 2);
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  EXPECT_TRUE(client->Holds(*fetched, 0, 2));
+  EXPECT_GE(r.nodes[without]->events.counts["chunk_corrupt"], 1U);
 }
 
 }  // namespace

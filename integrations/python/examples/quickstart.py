@@ -194,7 +194,7 @@ def main_job(args: argparse.Namespace, cluster: Cluster, started: list[Trainers]
     return report.Story(
         cluster=cluster.id, steps=args.steps, kill_at=args.kill_at, seed=args.seed, killed_at=killed_at,
         detect_ms=detect_s * 1e3, resumed_at=resumed.began, lost_server=first["name"],
-        new_homes=[third["name"], second["name"]],
+        homes=[first["name"], second["name"]], new_homes=[third["name"], second["name"]],
         whole=[whole.events(r) for r in range(RANKS)], cut=[cut.events(r) for r in range(RANKS)],
         resumed=[resumed.events(r) for r in range(RANKS)])
 

@@ -22,6 +22,7 @@ class Story:
     detect_ms: float
     resumed_at: float
     lost_server: str
+    homes: list[str]  # by rank: the server before and after
     new_homes: list[str]
     whole: list[list[dict]]
     cut: list[list[dict]]
@@ -54,7 +55,7 @@ def measure(story: Story) -> dict:
         "restored_step": step,
         "steps_lost": trained - step,
         "restore_ms": slowest["ms"],
-        "restore_phases_ms": slowest["phases"],
+        "restore_phases_ms": {**slowest["phases"], "torch": slowest["ms"] - sum(slowest["phases"].values())},
         "restored_from": {key: sum(e["sources"].get(key, 0) for e in restored) for key in slowest["sources"]},
         "restored_on": story.new_homes,
         "lost_server": story.lost_server,
@@ -106,7 +107,7 @@ def table(facts: dict) -> str:
         ("killed", killed),
         ("server's death detected", f"after {facts['detect_ms']:.0f} ms"),
         ("restored", f"step {facts['restored_step']} on {homes}: {facts['steps_lost']} step(s) to do again"),
-        ("restore", f"{facts['restore_ms']:.0f} ms" + (f" ({phases})" if phases else "")),
+        ("restore", f"{facts['restore_ms']:.0f} ms ({phases})"),
         ("bytes came from", sources or "not reported"),
         ("kill to first new step", f"{facts['kill_to_first_new_step_ms'] / 1e3:.1f} s, with the start of Python and torch"),
         ("losses after it", f"{facts['compared_steps']} steps {verdict} the uninterrupted run"),
@@ -145,6 +146,10 @@ def _plot_time(axis, story: Story, facts: dict) -> None:
                   color="#4878a8", edgecolor="white", linewidth=0.4, label="training" if rank == 0 else None)
         axis.barh([rank] * len(steps), blocked, left=[t - b for t, b in zip(ends, blocked)], height=0.5,
                   color="#e08a2c", label="blocked in save()" if rank == 0 else None)
+        cut_at = story.killed_at - zero
+        last = only(story.cut[rank], "step")[-1]["at"] - zero
+        axis.barh(rank, cut_at - last, left=last, height=0.5, color="#f2d0d0", edgecolor="#c03030", hatch="///",
+                  linewidth=0.4, label="cut step" if rank == 0 else None)
         back = only(story.resumed[rank], "restored")[0]
         axis.barh(rank, back["ms"] / 1e3, left=back["at"] - zero - back["ms"] / 1e3, height=0.5, color="#3d9a5f",
                   label="restore" if rank == 0 else None)
@@ -154,12 +159,14 @@ def _plot_time(axis, story: Story, facts: dict) -> None:
                  label=f"detection, {story.detect_ms:.0f} ms")
     axis.axvspan(story.resumed_at - zero, min(only(r, "restored")[0]["at"] - only(r, "restored")[0]["ms"] / 1e3
                  for r in story.resumed) - zero, color="#888888", alpha=0.2, label="Python and torch start")
-    axis.set_yticks(range(len(story.cut)), [f"rank {rank}" for rank in range(len(story.cut))])
+    axis.set_yticks(range(len(story.cut)), [f"rank {rank}\n{old} → {new}" if old != new else f"rank {rank}\n{new}"
+                                            for rank, (old, new) in enumerate(zip(story.homes, story.new_homes))])
     axis.set_ylim(-0.6, len(story.cut) + 0.4)
+    axis.set_xlim(left=-0.5)
     axis.set_xlabel("seconds since training with snapshots began")
     axis.set_title(f"Host lost in the save of step {facts['killed_in_save_of_step']}; step "
                    f"{facts['restored_step']} restored in {facts['restore_ms']:.0f} ms")
-    axis.legend(ncols=3, fontsize=8, loc="upper center")
+    axis.legend(ncols=4, fontsize=8, loc="upper center")
 
 
 def _plot_losses(axis, story: Story, facts: dict) -> None:
@@ -168,7 +175,8 @@ def _plot_losses(axis, story: Story, facts: dict) -> None:
                                  (story.resumed[0], {"color": "#3d9a5f"}, "after the restore")):
         points = losses(events)
         axis.plot(list(points), [float.fromhex(v) for v in points.values()], label=label, **style)
-    axis.axvline(facts["killed_in_save_of_step"], color="#c03030")
+    axis.axvline(facts["killed_in_save_of_step"], color="#c03030", label="killed in the save of this step")
+    axis.axvline(facts["restored_step"], color="#3d9a5f", linestyle=":", label="restored step")
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
     axis.set_title(f"{facts['compared_steps']} losses after the restore: " + (

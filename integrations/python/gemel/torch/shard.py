@@ -31,10 +31,13 @@ class Shard:
 
 def assemble(place: tuple[int, int], layout_hash: bytes, contents: dict[str, bytes],
              pieces: list[Piece]) -> Shard:
-    """The shard of ``place`` (rank, world size): ``contents``, then the pieces written here."""
+    """The shard of ``place`` (rank, world size): ``contents``, then the pieces written here, smallest first.
+
+    What other ranks read of it, scalars that are kept once for all of them, lies in its first chunk then.
+    """
     entries = [fmt.bytes_entry(name, len(data)) for name, data in contents.items()]
     sources: list[bytes | torch.Tensor] = list(contents.values())
-    for piece in pieces:
+    for piece in sorted(pieces, key=lambda p: p.nbytes):
         if not piece.written or piece.nbytes == 0:
             continue
         want = piece.want

@@ -26,7 +26,7 @@ _FLOAT = struct.Struct("<d")
 _SMALL_INT = range(-(1 << 63), 1 << 63)
 _MAPPINGS = {b"M": dict, b"O": OrderedDict, b"C": Counter}
 _TAG_OF_MAPPING = {cls: tag for tag, cls in _MAPPINGS.items()}
-_KEY_TYPES = (str, int, float, bool, bytes, type(None), tuple)
+_KEY_TYPES = (str, int, float, bool, bytes, type(None))
 _CONSTANTS = {b"N": None, b"T": True, b"F": False}
 
 
@@ -80,10 +80,23 @@ def _encode_int(value: int) -> bytes:
 def _encode_mapping(value: dict, path: str, depth: int, out: list[bytes]) -> None:
     out.append(_TAG_OF_MAPPING[type(value)] + _LENGTH.pack(len(value)))
     for key, item in value.items():
-        if type(key) not in _KEY_TYPES:
+        if not _is_key(key):
             raise InvalidArgument(f"{path}: a key of type {type(key).__name__} cannot be kept")
-        _encode(key, f"{path}, key {key!r}", depth + 1, out)
-        _encode(item, f"{path}.{key}", depth + 1, out)
+        name = _text(key)
+        _encode(key, f"{path}, key {name}", depth + 1, out)
+        _encode(item, f"{path}.{name}", depth + 1, out)
+
+
+def _is_key(key) -> bool:
+    return type(key) in _KEY_TYPES or type(key) is tuple and all(_is_key(part) for part in key)
+
+
+def _text(key) -> str:
+    """A key for a message; Python refuses to print an int of more than 4,300 digits."""
+    try:
+        return str(key)[:80]
+    except ValueError:
+        return f"of type {type(key).__name__}, too long to print"
 
 
 def _encode_tensor(value: torch.Tensor, path: str, out: list[bytes]) -> None:
@@ -179,12 +192,10 @@ def _decode_mapping(reader: _Reader, cls: type, depth: int):
     result = cls()
     for _ in range(reader.count("dict")):
         key = _decode(reader, depth + 1)
-        try:
-            known = key in result
-        except TypeError:
-            raise InvalidArgument(f"values.dict: a key of type {type(key).__name__}") from None
-        if known or type(key) not in _KEY_TYPES:
-            raise InvalidArgument(f"values.dict: key {str(key)[:80]!r} is there twice or of a wrong type")
+        if not _is_key(key):
+            raise InvalidArgument(f"values.dict: a key of type {type(key).__name__}")
+        if key in result:
+            raise InvalidArgument(f"values.dict: key {_text(key)!r} is there twice")
         result[key] = _decode(reader, depth + 1)
     return result
 
@@ -196,7 +207,8 @@ def _decode_tensor(reader: _Reader) -> torch.Tensor:
     shape = [reader.length("tensor.shape") for _ in range(ndim)]
     name, item_bytes = DTYPES[code]
     nbytes = reader.length("tensor.bytes")
-    if nbytes != math.prod(shape) * item_bytes or any(size >= 1 << 46 for size in shape):
+    # Strides count where there are no elements, too.
+    if nbytes != math.prod(shape) * item_bytes or math.prod(max(size, 1) for size in shape) >= 1 << 46:
         raise InvalidArgument(f"values.tensor: {nbytes} bytes, shape {shape} of {name} says otherwise")
     data = reader.take(nbytes, "tensor.data")
     dtype = getattr(torch, name)
