@@ -200,6 +200,12 @@ absl::StatusOr<std::shared_ptr<Object>> ObjectTable::Stage(Object::Shape shape, 
     return error::AlreadyExists("{} is here already ({}, {} bytes)", shape.shard.ToString(),
                                 StateName(there->state()), there->bytes());
   }
+  if (shape.bytes > pool_->capacity_bytes()) {
+    // Before the object's tables are made, which grow with its bytes.
+    return error::ResourceExhausted(
+        "{} has {} bytes and this server keeps {} in all: raise --memory", shape.shard.ToString(),
+        shape.bytes, pool_->capacity_bytes());
+  }
   auto object = std::make_shared<Object>(pool_, std::move(shape), SlabClass::kSnapshot);
   GEMEL_RETURN_IF_ERROR(object->TakeAll(holder));
   objects_.emplace(object->shard(), object);

@@ -9,6 +9,7 @@
 // Thread safety: one thread. An input that breaks an invariant ends the process.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,6 +50,37 @@ class PlacementTarget {
     StopLife();
     return answered_ok_;
   }
+
+  // One call after a beginning of that shape: for inputs that were found once.
+  absl::Status RunOne(uint8_t shape, std::string method, const google::protobuf::Message& request) {
+    recover_ = (shape & 1) != 0;
+    GEMEL_CHECK(Start(true));
+    if ((shape & 4) != 0) {
+      Prelude();
+    }
+    Begin(std::move(method), request.SerializeAsString());
+    RunFor(kAnswerWithin);
+    GEMEL_CHECK_EQ(answered_, begun_) << "the call was not answered";
+    StopLife();
+    return last_;
+  }
+
+  // What a manager says to a store with this content.
+  absl::Status StartOn(const std::map<std::string, std::string>& content) {
+    spoiled_ = true;
+    for (const auto& [key, value] : content) {
+      state_.values[key] = Versioned{value, ++state_.version};
+    }
+    const bool started = Start(true);
+    const absl::Status status = *life_->started;
+    if (started) {
+      StopLife();
+    }
+    life_ = nullptr;
+    return status;
+  }
+
+  const PlacementRequests& requests() const { return requests_; }
 
  private:
   static constexpr int kStepsMax = 48;
@@ -222,6 +254,7 @@ class PlacementTarget {
         co_await target->life_->manager->Handle(call, std::move(asked), std::move(request));
     call->Answered();
     target->answered_ += 1;
+    target->last_ = reply.status();
     const absl::StatusCode code = reply.status().code();
     GEMEL_CHECK(code != absl::StatusCode::kInternal && code != absl::StatusCode::kUnknown)
         << method << ": " << ToText(reply.status());
@@ -291,6 +324,7 @@ class PlacementTarget {
   size_t begun_ = 0;
   size_t answered_ = 0;
   size_t answered_ok_ = 0;
+  absl::Status last_;  // of the newest answer
   PlacementRequests requests_;
   std::vector<std::shared_ptr<Call>> calls_;
   std::unique_ptr<Life> life_;

@@ -32,5 +32,13 @@ TEST(ServerFuzzReplay, FramesBeforeAHello) { Replay(0, 2); }
 
 TEST(ServerFuzzReplay, LargerObjects) { Replay(7, 3); }
 
+// Made tables for all chunks of the object before it asked whether there is memory.
+TEST(ServerFuzzFound, OffersOfMoreThanAnyServerHas) {
+  EXPECT_EQ(ServerTarget().OfferOf(kMiB), absl::StatusCode::kOk);
+  for (const uint64_t bytes : {uint64_t{1} << 62, UINT64_MAX, 100 * kMiB}) {
+    EXPECT_EQ(ServerTarget().OfferOf(bytes), absl::StatusCode::kResourceExhausted) << bytes;
+  }
+}
+
 }  // namespace
 }  // namespace gemel

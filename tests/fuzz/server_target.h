@@ -46,6 +46,26 @@ class ServerTarget {
     return answered_ok_;
   }
 
+  // The code of a server's answer to one message of a peer: for inputs that were found once.
+  absl::StatusCode OfferOf(uint64_t bytes) {
+    StartCluster();
+    Open(true, 0);
+    SayHello(0);
+    Offer offer;
+    offer.shard.snapshot = {"gpt", {1, 1}, 1, "s0", 0};
+    offer.token.bytes[0] = 1;
+    offer.bytes = bytes;
+    OutgoingFrame frame;
+    frame.header.type = FrameType::kOffer;
+    frame.body = EncodeMessage(offer);
+    SendFrame(speakers_[0].get(), std::move(frame));
+    RunFor(1s);
+    const absl::StatusCode code = last_code_;
+    CheckServing();
+    speakers_.clear();
+    return code;
+  }
+
  private:
   static constexpr int kStepsMax = 64;
   static constexpr size_t kSpeakersMax = 4;
@@ -66,6 +86,7 @@ class ServerTarget {
     Placement PlacePayload(const FrameHeader&, std::string_view) override { return Placement(); }
 
     void OnFrame(IncomingFrame frame) override {
+      target->last_code_ = static_cast<absl::StatusCode>(frame.header.status);
       if (frame.header.is_reply() && frame.header.status == 0) {
         const auto asked = requests.find(frame.header.op);
         if (asked != requests.end()) {
@@ -250,6 +271,7 @@ class ServerTarget {
   v1::GetStatusReply status_;
   std::map<size_t, std::string> addresses_;
   size_t answered_ok_ = 0;
+  absl::StatusCode last_code_ = absl::StatusCode::kUnknown;  // of the newest answer
   std::unique_ptr<sim::Cluster> cluster_;
   std::vector<std::unique_ptr<Speaker>> speakers_;
 };

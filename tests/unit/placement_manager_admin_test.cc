@@ -324,6 +324,7 @@ TEST_F(PlacementRemove, AWrongRootIsNoCopyOfASnapshotWhoseManifestLeftMemory) {
   }
   EXPECT_THAT(cluster.events.All(), HasSubstr("which is not the committed one"));
   // Also when it is reported by a server that joins again.
+  cluster.Run(2500ms);
   ScriptedServer* first = nullptr;
   for (size_t i = 0; i < 3 && first == nullptr; ++i) {
     ScriptedServer& server = cluster.server(i);
