@@ -37,27 +37,24 @@ class Suite:
 
 SUITES = (
     Suite("tidy", "tidy", "release", 3, "tests/tidy"),
-    Suite("unit", "ctest", "release", 2, "tests/unit", labels="^unit$"),
+    Suite("unit", "ctest", "release", 2, "tests/unit", labels="^(unit|fuzz)$"),
     Suite("golden", "ctest", "release", 1, "tests/golden", labels="^golden$"),
     Suite("sim", "ctest", "release", 3, "tests/sim", labels="^sim$"),
     Suite("python", "pytest", "release", 2, "tests/python"),
     Suite("e2e", "pytest", "release", 4, "tests/e2e"),
     Suite("crash", "pytest", "release", 4, "tests/crash"),
-    Suite("fuzz", "ctest", "fuzz", 2, "tests/fuzz", labels="^fuzz$"),
-    Suite("asan", "ctest", "asan", 3, "tests/unit", labels="^(unit|golden|sim)$"),
+    Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
+    Suite("asan", "ctest", "asan", 3, "tests/unit", labels="^(unit|golden|sim-some)$"),
     Suite("tsan", "ctest", "tsan", 3, "tests/unit", labels="^unit$"),
     Suite("clang-tidy", "clang-tidy", "release", 4, "tests/tidy"),
 )
 
 
-# What a preset builds for its suites; the release build is everything.
-# Suites that run no daemon and need no extension module: their build is smaller.
-SELF_CONTAINED = ("unit", "golden", "python")
+# What a preset builds for its suites.
 TARGETS = {
     "release": "all",
-    "asan": "tests_unit tests_golden tests_sim",
+    "asan": "tests_unit tests_golden tests_fuzz sim_test",
     "tsan": "tests_unit",
-    "fuzz": "tests_fuzz",
 }
 
 
@@ -147,7 +144,7 @@ def command_of(suite, options, results):
         command += [] if options.long else ["-m", "not long"]
         return command, lambda: counts.from_pytest(report)
     report = results / "ctest.xml"
-    labels = suite.labels.replace("sim", "sim(-long)?") if options.long else suite.labels
+    labels = suite.labels.replace("sim$", "sim(-long)?$") if options.long else suite.labels
     command = ["ctest", "--test-dir", str(build), "-L", labels, "-j", jobs, "--output-on-failure",
                "--no-tests=error", "--output-junit", str(report)]
     return command, lambda: counts.from_ctest(report, results / "gtest")
@@ -202,8 +199,6 @@ def main():
             print(f"{suite.name:<11} {suite.minutes:>2} min  {suite.folder}  (build {suite.preset})")
         return 0
     chosen = [suite for suite in SUITES if not options.suites or suite.name in options.suites]
-    if all(suite.name in SELF_CONTAINED for suite in chosen):
-        TARGETS["release"] = "tests_unit tests_golden"
     builds, rows, started = Builds(), [], time.monotonic()
     for suite in chosen:
         print(f"==> suite {suite.name}", flush=True)

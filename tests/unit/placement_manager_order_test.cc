@@ -218,6 +218,23 @@ TEST_F(PlacementOrder, ATokenWhoseReplyWasLostKeepsItsEpochAndOnceSupersededIsRe
   EXPECT_TRUE(cluster.Acquire("gpt", next).ok());
 }
 
+TEST_F(PlacementOrder, ANewEpochEndsTheOpenSavesOfTheOldOneInTheStoreToo) {
+  Open("1");
+  const auto opens = [this] {
+    return std::count_if(cluster.store.values.begin(), cluster.store.values.end(),
+                         [](const auto& entry) { return entry.first.starts_with("open/"); });
+  };
+  EXPECT_EQ(opens(), 1);
+  cluster.NewRun();
+  EXPECT_EQ(opens(), 0);
+  cluster.Kill();
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(SealAt(first).ok());
+  ASSERT_TRUE(SealAt(second).ok());
+  cluster.Run(2s);
+  EXPECT_EQ(Count("snapshot"), 0U);
+}
+
 TEST_F(PlacementOrder, NothingOlderGoesForTheSakeOfACommitWhoseRecordIsNotOnTheDisksYet) {
   auto older = cluster.Save(run, "1");
   ASSERT_TRUE(older.ok()) << older.status();

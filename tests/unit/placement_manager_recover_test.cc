@@ -196,6 +196,15 @@ TEST_F(PlacementRecover, AStoreThatDoesNotAnswerAfterTheRecoveryIsWrittenIsAsked
 
 TEST_F(PlacementRecover, NothingIsServedBeforeAMajorityHasTheNewGeneration) {
   Lose({3, 4});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  EXPECT_EQ(cluster.Acquire("gpt", before.token).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Serving().ToString(), HasSubstr("of 3 servers have it on disk, waiting for more"));
+  cluster.Run(1s);
+  EXPECT_TRUE(Serving().ok()) << Serving();
+}
+
+TEST_F(PlacementRecover, NothingIsServedBeforeAMajorityHasReported) {
+  Lose({3, 4});
   cluster.server(1).running = false;
   cluster.Run(3s);
   EXPECT_EQ(Serving().code(), absl::StatusCode::kUnavailable) << "two of five";
