@@ -39,14 +39,14 @@ Id IdOf(uint8_t first) {
 
 inline SnapshotId GoldenSnapshot() {
   return {
-      "gpt", {0xc8c7c6c5c4c3c2c1, 0xd8d7d6d5d4d3d2d1}, 0xf8f7f6f5f4f3f2f1, "step-7", 0xbebdbcbb};
+      "gpt", {0x01c7c6c5c4c3c2c1, 0x02d7d6d5d4d3d2d1}, 0x03f7f6f5f4f3f2f1, "step-7", 0xbebdbcbb};
 }
 
 inline const std::string kSnapshotHex =
     "03000000677074"        // job
-    "c1c2c3c4c5c6c7c8"      // epoch.generation
-    "d1d2d3d4d5d6d7d8"      // epoch.counter
-    "f1f2f3f4f5f6f7f8"      // sequence
+    "c1c2c3c4c5c6c701"      // epoch.generation
+    "d1d2d3d4d5d6d702"      // epoch.counter
+    "f1f2f3f4f5f6f703"      // sequence
     "06000000737465702d37"  // name
     "bbbcbdbe";             // attempt
 

@@ -229,6 +229,7 @@ TEST_F(PlacementOrder, ANewEpochEndsTheOpenSavesOfTheOldOneInTheStoreToo) {
   EXPECT_EQ(opens(), 0);
   cluster.Kill();
   ASSERT_TRUE(cluster.Start().ok());
+  cluster.Run(2s);
   ASSERT_TRUE(SealAt(first).ok());
   ASSERT_TRUE(SealAt(second).ok());
   cluster.Run(2s);

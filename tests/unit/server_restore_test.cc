@@ -287,32 +287,6 @@ TEST(Restore, CountsDamageAtItsSourceAndGoesToTheOther) {
   EXPECT_EQ(r.server(damaged).objects().Find(r.shard), nullptr) << "it serves it no more";
 }
 
-TEST(Restore, UsesTheOtherCopyWhenTwoFetchesFindDamageOneAfterTheOther) {
-  constexpr uint32_t kFew = 8;  // both are under way when the first finds damage
-  constexpr uint32_t kMany = 64;
-  ServerWorld s(2, 160 * kMiB, 2 * kMiB);
-  TestClient client(&s.world, "server-0");
-  ASSERT_TRUE(client.Hello("server-0").ok());
-  const auto opened = s.Commit(&client, "7", kMany * kMiB);
-  ASSERT_TRUE(opened.ok()) << opened.status();
-  const auto object = s.server(0).objects().Find(ShardId{opened->snapshot, 0});
-  object->Chunk(kFew - 1)[3] ^= std::byte{1};
-  object->Chunk(kMany - 1)[3] ^= std::byte{1};
-  LinkFaults at_once;
-  at_once.delay_min = at_once.delay_max = 0us;
-  at_once.transmit_per_mib = 0us;
-  s.world.world.SetLink("server-0", "server-0", at_once);
-  s.world.world.SetLink("server-0", "server-1", at_once);
-  s.world.world.SetLink("server-1", "server-0", at_once);
-  const auto begun = client.Begin();
-  ASSERT_TRUE(begun.ok());
-  const Pending first = Begun(&client, AskChunks(&client, begun->restore, 0, kFew));
-  const Pending second = Begun(&client, AskChunks(&client, begun->restore, kFew, kMany - kFew));
-  ASSERT_TRUE(s.world.RunUntil([&] { return first->has_value() && second->has_value(); }));
-  EXPECT_TRUE(StatusOf(first).ok()) << StatusOf(first);
-  EXPECT_TRUE(StatusOf(second).ok()) << StatusOf(second);
-}
-
 TEST(Restore, ReadsOnWhenLanesOfAForgottenFetchComeBack) {
   Restoring r;
   const uint32_t without = r.Other(false);
