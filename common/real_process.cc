@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include "common/check.h"
 
@@ -18,7 +17,7 @@ uint64_t RealProcess::Entropy64() {
     got = getrandom(&bits, sizeof(bits), 0);
   }
   // Up to 256 bytes come whole once the kernel's pool is ready (man 2 getrandom).
-  GEMEL_CHECK(got == sizeof(bits)) << "getrandom: " << std::strerror(errno);
+  GEMEL_CHECK(got == sizeof(bits)) << "getrandom: errno " << errno;
   return bits;
 }
 

@@ -16,16 +16,19 @@
 #define GEMEL_CONCAT_INNER_(a, b) a##b
 #define GEMEL_CONCAT_(a, b) GEMEL_CONCAT_INNER_(a, b)
 
-#define GEMEL_RETURN_IF_ERROR_IMPL_(keyword, expression)            \
-  do {                                                              \
-    ::absl::Status gemel_status_ = (expression);                    \
-    if (!gemel_status_.ok()) keyword ::absl::Status(gemel_status_); \
+// A keyword and a declaration cannot be put into parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
+#define GEMEL_RETURN_IF_ERROR_IMPL_(keyword, expression)                       \
+  do {                                                                         \
+    ::absl::Status gemel_status_ = (expression);                               \
+    if (!gemel_status_.ok()) keyword ::absl::Status(std::move(gemel_status_)); \
   } while (false)
 
 #define GEMEL_ASSIGN_OR_RETURN_IMPL_(keyword, temporary, target, expression) \
   auto temporary = (expression);                                             \
   if (!temporary.ok()) keyword temporary.status();                           \
   target = std::move(temporary).value()
+// NOLINTEND(bugprone-macro-parentheses)
 
 #define GEMEL_RETURN_IF_ERROR(expression) GEMEL_RETURN_IF_ERROR_IMPL_(return, expression)
 #define GEMEL_CO_RETURN_IF_ERROR(expression) GEMEL_RETURN_IF_ERROR_IMPL_(co_return, expression)

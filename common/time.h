@@ -18,7 +18,7 @@ struct MonotonicTimeline {
   using period = Duration::period;
   using duration = Duration;
   using time_point = std::chrono::time_point<MonotonicTimeline, Duration>;
-  static constexpr bool is_steady = true;
+  static constexpr bool is_steady = true;  // NOLINT(readability-identifier-naming)
 };
 
 using TimePoint = MonotonicTimeline::time_point;

@@ -31,7 +31,7 @@ absl::StatusOr<Reply> Holder::OnRead(const IncomingRequest& request) {
     return error::InvalidArgument("{} has {} chunks; chunk {} was asked for", read.shard.ToString(),
                                   object->chunks(), read.chunk);
   }
-  const absl::Status checked = object->CheckChunk(read.chunk);
+  absl::Status checked = object->CheckChunk(read.chunk);
   if (!checked.ok()) {
     if (corrupt_) {
       corrupt_(object, checked);

@@ -26,7 +26,7 @@ TEST(RecordsFuzzFound, JobsOfAnIdentityOutOfOrder) {
   IdentityFile identity;
   identity.epochs = {{"a", {1, 1}}, {"b", {1, 2}}};
   std::string raw = EncodeIdentity(identity);
-  raw[raw.find("b", 49)] = 'a';
+  raw[raw.find('b', 49)] = 'a';
   EXPECT_EQ(DecodeIdentity(raw).status().code(), absl::StatusCode::kInvalidArgument);
 }
 

@@ -144,7 +144,8 @@ class Writer:
         assert self.sealed
         if self._faults.pop("commit", False):
             raise errors.Aborted("commit fault")
-        time.sleep(self._faults.get("commit_delay_s", 0.0))
+        if "commit_gate" in self._faults:
+            assert self._faults["commit_gate"].wait(timeout_s)
         world = self._opened["world_size"]
         infos = [self._handle.shard(self.sequence, r).with_suffix(".json") for r in range(world)]
         _until(timeout_s, "commit", lambda: True if all(i.exists() for i in infos) else None)
