@@ -47,7 +47,7 @@ absl::Status Holder::SealGrant(const PeerSeal& seal, const RegionTable::Closed& 
   for (uint32_t chunk = 0; chunk < object->chunks(); ++chunk) {
     object->SetPresent(chunk, closed.digests[chunk]);
   }
-  const absl::Status sealed = parts_.objects->Seal(object, seal.root);
+  absl::Status sealed = parts_.objects->Seal(object, seal.root);
   if (!sealed.ok()) {
     object->ForgetContent();
     seams_.events->Emit(Severity::kError, "seal_refused", ToText(sealed));

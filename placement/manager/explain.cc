@@ -40,6 +40,7 @@ PlacementCore::Answer<pb::ExplainReply> PlacementCore::Explain(CallPtr,
   }
   Plan& plan = PlanFor(copies);
   std::vector<std::string> names;
+  names.reserve(plan.ids.size());
   for (const ServerId& id : plan.ids) {
     names.push_back(members_.at(id)->record.name);
   }

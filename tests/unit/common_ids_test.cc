@@ -27,8 +27,8 @@ TEST(Ids, TextIsTheBytesInOrder) {
 }
 
 TEST(Ids, BadTextIsRefusedByName) {
-  for (std::string text : {std::string(), std::string(31, 'a'), std::string(33, 'a'),
-                           std::string(32, 'A'), std::string(31, 'a') + "g"}) {
+  for (const std::string& text : {std::string(), std::string(31, 'a'), std::string(33, 'a'),
+                                  std::string(32, 'A'), std::string(31, 'a') + "g"}) {
     auto parsed = Incarnation::FromHex(text);
     ASSERT_TRUE(absl::IsInvalidArgument(parsed.status())) << text;
     EXPECT_NE(MessageOf(parsed.status()).find("incarnation"), std::string_view::npos);
