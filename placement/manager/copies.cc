@@ -94,4 +94,15 @@ void PlacementCore::CopyGone(MemberEntry* member, const ShardId& shard, std::str
   MaintainSoon(job);
 }
 
+// The result of a VerifyShard.
+void PlacementCore::TakeVerdict(const ServerId& server, const ShardId& shard,
+                                const pb::DirectiveResult& verified) {
+  const auto code = static_cast<absl::StatusCode>(verified.code());
+  MemberEntry* holder = FindMember(server);
+  if (holder != nullptr &&
+      (code == absl::StatusCode::kDataLoss || code == absl::StatusCode::kNotFound)) {
+    CopyGone(holder, shard, verified.message());
+  }
+}
+
 }  // namespace gemel

@@ -242,6 +242,8 @@ class PlacementCore {
   std::vector<uint32_t> LostShards(const Committed& snapshot, const HolderTable& holders) const;
   bool AllReported(std::string* waiting_for) const;
   void CopyGone(MemberEntry* member, const ShardId& shard, std::string_view why);
+  void TakeVerdict(const ServerId& server, const ShardId& shard,
+                   const pb::DirectiveResult& verified);
 
   // manifest.cc
   bool LearnManifest(Committed* snapshot);

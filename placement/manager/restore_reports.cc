@@ -51,12 +51,7 @@ void PlacementCore::CheckUnreadable(Job* job, uint32_t rank) {
     HeldToProto({id, rank}, member->held.at(KeyOf(id)).at(rank),
                 directive.body.mutable_verify_shard()->mutable_object());
     directive.done = [this, server, shard = ShardId{id, rank}](const pb::DirectiveResult& result) {
-      const auto code = static_cast<absl::StatusCode>(result.code());
-      MemberEntry* holder = FindMember(server);
-      if (holder != nullptr &&
-          (code == absl::StatusCode::kDataLoss || code == absl::StatusCode::kNotFound)) {
-        CopyGone(holder, shard, result.message());
-      }
+      TakeVerdict(server, shard, result);
     };
     Direct(member, std::move(directive));
   }

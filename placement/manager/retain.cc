@@ -21,6 +21,7 @@ bool PlacementCore::IsPinned(const Job& job, const model::SnapshotOrder& order) 
 // One not yet told counts as not fully redundant: nothing older goes for its sake.
 std::vector<model::RetentionEntry> PlacementCore::Entries(const Job& job) const {
   std::vector<model::RetentionEntry> entries;
+  entries.reserve(job.snapshots.size());
   for (const auto& [order, snapshot] : job.snapshots) {
     entries.push_back({.order = order,
                        .name = snapshot.record.snapshot.name,

@@ -89,12 +89,7 @@ PlacementCore::Answer<pb::VerifySnapshotReply> PlacementCore::VerifySnapshot(
       directive.done = [this, question = std::make_shared<Question>(verification, index), server,
                         shard = ShardId{id, rank}](const pb::DirectiveResult& result) {
         question->Answer(result);
-        const auto code = static_cast<absl::StatusCode>(result.code());
-        MemberEntry* holder = FindMember(server);
-        if (holder != nullptr &&
-            (code == absl::StatusCode::kDataLoss || code == absl::StatusCode::kNotFound)) {
-          CopyGone(holder, shard, result.message());
-        }
+        TakeVerdict(server, shard, result);
       };
       Direct(member, std::move(directive));
     }
