@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -123,7 +124,7 @@ class PlacementCore {
 
   // write.cc: the only users of MetaStore::Commit.
   Task<absl::StatusOr<uint64_t>> Write(Txn txn);
-  Task<absl::StatusOr<bool>> ReadBack(const Txn* txn);
+  Task<absl::StatusOr<std::optional<uint64_t>>> ReadBack(const Txn* txn);
   absl::Status CheckStore() const;
   Task<absl::Status> WriteJob(Job* job, JobRecord record, Txn more);
   Task<absl::Status> WriteMember(MemberRecord record, uint64_t version, bool remove);
@@ -217,6 +218,7 @@ class PlacementCore {
   absl::Status CountReceipt(const std::shared_ptr<Attempt>& attempt, MemberEntry* holder,
                             const ShardId& shard, const HeldCopy& copy);
   void FillRetargets(const MemberEntry& owner, pb::ReportReceiptsReply* reply);
+  void FillRetargetsOf(Attempt* attempt, const ServerId& owner, pb::ReportReceiptsReply* reply);
 
   // commit.cc
   Task<void> Commit(std::shared_ptr<Attempt> attempt);

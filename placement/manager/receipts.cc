@@ -88,18 +88,23 @@ absl::Status PlacementCore::TakeReceipt(MemberEntry* holder, const pb::HeldObjec
 void PlacementCore::FillRetargets(const MemberEntry& owner, pb::ReportReceiptsReply* reply) {
   for (auto& [name, job] : jobs_) {
     for (auto& [sequence, attempt] : job->attempts) {
-      for (uint32_t rank = 0; attempt->open() && rank < attempt->slots.size(); ++rank) {
-        RankSlot& slot = attempt->slots[rank];
-        if (!slot.opened || *slot.owner != owner.record.id || slot.plan == slot.plan_told) {
-          continue;
-        }
-        slot.plan_told = slot.plan;
-        pb::ReportReceiptsReply::Retarget* retarget = reply->add_retargets();
-        ToProto(attempt->id(), retarget->mutable_shard()->mutable_snapshot());
-        retarget->mutable_shard()->set_rank(rank);
-        FillHolders(slot, retarget->mutable_holders());
-      }
+      FillRetargetsOf(attempt.get(), owner.record.id, reply);
     }
+  }
+}
+
+void PlacementCore::FillRetargetsOf(Attempt* attempt, const ServerId& owner,
+                                    pb::ReportReceiptsReply* reply) {
+  for (uint32_t rank = 0; attempt->open() && rank < attempt->slots.size(); ++rank) {
+    RankSlot& slot = attempt->slots[rank];
+    if (!slot.opened || *slot.owner != owner || slot.plan == slot.plan_told) {
+      continue;
+    }
+    slot.plan_told = slot.plan;
+    pb::ReportReceiptsReply::Retarget* retarget = reply->add_retargets();
+    ToProto(attempt->id(), retarget->mutable_shard()->mutable_snapshot());
+    retarget->mutable_shard()->set_rank(rank);
+    FillHolders(slot, retarget->mutable_holders());
   }
 }
 

@@ -17,13 +17,17 @@ constexpr Duration kRereadMax = 1s;
 
 }  // namespace
 
-// True when the store holds this transaction's first value; false when it holds the one before.
-Task<absl::StatusOr<bool>> PlacementCore::ReadBack(const Txn* txn) {
+// The version at which the store holds this transaction's first value; none when it holds another.
+Task<absl::StatusOr<std::optional<uint64_t>>> PlacementCore::ReadBack(const Txn* txn) {
   GEMEL_CHECK(!txn->puts.empty());
   std::string key = txn->puts.front().first;
   const absl::StatusOr<std::optional<Versioned>> found = co_await seams_.store->Get(std::move(key));
   GEMEL_CO_RETURN_IF_ERROR(found.status());
-  co_return found->has_value() && (*found)->value == txn->puts.front().second;
+  std::optional<uint64_t> version;
+  if (found->has_value() && (*found)->value == txn->puts.front().second) {
+    version = (*found)->version;
+  }
+  co_return version;
 }
 
 // A write would only wait behind the one whose outcome is unknown: what waits for it is told why.
@@ -38,48 +42,44 @@ Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
   GEMEL_CHECK(!txn.puts.empty() && !txn.compares.empty());
   GEMEL_CHECK(txn.puts.front().first == txn.compares.front().key) << txn.puts.front().first;
   Duration pause = kRereadMin;
-  bool uncertain = false;
+  bool uncertain = false;  // a try may have been applied
+  bool refused = false;    // what was compared has changed
   while (!stopping_) {
     if (uncertain) {
-      const absl::StatusOr<bool> ours = co_await ReadBack(&txn);
+      const absl::StatusOr<std::optional<uint64_t>> ours = co_await ReadBack(&txn);
       store_trouble_ = ours.status();
       if (!ours.ok()) {
         co_await loop_->Sleep(pause);
         pause = std::min(2 * pause, kRereadMax);
         continue;
       }
-      if (*ours) {
-        std::string key = txn.puts.front().first;
-        const absl::StatusOr<std::optional<Versioned>> found =
-            co_await seams_.store->Get(std::move(key));
-        if (found.ok() && found->has_value()) {
-          co_return (*found)->version;
-        }
-        continue;
+      if (ours->has_value()) {
+        co_return **ours;
       }
     }
-    const absl::StatusOr<CommitResult> result = co_await seams_.store->Commit(txn);
-    if (result.ok() && result->applied) {
-      co_return result->version;
-    }
-    if (!result.ok() && result.status().code() != absl::StatusCode::kUnknown) {
-      if (!uncertain) {
-        store_errors_.Add(1);
-        co_return result.status();
-      }
-      co_await loop_->Sleep(pause);
-      pause = std::min(2 * pause, kRereadMax);
-      continue;
-    }
-    if (result.ok() && !uncertain) {
+    if (refused) {
       co_return error::FailedPrecondition(
           "{} was changed by another gemel-placement at '{}'; only one may run: stop this one",
           seams_.store->name(), txn.compares.front().key);
     }
-    uncertain = true;
-    Emit(Severity::kWarning, "store_outcome_unknown",
-         fmt::format("{}: outcome of a write of '{}' is not known; reading it again",
-                     seams_.store->name(), txn.puts.front().first));
+    const absl::StatusOr<CommitResult> result = co_await seams_.store->Commit(txn);
+    if (result.ok()) {
+      if (result->applied) {
+        co_return result->version;
+      }
+      refused = true;
+    } else if (result.status().code() == absl::StatusCode::kUnknown) {
+      uncertain = true;
+      Emit(Severity::kWarning, "store_outcome_unknown",
+           fmt::format("{}: outcome of a write of '{}' is not known; reading it again",
+                       seams_.store->name(), txn.puts.front().first));
+    } else if (uncertain) {
+      co_await loop_->Sleep(pause);
+      pause = std::min(2 * pause, kRereadMax);
+    } else {
+      store_errors_.Add(1);
+      co_return result.status();
+    }
   }
   co_return error::Cancelled("placement is stopping");
 }

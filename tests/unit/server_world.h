@@ -48,8 +48,8 @@ struct PlacementNode {
 };
 
 struct ServerNode {
-  ServerNode(World* world, std::string server_name, SimDiskState* disk_state, uint64_t memory,
-             uint64_t slab)
+  ServerNode(World* world, const std::string& server_name, SimDiskState* disk_state,
+             uint64_t memory, uint64_t slab)
       : name(server_name), life(world, server_name), disk(&life.loop, disk_state, Random(7)) {
     channel = *SimRpcChannel::Create(life.process, "sim://placement/7601");
     options.name = name;
