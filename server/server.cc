@@ -99,7 +99,7 @@ void Server::Connect() {
   });
   holder_->SetMemberCheck(
       [this](const PeerHello& hello) { return membership_->CheckMember(hello); });
-  receipts_->OnRetarget([this](const ShardId& shard, std::vector<PeerMember> holders) {
+  receipts_->OnRetarget([this](const ShardId& shard, const std::vector<PeerMember>& holders) {
     uploads_->SetHolders(shard, holders);
   });
   receipts_->OnNotMember([this] {

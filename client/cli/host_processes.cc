@@ -36,6 +36,7 @@ void PassOn(int signal_number) {
 
 std::vector<char*> Argv(const std::vector<std::string>& command) {
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& word : command) {
     argv.push_back(const_cast<char*>(word.c_str()));
   }

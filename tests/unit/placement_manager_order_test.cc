@@ -165,6 +165,20 @@ TEST_F(PlacementOrder, ACommitWhoseAnswerIsLostIsReadAgainAndPutOnce) {
   EXPECT_TRUE(cluster.events.Has("store_outcome_unknown"));
 }
 
+TEST_F(PlacementOrder, AWriteOfUnknownOutcomeEndsWhenAnotherManagerHasTakenTheStoreOver) {
+  Open("1");
+  ASSERT_TRUE(SealAt(first).ok());
+  // What the other manager leaves: the job's key at a version of its own.
+  cluster.store.values.at(JobKey(snapshot.job)).version = ++cluster.store.version;
+  cluster.store.unknown_applied_permille = 0;
+  cluster.store.unknown_next = 1;
+  ASSERT_TRUE(SealAt(second).ok());
+  cluster.Run(1s);
+  EXPECT_TRUE(cluster.events.Has("store_outcome_unknown"));
+  EXPECT_TRUE(cluster.events.Has("commit_refused"));
+  EXPECT_EQ(cluster.Await(snapshot, 0, 100)->state(), pb::SNAPSHOT_OPEN);
+}
+
 TEST_F(PlacementOrder, NothingIsToldOrReissuedWhileAnUnknownOutcomeCannotBeRead) {
   Open("1");
   ASSERT_TRUE(SealAt(first).ok());
