@@ -112,25 +112,32 @@ Task<void> Membership::Run(Gate* gate) {
     if (rejoin_) {
       const absl::Status joined = co_await Join(gate);
       if (!joined.ok() && !gate->closed()) {
-        seams_.events->Emit(Severity::kError, "rejoin_refused", ToText(joined));
-        if (fatal_) {
-          fatal_(joined);
-        }
+        Refused(joined);
         co_return;
       }
     }
     const absl::Status beaten = co_await Heartbeat();
-    if (!beaten.ok()) {
-      seams_.metrics->Counter("gemel_heartbeat_errors_total", "Heartbeats without an answer.")
-          .Add(1);
-    }
-    if (beaten.code() != beaten_) {
-      beaten_ = beaten.code();
-      seams_.events->Emit(beaten.ok() ? Severity::kInfo : Severity::kWarning, "heartbeat",
-                          beaten.ok() ? "placement answers again" : ToText(beaten));
-    }
+    CountBeat(beaten);
     next_beat_ = Add(seams_.loop->Now(), interval_);
     co_await seams_.loop->SleepUntil(next_beat_);
+  }
+}
+
+void Membership::Refused(const absl::Status& why) {
+  seams_.events->Emit(Severity::kError, "rejoin_refused", ToText(why));
+  if (fatal_) {
+    fatal_(why);
+  }
+}
+
+void Membership::CountBeat(const absl::Status& beaten) {
+  if (!beaten.ok()) {
+    seams_.metrics->Counter("gemel_heartbeat_errors_total", "Heartbeats without an answer.").Add(1);
+  }
+  if (beaten.code() != beaten_) {
+    beaten_ = beaten.code();
+    seams_.events->Emit(beaten.ok() ? Severity::kInfo : Severity::kWarning, "heartbeat",
+                        beaten.ok() ? "placement answers again" : ToText(beaten));
   }
 }
 

@@ -76,6 +76,8 @@ class Membership {
  private:
   Task<absl::Status> JoinOnce();
   pb::JoinRequest JoinRequest(std::set<ShardId>* reported) const;
+  void Refused(const absl::Status& why);
+  void CountBeat(const absl::Status& beaten);
   Task<absl::Status> Heartbeat();
   Task<absl::Status> AskMap();
   static bool IsFinal(const absl::Status& status);

@@ -160,6 +160,7 @@ class PlacementCore {
   Task<void> RecordDeath(ServerId id, Incarnation incarnation);
   void ForgetDead();
   Task<void> Forget(ServerId id);
+  void JudgeAttempt(const std::shared_ptr<Attempt>& attempt);
   void JudgeAttempts();
 
   // directives.cc

@@ -152,26 +152,29 @@ Task<void> PlacementCore::Forget(ServerId id) {
 
 // A save that is late commits with what it has, when that is enough, or fails saying what is
 // missing.
+void PlacementCore::JudgeAttempt(const std::shared_ptr<Attempt>& attempt) {
+  if (attempt->state != AttemptState::kOpen) {
+    return;
+  }
+  if (loop_->Now() < attempt->deadline) {
+    if (!attempt->store_error.ok() || attempt->enough_count > 0) {
+      Consider(attempt);
+    }
+  } else if (!attempt->store_error.ok()) {
+    Abort(attempt, attempt->store_error);
+  } else if (attempt->enough_count == attempt->record.world_size) {
+    Consider(attempt);
+  } else {
+    Abort(attempt,
+          error::DeadlineExceeded("{} was not complete after {} ms: {}", attempt->id().ToString(),
+                                  attempt->record.deadline_ms, Missing(*attempt)));
+  }
+}
+
 void PlacementCore::JudgeAttempts() {
-  const TimePoint now = loop_->Now();
   for (auto& [name, job] : jobs_) {
     for (auto& [sequence, attempt] : job->attempts) {
-      if (attempt->state != AttemptState::kOpen) {
-        continue;
-      }
-      if (now >= attempt->deadline) {
-        if (attempt->enough_count == attempt->record.world_size && attempt->store_error.ok()) {
-          Consider(attempt);
-        } else if (!attempt->store_error.ok()) {
-          Abort(attempt, attempt->store_error);
-        } else {
-          Abort(attempt, error::DeadlineExceeded("{} was not complete after {} ms: {}",
-                                                 attempt->id().ToString(),
-                                                 attempt->record.deadline_ms, Missing(*attempt)));
-        }
-      } else if (!attempt->store_error.ok() || attempt->enough_count > 0) {
-        Consider(attempt);
-      }
+      JudgeAttempt(attempt);
     }
   }
 }

@@ -169,7 +169,7 @@ TEST_F(PlacementOrder, AWriteOfUnknownOutcomeEndsWhenAnotherManagerHasTakenTheSt
   Open("1");
   ASSERT_TRUE(SealAt(first).ok());
   // What the other manager leaves: the job's key at a version of its own.
-  cluster.store.values.at(JobKey(snapshot.job)).version = ++cluster.store.version;
+  cluster.store.values.at(JobKey(snapshot.job())).version = ++cluster.store.version;
   cluster.store.unknown_applied_permille = 0;
   cluster.store.unknown_next = 1;
   ASSERT_TRUE(SealAt(second).ok());

@@ -128,6 +128,7 @@ void SimWorld::Heal(const std::string& a, const std::string& b) {
 void SimWorld::BreakConnections(const std::string& a, const std::string& b) {
   Record("break", 0, 0, a + " " + b);
   std::vector<std::shared_ptr<SimNodeProcess>> there;
+  there.reserve(processes_.size());
   for (const auto& [pid, process] : processes_) {
     there.push_back(process);
   }
