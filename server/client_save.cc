@@ -176,7 +176,7 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::StartUpload(const OpenSha
         open->client == client_ ? "" : " by another client", request.shard_bytes,
         request.layout_bytes);
   }
-  GEMEL_ASSIGN_OR_RETURN(std::vector<PeerMember> holders, ReadPeerMembers(answer.holders()));
+  GEMEL_ASSIGN_OR_RETURN(const std::vector<PeerMember> holders, ReadPeerMembers(answer.holders()));
   Object::Shape shape;
   shape.shard = shard;
   shape.token = request.token;
@@ -190,8 +190,7 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::StartUpload(const OpenSha
     }
     return object.status();
   }
-  std::shared_ptr<Upload> upload =
-      parts_.uploads->Start(*std::move(object), client_, std::move(holders));
+  std::shared_ptr<Upload> upload = parts_.uploads->Start(*std::move(object), client_, holders);
   uploads_[next_upload_++] = upload;
   return upload;
 }

@@ -161,7 +161,7 @@ absl::Status Directives::DropStaging(const pb::DropStaging& work) {
 }
 
 Task<absl::Status> Directives::SeeEpoch(pb::SeeEpoch work) {
-  const std::string job = work.job();
+  const std::string& job = work.job();
   const EpochId epoch = ReadEpochId(work.epoch());
   const absl::Status seen = co_await parts_.identity->SeeEpoch(job, epoch);
   // In memory it holds already: nothing of a lower epoch goes on, whatever the disk said.

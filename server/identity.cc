@@ -220,6 +220,7 @@ Task<absl::StatusOr<std::string>> Identity::ReadManifest(SnapshotId snapshot, Di
 
 std::vector<std::string> Identity::records() const {
   std::vector<std::string> all;
+  all.reserve(records_.size());
   for (const auto& [key, raw] : records_) {
     all.push_back(raw);
   }

@@ -19,7 +19,7 @@ Uploads::Uploads(const ServerSeams& seams, Control* control, ObjectTable* object
 }
 
 std::shared_ptr<Upload> Uploads::Start(std::shared_ptr<Object> object, uint64_t client,
-                                       std::vector<PeerMember> holders) {
+                                       const std::vector<PeerMember>& holders) {
   GEMEL_CHECK(gate_ != nullptr && object->state() == ObjectState::kStaging);
   auto upload = std::make_shared<Upload>(seams_.loop, std::move(object), client);
   const bool inserted = uploads_.emplace(upload->shard(), upload).second;

@@ -65,7 +65,7 @@ class Uploads {
 
   // REQUIRES: no upload of that shard; the object is staging.
   std::shared_ptr<Upload> Start(std::shared_ptr<Object> object, uint64_t client,
-                                std::vector<PeerMember> holders);
+                                const std::vector<PeerMember>& holders);
   // Null when there is none.
   std::shared_ptr<Upload> Find(const ShardId& shard) const;
 

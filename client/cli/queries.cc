@@ -137,7 +137,7 @@ absl::StatusOr<std::string> PlacementClient::CallRaw(const std::string& method, 
 }
 
 template <typename Reply, typename Request>
-absl::StatusOr<Reply> PlacementClient::Call(const std::string& method, Request request,
+absl::StatusOr<Reply> PlacementClient::Call(const std::string& method, const Request& request,
                                             Duration within) {
   GEMEL_ASSIGN_OR_RETURN(std::string raw, CallRaw(method, request.SerializeAsString(), within));
   Reply reply;

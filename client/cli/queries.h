@@ -24,7 +24,7 @@ class PlacementClient {
 
   // Unavailable, naming the address and the way out, when placement does not answer in kCallWithin.
   template <typename Reply, typename Request>
-  absl::StatusOr<Reply> Call(const std::string& method, Request request,
+  absl::StatusOr<Reply> Call(const std::string& method, const Request& request,
                              Duration within = kCallWithin);
 
  private:

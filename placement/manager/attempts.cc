@@ -94,6 +94,7 @@ bool PlacementCore::RetargetRank(Attempt* attempt, uint32_t rank) {
     shard.owner = plan.index.at(*slot.owner);
   }
   std::vector<ServerId> old;
+  old.reserve(slot.holders.size());
   for (const SlotReceipt& holder : slot.holders) {
     old.push_back(holder.server);
   }

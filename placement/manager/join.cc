@@ -92,15 +92,13 @@ absl::Status PlacementCore::CheckReported(const pb::JoinRequest& request) const 
 bool PlacementCore::CommitCounts(const ServerId& id) const {
   for (const auto& [name, job] : jobs_) {
     for (const auto& [sequence, attempt] : job->attempts) {
-      if (attempt->state != AttemptState::kCommitting) {
-        continue;
-      }
-      for (const RankSlot& slot : attempt->slots) {
-        for (const SlotReceipt& receipt : slot.receipts) {
-          if (receipt.server == id) {
-            return true;
-          }
-        }
+      const auto counts = [&id](const RankSlot& slot) {
+        return std::any_of(slot.receipts.begin(), slot.receipts.end(),
+                           [&id](const SlotReceipt& receipt) { return receipt.server == id; });
+      };
+      if (attempt->state == AttemptState::kCommitting &&
+          std::any_of(attempt->slots.begin(), attempt->slots.end(), counts)) {
+        return true;
       }
     }
   }

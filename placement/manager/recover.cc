@@ -105,13 +105,14 @@ void PlacementCore::CollectRecovered(std::map<std::string, JobRecord>* jobs,
     }
     for (const pb::HeldObject& object : request.objects()) {
       const auto held = HeldFromProto(object);
-      if (held.ok()) {
-        const SnapshotId& snapshot = held->first.snapshot;
-        saw(snapshot.job, snapshot.epoch, snapshot.sequence);
-        if (!held->second.token.IsZero()) {
-          (*puts)[TokenKey(snapshot.job, held->second.token)] =
-              EncodeStored(TokenRecord{snapshot.epoch});
-        }
+      if (!held.ok()) {
+        continue;
+      }
+      const SnapshotId& snapshot = held->first.snapshot;
+      saw(snapshot.job, snapshot.epoch, snapshot.sequence);
+      if (!held->second.token.IsZero()) {
+        (*puts)[TokenKey(snapshot.job, held->second.token)] =
+            EncodeStored(TokenRecord{snapshot.epoch});
       }
     }
     for (const std::string& bytes : request.commit_records()) {

@@ -109,6 +109,7 @@ std::string LineOf(const EnumDescriptor& type) {
 
 std::string LineOf(const Descriptor& type) {
   std::vector<const FieldDescriptor*> fields;
+  fields.reserve(type.field_count());
   for (int i = 0; i < type.field_count(); ++i) {
     fields.push_back(type.field(i));
   }
