@@ -13,6 +13,13 @@ namespace {
 
 constexpr Duration kCommitWait = 50ms;
 
+bool HasReceiptOf(const Attempt& attempt, const ServerId& id) {
+  return std::any_of(attempt.slots.begin(), attempt.slots.end(), [&id](const RankSlot& slot) {
+    return std::any_of(slot.receipts.begin(), slot.receipts.end(),
+                       [&id](const SlotReceipt& receipt) { return receipt.server == id; });
+  });
+}
+
 }  // namespace
 
 absl::StatusOr<MemberRecord> PlacementCore::CheckJoin(const pb::JoinRequest& request) const {
@@ -92,12 +99,7 @@ absl::Status PlacementCore::CheckReported(const pb::JoinRequest& request) const 
 bool PlacementCore::CommitCounts(const ServerId& id) const {
   for (const auto& [name, job] : jobs_) {
     for (const auto& [sequence, attempt] : job->attempts) {
-      const auto counts = [&id](const RankSlot& slot) {
-        return std::any_of(slot.receipts.begin(), slot.receipts.end(),
-                           [&id](const SlotReceipt& receipt) { return receipt.server == id; });
-      };
-      if (attempt->state == AttemptState::kCommitting &&
-          std::any_of(attempt->slots.begin(), attempt->slots.end(), counts)) {
+      if (attempt->state == AttemptState::kCommitting && HasReceiptOf(*attempt, id)) {
         return true;
       }
     }

@@ -185,7 +185,7 @@ struct TestClient : Speaker {
   }
 
   static std::byte ContentAt(uint32_t rank, uint64_t offset) {
-    return static_cast<std::byte>((offset * 31 + offset / 4096 + rank * 7) & 0xff);
+    return static_cast<std::byte>((offset * 31 + offset / 4096 + uint64_t{rank} * 7) & 0xff);
   }
 
   absl::StatusOr<OpenShardReply> Open(const OpenShard& open) {
