@@ -69,6 +69,9 @@ uint64_t StartTicks(pid_t pid) {
 [[noreturn]] void BecomeDaemon(const std::vector<std::string>& command, int log_fd) {
   setsid();
   const int null_fd = open("/dev/null", O_RDONLY);
+  if (null_fd < 0 || log_fd < 0) {
+    _exit(kExecFailed);
+  }
   dup2(null_fd, STDIN_FILENO);
   dup2(log_fd, STDOUT_FILENO);
   dup2(log_fd, STDERR_FILENO);
