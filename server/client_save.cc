@@ -260,7 +260,7 @@ ClientSession::Answer ClientSession::OnAwaitCommit(struct AwaitCommit request) {
 
 ClientSession::Answer ClientSession::OnAbortShard(AbortShard request) {
   GEMEL_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Upload> upload, FindUpload(request.upload));
-  const std::string why = "rank gave up: " + request.why.substr(0, kEventTextMax);
+  const std::string why = "rank gave up: " + request.why;
   co_await parts_.uploads->AbortAtPlacement(upload->shard().snapshot, upload->object->token(), why);
   parts_.uploads->End(upload, error::Aborted("{}", why));
   uploads_.erase(request.upload);

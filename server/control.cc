@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/control.h"
 
-#include <google/protobuf/stubs/common.h>
-
 #include <algorithm>
+
+#include "absl/strings/escaping.h"
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -47,21 +47,9 @@ void WriteShardId(const ShardId& shard, pb::ShardId* out) {
 }
 
 std::string TextField(std::string_view text) {
-  // A cut in the middle of a character leaves up to three bytes that are none.
-  std::string field(text.substr(0, kEventTextMax));
-  const auto valid = [](std::string_view part) {
-    return google::protobuf::internal::IsStructurallyValidUTF8(part.data(),
-                                                               static_cast<int>(part.size()));
-  };
-  for (size_t cut = 0; cut < 4 && cut <= field.size(); ++cut) {
-    const std::string_view part = std::string_view(field).substr(0, field.size() - cut);
-    if (valid(part) && (cut == 0 || text.size() > kEventTextMax)) {
-      return std::string(part);
-    }
-  }
-  std::replace_if(field.begin(), field.end(), [](char c) { return (c & 0x80) != 0; }, '?');
-  GEMEL_CHECK(valid(field));
-  return field;
+  const bool ascii = std::all_of(text.begin(), text.end(), [](char c) { return (c & 0x80) == 0; });
+  const std::string cut(text.substr(0, kEventTextMax));
+  return ascii ? cut : absl::CEscape(cut).substr(0, kEventTextMax);
 }
 
 std::string DigestBytes(const Digest128& digest) {

@@ -35,8 +35,9 @@ void WriteSnapshotId(const SnapshotId& snapshot, pb::SnapshotId* out);
 ShardId ReadShardId(const pb::ShardId& shard);
 void WriteShardId(const ShardId& shard, pb::ShardId* out);
 std::string DigestBytes(const Digest128& digest);
-// Text from a client or a peer as the contract takes it: at most kEventTextMax bytes of UTF-8, else
-// placement refuses the whole request. What is none becomes '?'.
+// Text from a client or a peer as the contract takes it: at most kEventTextMax bytes, and UTF-8,
+// else placement refuses the whole request. Text beyond ASCII is escaped: nobody knows its
+// encoding.
 std::string TextField(std::string_view text);
 absl::StatusOr<Digest128> ReadDigestField(const std::string& raw, std::string_view field);
 // A member whose ids do not parse gives InvalidArgument.

@@ -17,13 +17,6 @@ namespace {
 constexpr Duration kRecheck = 200ms;
 constexpr size_t kLostRanksListed = 16;
 
-void KeepVerified(const RestoreRecord& reported, RestoreRecord* record) {
-  GEMEL_CHECK_EQ(reported.verified.size(), record->verified.size());
-  for (size_t rank = 0; rank < reported.verified.size(); ++rank) {
-    record->verified[rank] = std::max(record->verified[rank], reported.verified[rank]);
-  }
-}
-
 std::string RankList(const std::vector<uint32_t>& ranks) {
   std::string text;
   for (size_t i = 0; i < ranks.size() && i < kLostRanksListed; ++i) {
@@ -121,17 +114,15 @@ Task<absl::Status> PlacementCore::WriteRestore(Job* job, RestoreRecord record) {
   txn.puts.emplace_back(RestoreKey(job->name), EncodeStored(record));
   const absl::Status written = co_await WriteJob(job, job->record, std::move(txn));
   GEMEL_CO_RETURN_IF_ERROR(written);
-  RestoreState restore;
-  restore.record = std::move(record);
-  restore.version = job->version;
-  if (present && job->restore->record.epoch == restore.record.epoch &&
-      job->restore->record.round == restore.record.round) {
-    // What ranks reported while this was being written stays; it goes into the next write.
-    KeepVerified(job->restore->record, &restore.record);
-    restore.unreadable = std::move(job->restore->unreadable);
-    restore.why = std::move(job->restore->why);
+  const bool same_round = present && job->restore->record.epoch == record.epoch &&
+                          job->restore->record.round == record.round;
+  if (same_round) {
+    // Only its reports were written; what ranks have reported since stays for the next write.
+    job->restore->record.writes = record.writes;
+  } else {
+    job->restore = RestoreState{.record = std::move(record)};
   }
-  job->restore = std::move(restore);
+  job->restore->version = job->version;
   job->changed.NotifyAll();
   co_return absl::OkStatus();
 }

@@ -120,4 +120,18 @@ inline size_t ReplayChanged(const std::vector<std::string>& seeds, int count, ui
   return accepted;
 }
 
+// Runs `count` sequences of random choices through a new Target each, after a first byte that says
+// how it begins; returns how many steps were answered OK.
+template <typename Target>
+size_t ReplayChoices(uint8_t begins, uint64_t seed, int count, size_t choices_max) {
+  Random random(seed);
+  size_t ok = 0;
+  for (int i = 0; i < count; ++i) {
+    const size_t choices = choices_max / 10 + random.Below(choices_max);
+    Target target;
+    ok += target.Run(AsBytes(static_cast<char>(begins) + RandomBytes(&random, choices)));
+  }
+  return ok;
+}
+
 }  // namespace gemel

@@ -11,17 +11,9 @@ namespace {
 
 constexpr int kInputs = 60;
 
-// Random choices after a first byte: how the run begins.
-size_t Replay(uint8_t shape, uint64_t seed) {
+size_t Replay(uint8_t begins, uint64_t seed) {
   const google::protobuf::LogSilencer silence;
-  Random random(seed);
-  size_t ok = 0;
-  for (int i = 0; i < kInputs; ++i) {
-    const size_t bytes = 50 + random.Below(600);
-    ServerTarget target;
-    ok += target.Run(AsBytes(static_cast<char>(shape) + RandomBytes(&random, bytes)));
-  }
-  return ok;
+  return ReplayChoices<ServerTarget>(begins, seed, kInputs, 600);
 }
 
 TEST(ServerFuzzReplay, FramesAfterAHello) {

@@ -52,6 +52,8 @@ inline const std::string kSnapshotHex =
 
 inline ShardId GoldenShard() { return {GoldenSnapshot(), 0xe4e3e2e1}; }
 
+inline const std::string kShardHex = kSnapshotHex + "e1e2e3e4";  // rank
+
 // `message` has these bytes, and these bytes are read as it.
 template <typename Message>
 void ExpectMessage(const Message& message, const std::string& hex) {

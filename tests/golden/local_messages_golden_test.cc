@@ -9,6 +9,25 @@
 namespace gemel {
 namespace {
 
+std::vector<SlabPiece> GoldenPieces() {
+  return {{.slab = 0x04030201,
+           .offset = 0x0c0b0a0908070605,
+           .bytes = 0x14131211100f0e0d,
+           .has_handle = true},
+          {.slab = 0x18171615, .offset = 0x201f1e1d1c1b1a19, .bytes = 0x2827262524232221}};
+}
+
+const std::string kPiecesHex =
+    "02000000"          // count
+    "01020304"          // [0].slab
+    "05060708090a0b0c"  // [0].offset
+    "0d0e0f1011121314"  // [0].bytes
+    "01"                // [0].has_handle
+    "15161718"          // [1].slab
+    "191a1b1c1d1e1f20"  // [1].offset
+    "2122232425262728"  // [1].bytes
+    "00";               // [1].has_handle
+
 TEST(LocalMessagesGolden, ClientHello) {
   ClientHello m;
   m.version = 0x04030201;
@@ -96,29 +115,13 @@ TEST(LocalMessagesGolden, OpenShardReply) {
   m.reason = "reason";
   m.snapshot = GoldenSnapshot();
   m.upload = 0x0807060504030201;
-  m.pieces.resize(2);
-  m.pieces[0].slab = 0x0c0b0a09;
-  m.pieces[0].offset = 0x14131211100f0e0d;
-  m.pieces[0].bytes = 0x1c1b1a1918171615;
-  m.pieces[0].has_handle = true;
-  m.pieces[1].slab = 0x201f1e1d;
-  m.pieces[1].offset = 0x2827262524232221;
-  m.pieces[1].bytes = 0x302f2e2d2c2b2a29;
-  m.pieces[1].has_handle = true;
+  m.pieces = GoldenPieces();
   ExpectMessage(m,
                 "02"                      // decision
                 "06000000726561736f6e" +  // reason
                     kSnapshotHex +        // snapshot
-                    "0102030405060708"    // upload
-                    "02000000"            // pieces, count
-                    "090a0b0c"            // pieces[0].slab
-                    "0d0e0f1011121314"    // pieces[0].offset
-                    "15161718191a1b1c"    // pieces[0].bytes
-                    "01"                  // pieces[0].has_handle
-                    "1d1e1f20"            // pieces[1].slab
-                    "2122232425262728"    // pieces[1].offset
-                    "292a2b2c2d2e2f30"    // pieces[1].bytes
-                    "01");                // pieces[1].has_handle
+                    "0102030405060708" +  // upload
+                    kPiecesHex);          // pieces
 }
 
 TEST(LocalMessagesGolden, PrepareSlabs) {
@@ -130,25 +133,9 @@ TEST(LocalMessagesGolden, PrepareSlabs) {
 
 TEST(LocalMessagesGolden, PrepareSlabsReply) {
   PrepareSlabsReply m;
-  m.pieces.resize(2);
-  m.pieces[0].slab = 0x04030201;
-  m.pieces[0].offset = 0x0c0b0a0908070605;
-  m.pieces[0].bytes = 0x14131211100f0e0d;
-  m.pieces[0].has_handle = true;
-  m.pieces[1].slab = 0x18171615;
-  m.pieces[1].offset = 0x201f1e1d1c1b1a19;
-  m.pieces[1].bytes = 0x2827262524232221;
-  m.pieces[1].has_handle = true;
+  m.pieces = GoldenPieces();
   ExpectMessage(m,
-                "02000000"          // pieces, count
-                "01020304"          // pieces[0].slab
-                "05060708090a0b0c"  // pieces[0].offset
-                "0d0e0f1011121314"  // pieces[0].bytes
-                "01"                // pieces[0].has_handle
-                "15161718"          // pieces[1].slab
-                "191a1b1c1d1e1f20"  // pieces[1].offset
-                "2122232425262728"  // pieces[1].bytes
-                "01");              // pieces[1].has_handle
+                kPiecesHex);  // pieces
 }
 
 TEST(LocalMessagesGolden, ChunksFilled) {
@@ -280,35 +267,19 @@ TEST(LocalMessagesGolden, FetchChunks) {
 
 TEST(LocalMessagesGolden, FetchChunksReply) {
   FetchChunksReply m;
-  m.pieces.resize(2);
-  m.pieces[0].slab = 0x04030201;
-  m.pieces[0].offset = 0x0c0b0a0908070605;
-  m.pieces[0].bytes = 0x14131211100f0e0d;
-  m.pieces[0].has_handle = true;
-  m.pieces[1].slab = 0x18171615;
-  m.pieces[1].offset = 0x201f1e1d1c1b1a19;
-  m.pieces[1].bytes = 0x2827262524232221;
-  m.pieces[1].has_handle = true;
+  m.pieces = GoldenPieces();
   m.digests.resize(2);
   m.digests[0] = {0x302f2e2d2c2b2a29, 0x3837363534333231};
   m.digests[1] = {0x403f3e3d3c3b3a39, 0x4847464544434241};
   m.local_bytes = 0x504f4e4d4c4b4a49;
   m.peer_bytes = 0x5857565554535251;
   ExpectMessage(m,
-                "02000000"                          // pieces, count
-                "01020304"                          // pieces[0].slab
-                "05060708090a0b0c"                  // pieces[0].offset
-                "0d0e0f1011121314"                  // pieces[0].bytes
-                "01"                                // pieces[0].has_handle
-                "15161718"                          // pieces[1].slab
-                "191a1b1c1d1e1f20"                  // pieces[1].offset
-                "2122232425262728"                  // pieces[1].bytes
-                "01"                                // pieces[1].has_handle
-                "02000000"                          // digests, count
-                "292a2b2c2d2e2f303132333435363738"  // digests[0], low then high
-                "393a3b3c3d3e3f404142434445464748"  // digests[1], low then high
-                "494a4b4c4d4e4f50"                  // local_bytes
-                "5152535455565758");                // peer_bytes
+                kPiecesHex +                            // pieces
+                    "02000000"                          // digests, count
+                    "292a2b2c2d2e2f303132333435363738"  // digests[0], low then high
+                    "393a3b3c3d3e3f404142434445464748"  // digests[1], low then high
+                    "494a4b4c4d4e4f50"                  // local_bytes
+                    "5152535455565758");                // peer_bytes
 }
 
 TEST(LocalMessagesGolden, ReportRestore) {

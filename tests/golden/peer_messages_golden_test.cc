@@ -31,8 +31,7 @@ TEST(PeerMessagesGolden, Offer) {
   m.bytes = 0x0908070605040302;
   m.layout_bytes = 0x11100f0e0d0c0b0a;
   ExpectMessage(m,
-                kSnapshotHex +                          // shard
-                    "e1e2e3e4"                          // shard.rank
+                kShardHex +                             // shard
                     "0102030405060708090a0b0c0d0e0f10"  // token
                     "0203040506070809"                  // bytes
                     "0a0b0c0d0e0f1011");                // layout_bytes
@@ -63,8 +62,7 @@ TEST(PeerMessagesGolden, PeerSeal) {
   m.shard = GoldenShard();
   m.root = {0x0807060504030201, 0x100f0e0d0c0b0a09};
   ExpectMessage(m,
-                kSnapshotHex +                            // shard
-                    "e1e2e3e4"                            // shard.rank
+                kShardHex +                               // shard
                     "0102030405060708090a0b0c0d0e0f10");  // root, low then high
 }
 
@@ -72,8 +70,7 @@ TEST(PeerMessagesGolden, Revoke) {
   Revoke m;
   m.shard = GoldenShard();
   ExpectMessage(m,
-                kSnapshotHex +    // shard
-                    "e1e2e3e4");  // shard.rank
+                kShardHex);  // shard
 }
 
 TEST(PeerMessagesGolden, Describe) {
@@ -81,8 +78,7 @@ TEST(PeerMessagesGolden, Describe) {
   m.shard = GoldenShard();
   m.root = {0x0807060504030201, 0x100f0e0d0c0b0a09};
   ExpectMessage(m,
-                kSnapshotHex +                            // shard
-                    "e1e2e3e4"                            // shard.rank
+                kShardHex +                               // shard
                     "0102030405060708090a0b0c0d0e0f10");  // root, low then high
 }
 
@@ -107,8 +103,7 @@ TEST(PeerMessagesGolden, Read) {
   m.root = {0x0807060504030201, 0x100f0e0d0c0b0a09};
   m.chunk = 0x14131211;
   ExpectMessage(m,
-                kSnapshotHex +                          // shard
-                    "e1e2e3e4"                          // shard.rank
+                kShardHex +                             // shard
                     "0102030405060708090a0b0c0d0e0f10"  // root, low then high
                     "11121314");                        // chunk
 }

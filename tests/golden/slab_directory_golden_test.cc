@@ -9,36 +9,17 @@
 #include "common/crc32c.h"
 #include "server/identity.h"
 #include "server/slab_directory.h"
+#include "tests/golden/golden_bytes.h"
 
 namespace gemel {
 namespace {
-
-std::string HexOf(std::string_view bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string hex;
-  for (const char c : bytes) {
-    const auto byte = static_cast<uint8_t>(c);
-    hex += kDigits[byte >> 4];
-    hex += kDigits[byte & 15];
-  }
-  return hex;
-}
 
 // The record as hexadecimal with its padding checked and cut away; its checksum follows after '|'.
 std::string Used(const std::string& record, size_t used) {
   for (size_t at = used; at < record.size() - 4; ++at) {
     EXPECT_EQ(record[at], '\0') << at;
   }
-  return HexOf(record.substr(0, used)) + "|" + HexOf(record.substr(record.size() - 4));
-}
-
-template <typename Id>
-Id IdOf(uint8_t first) {
-  Id id;
-  for (size_t i = 0; i < id.bytes.size(); ++i) {
-    id.bytes[i] = static_cast<uint8_t>(first + i);
-  }
-  return id;
+  return BytesToHex(record.substr(0, used)) + "|" + BytesToHex(record.substr(record.size() - 4));
 }
 
 SlabEntry Entry() {
@@ -129,7 +110,7 @@ TEST(IdentityGolden, File) {
   file.generation = 2;
   file.epochs["gpt"] = {1, 7};
   file.last_members = {IdOf<ServerId>(0x30)};
-  EXPECT_EQ(HexOf(EncodeIdentity(file)),
+  EXPECT_EQ(BytesToHex(EncodeIdentity(file)),
             "474d4944"                          // magic
             "01"                                // version
             "101112131415161718191a1b1c1d1e1f"  // server

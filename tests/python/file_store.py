@@ -171,6 +171,9 @@ class Restore:
     def read(self, shard: int, offset: int, nbytes: int) -> bytes:
         if self._faults.get("lost") == self.name:
             raise errors.DataLoss(f"shard {shard} of {self.name} is lost")
+        if self._faults.get("cut_off", 0) > 0:
+            self._faults["cut_off"] -= 1
+            raise errors.Unavailable(f"no source gives shard {shard} of {self.name} now")
         with open(self._handle.shard(self.sequence, shard), "rb") as file:
             file.seek(offset)
             data = file.read(nbytes)
@@ -193,6 +196,9 @@ class Restore:
                 if len(record["reports"]) < record["world_size"]:
                     return None
                 good = all(record["reports"].values())
+                if not good and "cut_off" in self._faults:
+                    record["reports"].clear()
+                    return {"outcome": "READ_AGAIN", "phases": {}, "sources": {}, "lost": []}
                 if not good:
                     state["opens"][self.sequence - 1]["lost"] = True
                 return {"outcome": "VERIFIED" if good else "MOVED", "phases": {"fetch": 1.0},

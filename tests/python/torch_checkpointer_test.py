@@ -209,6 +209,29 @@ def test_lost_bytes_move_the_restore_to_the_older_snapshot(make):
     assert_equal(before, bits(model, optimizer))
 
 
+def test_bytes_that_no_source_gives_for_a_while_are_read_again(make):
+    model, optimizer = small()
+    step_once(model, optimizer)
+    with make() as ckpt:
+        ckpt.save(1, model=model, optimizer=optimizer)
+    before = bits(model, optimizer)
+    step_once(model, optimizer)
+    again = make()
+    again.faults["cut_off"] = 2
+    assert again.restore(model=model, optimizer=optimizer) == 1
+    assert again.restored.moves == 0 and again.faults["cut_off"] == 0
+    assert_equal(before, bits(model, optimizer))
+
+
+def test_a_restore_that_stays_cut_off_ends_in_time_with_the_last_reason(make):
+    with make() as ckpt:
+        ckpt.save(1)
+    again = make(timeout_s=0.2)
+    again.faults["cut_off"] = 1 << 30
+    with pytest.raises(errors.DeadlineExceeded, match="no source gives shard 0"):
+        again.restore()
+
+
 def test_another_model_is_refused_by_name(make):
     model, optimizer = small()
     ckpt = make()

@@ -116,8 +116,9 @@ absl::StatusOr<Reply> FakeServer::Dispatch(Session* session, const IncomingReque
     }
     case FrameType::kAwaitRestore: {
       AwaitRestoreDone done;
-      done.outcome =
-          unreadable_shards.load() == 0 ? RestoreOutcome::kVerified : RestoreOutcome::kMoved;
+      done.outcome = unreadable_shards.load() == 0 ? RestoreOutcome::kVerified
+                     : faults.nothing_lost.load()  ? RestoreOutcome::kPending
+                                                   : RestoreOutcome::kMoved;
       return Say(done);
     }
     case FrameType::kReleaseRestore:

@@ -33,6 +33,7 @@ class FakeServer final : public SessionHandler {
   struct Faults {
     std::atomic<bool> hold_commits{false};   // every commit is "still open"
     std::atomic<bool> wrong_digests{false};  // of the chunks that are fetched
+    std::atomic<bool> nothing_lost{false};   // a restore with unreadable shards never moves
     std::atomic<bool> skip{false};           // every open
     std::atomic<uint32_t> version{kClientProtocolVersion};
   };

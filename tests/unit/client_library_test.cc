@@ -176,6 +176,20 @@ TEST_F(ClientLibrary, HandsOutNoByteThatFailsItsDigestAndNamesTheShard) {
   EXPECT_EQ(end->outcome, GEMEL_RESTORE_MOVED);
 }
 
+TEST_F(ClientLibrary, ReadsAgainWhatWasUnreadableAndIsNotLost) {
+  SnapshotWriter writer = Saved(Content(kChunkBytes + 100, 4));
+  ASSERT_TRUE(writer.Wait(5000));
+  server_.faults.wrong_digests = true;
+  server_.faults.nothing_lost = true;
+  Restore restore = Begun();
+  std::vector<std::byte> back(10);
+  ASSERT_FALSE(restore.Read(0, 0, back).ok());
+  ASSERT_TRUE(restore.Report(false, "unreadable").ok());
+  auto end = restore.Wait(60'000);
+  ASSERT_TRUE(end) << end.status().message();
+  EXPECT_EQ(end->outcome, GEMEL_RESTORE_READ_AGAIN);
+}
+
 TEST_F(ClientLibrary, RefusesRangesOutsideTheShard) {
   SnapshotWriter writer = Saved(Content(100, 5));
   ASSERT_TRUE(writer.Wait(5000));

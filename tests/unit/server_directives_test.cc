@@ -236,6 +236,17 @@ TEST(Membership, HeartbeatsEvery100Milliseconds) {
   EXPECT_LE(beats, 11U);
 }
 
+TEST(Membership, ALostHeartbeatCostsTheNextOnesNothing) {
+  Running r;
+  LinkFaults& faults = r.world.world.Faults("server-0", "placement");
+  faults.lose_request_ppm = 1'000'000;
+  r.world.RunFor(120ms);  // one goes out, and no answer ever comes
+  faults.lose_request_ppm = 0;
+  const uint32_t before = r.fake().named("server-0").heartbeats;
+  r.world.RunFor(400ms);  // placement suspects after as long
+  EXPECT_GT(r.fake().named("server-0").heartbeats, before);
+}
+
 TEST(Membership, RetriesAJoinThatPlacementDoesNotAnswer) {
   ServerWorld s(1);
   s.fake().failures["Join"] = {absl::UnavailableError("not yet"), absl::UnavailableError("no")};

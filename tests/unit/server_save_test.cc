@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Saving through a real server: client messages in, copies and receipts out.
+#include <google/protobuf/stubs/logging.h>
 #include <gtest/gtest.h>
 
 #include "tests/unit/server_world.h"
@@ -242,6 +243,18 @@ TEST(Save, AbortOfOneRankIsToldToPlacement) {
   ASSERT_TRUE(s.client.Ask(FrameType::kAbortShard, abort).ok());
   EXPECT_NE(s.fake().saves.at(1).aborted.find("out of disk"), std::string::npos);
   EXPECT_EQ(s.server(0).objects().Find(ShardId{opened->snapshot, 0}), nullptr);
+}
+
+TEST(Save, AnAbortReachesPlacementWhateverBytesItsReasonHas) {
+  const google::protobuf::LogSilencer silence;
+  Saving s;
+  const auto opened = s.client.Open(TestClient::OpenFor("7", 0, 1, kBytes));
+  AbortShard abort;
+  abort.upload = opened->upload;
+  abort.why = "no room in /data/mod\xe8les " + std::string(kEventTextMax, '\xff');
+  ASSERT_TRUE(s.client.Ask(FrameType::kAbortShard, abort).ok());
+  EXPECT_NE(s.fake().saves.at(1).aborted.find("no room in /data/mod\\350les"), std::string::npos);
+  EXPECT_LE(s.fake().saves.at(1).aborted.size(), kEventTextMax);
 }
 
 TEST(Save, FollowsAChangeOfHolders) {

@@ -154,14 +154,12 @@ class Checkpointer:
         moves = 0
         why = ""
         while moves < _MOVES_MAX:
-            left_s = started + self._timeout_s - time.monotonic()
-            if left_s <= 0:
-                raise DeadlineExceeded(f"job {self.job!r} was not restored in {self._timeout_s:.0f} s: {why}")
-            record = self._client.begin_restore(self.job, self.epoch, self.rank, self.world_size, left_s)
+            record = self._client.begin_restore(
+                self.job, self.epoch, self.rank, self.world_size, self._left_s(started, why))
             if record is None:
                 return self._start_new()
             loaded, why = self._load(record, model, optimizer)
-            outcome = record.wait(self._timeout_s)
+            outcome = record.wait(self._left_s(started, why))
             if outcome["outcome"] == "VERIFIED" and loaded is not None:
                 break
             moves += outcome["outcome"] == "MOVED"
@@ -225,6 +223,12 @@ class Checkpointer:
             job=self.job, epoch=self.epoch, name=str(step), attempt=self._attempt, rank=self.rank,
             world_size=self.world_size, shard_bytes=layout.shard_bytes,
             layout_bytes=layout.layout_bytes, layout_hash=layout.layout_hash, **self._open_options)
+
+    def _left_s(self, started: float, why: str) -> float:
+        left_s = started + self._timeout_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded(f"job {self.job!r} was not restored in {self._timeout_s:.0f} s: {why}")
+        return left_s
 
     def _load(self, record, model, optimizer) -> tuple[restoring.Loaded | None, str]:
         # Bytes that no source gives now are asked for again, or were lost and move the record to an
