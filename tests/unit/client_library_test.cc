@@ -185,7 +185,7 @@ TEST_F(ClientLibrary, ReadsAgainWhatWasUnreadableAndIsNotLost) {
   std::vector<std::byte> back(10);
   ASSERT_FALSE(restore.Read(0, 0, back).ok());
   ASSERT_TRUE(restore.Report(false, "unreadable").ok());
-  auto end = restore.Wait(60'000);
+  auto end = restore.Wait(5000);
   ASSERT_TRUE(end) << end.status().message();
   EXPECT_EQ(end->outcome, GEMEL_RESTORE_READ_AGAIN);
 }

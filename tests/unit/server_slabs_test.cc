@@ -67,6 +67,17 @@ TEST(SlabPool, RefusesMoreThanItsBudgetAndNamesTheSizes) {
   EXPECT_EQ(p.pool->used_bytes(), 8 * kMiB);
 }
 
+TEST(SlabPool, NamesTheLivingProcessesWhoseSlabsAreMissing) {
+  Pool p;
+  p.pool->Prepare(p.pool->AddHolder(41), 4 * kMiB);
+  p.pool->Prepare(p.pool->AddHolder(42), 2 * kMiB);
+  const auto refused = p.pool->Take(kServerHolder, 8 * kMiB);
+  ASSERT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(MessageOf(refused.status()).find("(process 41 4194304, process 42 2097152)"),
+            std::string_view::npos)
+      << refused.status();
+}
+
 TEST(SlabPool, GivesASlabOfALivingClientToNobodyElse) {
   Pool p;
   const HolderKey client = p.pool->AddHolder(41);
