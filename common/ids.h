@@ -67,6 +67,8 @@ struct ClusterTag { static constexpr std::string_view kName = "cluster id"; };
 struct ServerTag { static constexpr std::string_view kName = "server id"; };
 struct IncarnationTag { static constexpr std::string_view kName = "incarnation"; };
 struct TokenTag { static constexpr std::string_view kName = "epoch token"; };
+struct StageTag { static constexpr std::string_view kName = "stage id"; };
+struct ReadTag { static constexpr std::string_view kName = "read id"; };
 
 // clang-format on
 
@@ -74,6 +76,8 @@ using ClusterId = Id128<ClusterTag>;
 using ServerId = Id128<ServerTag>;          // for ever: one data directory
 using Incarnation = Id128<IncarnationTag>;  // one life of a server
 using EpochToken = Id128<TokenTag>;         // one incarnation of a job (amendment 1)
+using StageId = Id128<StageTag>;            // a shard that was staged before it had a name
+using ReadId = Id128<ReadTag>;              // one reader's pin of one snapshot
 
 // (cluster generation, counter): amendment 7. Ordered; {0,0} is "none".
 struct EpochId {

@@ -119,6 +119,9 @@ Task<absl::Status> Directives::Do(pb::Directive directive, std::string* manifest
       co_return co_await VerifyShard(directive.verify_shard());
     case pb::Directive::kFetchManifest:
       co_return co_await FetchManifest(directive.fetch_manifest(), manifest);
+    case pb::Directive::kPersistShard:
+    case pb::Directive::kMarkPersisted:
+    case pb::Directive::kDropPersisted:
     case pb::Directive::WORK_NOT_SET:
       break;
   }

@@ -37,7 +37,7 @@ absl::Status CheckLimits(const FrameHeader& header, uint8_t type) {
 
 bool IsKnownFrameType(uint8_t type) {
   const bool client = type >= static_cast<uint8_t>(FrameType::kClientHello) &&
-                      type <= static_cast<uint8_t>(FrameType::kReleaseRestore);
+                      type <= static_cast<uint8_t>(FrameType::kRemoveSnapshot);
   const bool peer = type >= static_cast<uint8_t>(FrameType::kPeerHello) &&
                     type <= static_cast<uint8_t>(FrameType::kProbe);
   return client || peer;

@@ -44,6 +44,12 @@ enum class FrameType : uint8_t {
   kReportRestore = 11,
   kAwaitRestore = 12,
   kReleaseRestore = 13,
+  kStageShard = 14,
+  kSealStage = 15,
+  kDropStage = 16,
+  kBeginRead = 17,
+  kListSnapshots = 18,
+  kRemoveSnapshot = 19,
   // server to server (transport/peer/messages.h)
   kPeerHello = 32,
   kOffer = 33,

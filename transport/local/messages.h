@@ -109,6 +109,11 @@ struct OpenShard {
   OnBusyPolicy on_busy = OnBusyPolicy::kWait;
   uint32_t wait_ms = 0;
   uint32_t deadline_ms = 0;
+  uint32_t persist_every = 0;       // gemel.v1.PersistPolicy
+  uint32_t persist_interval_s = 0;
+  uint32_t persist_copies = 0;
+  uint32_t persist_keep = 0;
+  StageId stage;  // not zero: the shard is what was staged and sealed under this id
 
   static void Fields(auto& m, auto&& field) {
     field("job", m.job);
@@ -127,6 +132,11 @@ struct OpenShard {
     field("on_busy", m.on_busy);
     field("wait_ms", m.wait_ms);
     field("deadline_ms", m.deadline_ms);
+    field("persist_every", m.persist_every);
+    field("persist_interval_s", m.persist_interval_s);
+    field("persist_copies", m.persist_copies);
+    field("persist_keep", m.persist_keep);
+    field("stage", m.stage);
   }
 };
 
@@ -137,6 +147,7 @@ struct OpenShardReply {
   SnapshotId snapshot;            // ACCEPT: with its sequence
   uint64_t upload = 0;            // names this shard on this connection
   std::vector<SlabPiece> pieces;  // in order of the shard's bytes; whole chunks but for the last
+  std::vector<Digest128> digests;  // of a staged shard, one a chunk; it has no pieces to fill
 
   static void Fields(auto& m, auto&& field) {
     field("decision", m.decision);
@@ -144,7 +155,50 @@ struct OpenShardReply {
     field("snapshot", m.snapshot);
     field("upload", m.upload);
     field("pieces", m.pieces);
+    field("digests", m.digests);
   }
+};
+
+// Memory for a shard that has no name yet: filled by this client (ChunksFilled with its `upload`),
+// sealed, and later opened under a name by any client process of this host and user.
+struct StageShard {
+  static constexpr std::string_view kName = "stage shard";
+  StageId stage;  // drawn by the client, not zero
+  uint64_t shard_bytes = 0;
+  uint64_t layout_bytes = 0;
+
+  static void Fields(auto& m, auto&& field) {
+    field("stage", m.stage);
+    field("shard_bytes", m.shard_bytes);
+    field("layout_bytes", m.layout_bytes);
+  }
+};
+
+struct StageShardReply {
+  static constexpr std::string_view kName = "stage shard reply";
+  uint64_t upload = 0;  // names it on this connection, apart from those of OpenShard
+  std::vector<SlabPiece> pieces;
+
+  static void Fields(auto& m, auto&& field) {
+    field("upload", m.upload);
+    field("pieces", m.pieces);
+  }
+};
+
+// All chunks are filled and the client has dropped its writable mapping.
+struct SealStage {
+  static constexpr std::string_view kName = "seal stage";
+  uint64_t upload = 0;
+
+  static void Fields(auto& m, auto&& field) { field("upload", m.upload); }
+};
+
+// Frees what no snapshot took over. Also done when the connection that staged it ends.
+struct DropStage {
+  static constexpr std::string_view kName = "drop stage";
+  StageId stage;
+
+  static void Fields(auto& m, auto&& field) { field("stage", m.stage); }
 };
 
 // Makes ready the slabs of the next save of that size, in the background.
@@ -290,6 +344,66 @@ struct BeginRestoreDone {
     field("shards", m.shards);
     field("progress", m.progress);
     field("lost", m.lost);
+  }
+};
+
+// Opens one committed snapshot for reading, without an epoch. Answered by BeginRestoreDone, whose
+// `restore` is given to FetchChunks and ReleaseRestore; it is neither reported nor awaited.
+// NotFound names what is there.
+struct BeginRead {
+  static constexpr std::string_view kName = "begin read";
+  std::string job;
+  std::string name;  // empty: the newest
+  uint32_t wait_ms = 0;
+
+  static void Fields(auto& m, auto&& field) {
+    field("job", m.job);
+    field("name", m.name);
+    field("wait_ms", m.wait_ms);
+  }
+};
+
+// What is committed of a job; an unknown job has nothing.
+struct ListSnapshots {
+  static constexpr std::string_view kName = "list snapshots";
+  std::string job;
+
+  static void Fields(auto& m, auto&& field) { field("job", m.job); }
+};
+
+struct ListedSnapshot {
+  SnapshotId snapshot;
+  uint32_t world_size = 0;
+  uint64_t bytes = 0;
+  int64_t committed_unix_s = 0;
+  bool persisted = false;
+  bool in_memory = false;
+
+  static void Fields(auto& m, auto&& field) {
+    field("snapshot", m.snapshot);
+    field("world_size", m.world_size);
+    field("bytes", m.bytes);
+    field("committed_unix_s", m.committed_unix_s);
+    field("persisted", m.persisted);
+    field("in_memory", m.in_memory);
+  }
+};
+
+struct ListSnapshotsReply {
+  static constexpr std::string_view kName = "list snapshots reply";
+  std::vector<ListedSnapshot> snapshots;  // by rising order
+
+  static void Fields(auto& m, auto&& field) { field("snapshots", m.snapshots); }
+};
+
+struct RemoveSnapshot {
+  static constexpr std::string_view kName = "remove snapshot";
+  std::string job;
+  std::string name;  // not empty
+
+  static void Fields(auto& m, auto&& field) {
+    field("job", m.job);
+    field("name", m.name);
   }
 };
 

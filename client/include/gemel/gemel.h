@@ -158,6 +158,15 @@ typedef struct gemel_snapshot_options {
   uint32_t keep_latest;    /* committed snapshots that stay; 0: all */
   int on_busy;             /* enum gemel_on_busy */
   int64_t timeout_ms; /* of the open; and after it an attempt that is not committed is aborted */
+  /* Which committed snapshots also go to disk: every n-th, and the first after an interval; zeros:
+   * none. The three fields after them: 0 takes the default. */
+  uint32_t persist_every;
+  uint32_t persist_interval_s;
+  uint32_t persist_copies; /* disks that hold each shard; default 1 */
+  uint32_t persist_keep;   /* persisted snapshots that stay on disk; default 2 */
+  /* Null, or the 16 bytes of gemel_stage_id(): the shard is what was staged there, by this process
+   * or another of this host and user; sizes as it was staged; nothing is to be written any more. */
+  const uint8_t* stage;
 } gemel_snapshot_options;
 
 /* Returns when the cluster has accepted the snapshot and this host's memory for it is there.
@@ -203,6 +212,37 @@ GEMEL_API gemel_status gemel_writer_abort(gemel_writer* writer, const char* why)
 /* Frees; a writer that was not sealed is aborted in the background. Null is harmless. */
 GEMEL_API void gemel_writer_free(gemel_writer* writer);
 
+/* ---- stage: a shard that is written before it has a name. What is staged and sealed may become
+ * the shard of one snapshot (gemel_snapshot_options.stage) without being copied again. Calls on one
+ * handle exclude one another. */
+
+typedef struct gemel_stage gemel_stage;
+
+typedef struct gemel_stage_options {
+  size_t struct_bytes; /* sizeof(gemel_stage_options) */
+  uint64_t shard_bytes;
+  uint64_t layout_bytes; /* leading bytes that say what the rest is; at most shard_bytes */
+  int64_t timeout_ms;    /* how long to wait for memory */
+} gemel_stage_options;
+
+/* Returns when this host's memory for it is there. GEMEL_RESOURCE_EXHAUSTED names the sizes. */
+GEMEL_API gemel_status gemel_stage_open(gemel_client* client, const gemel_stage_options* options,
+                                        gemel_stage** stage);
+
+/* As gemel_writer_write(). */
+GEMEL_API gemel_status gemel_stage_write(gemel_stage* stage, uint64_t offset, const void* data,
+                                         size_t size);
+
+/* Ends writing: from here on it can be opened under a name. GEMEL_FAILED_PRECONDITION when bytes
+ * are missing. */
+GEMEL_API gemel_status gemel_stage_seal(gemel_stage* stage);
+
+/* What gemel_snapshot_options.stage takes; written to `id`. */
+GEMEL_API void gemel_stage_id(const gemel_stage* stage, uint8_t id[16]);
+
+/* Frees the handle and, unless a snapshot took it over, the memory. Null is harmless. */
+GEMEL_API void gemel_stage_free(gemel_stage* stage);
+
 /* ---- restore: one rank's part in bringing back the newest committed snapshot. Calls on one handle
  * run one after the other. */
 
@@ -223,6 +263,20 @@ typedef struct gemel_restore_options {
 GEMEL_API gemel_status gemel_restore_begin(gemel_client* client,
                                            const gemel_restore_options* options,
                                            gemel_restore** restore);
+
+typedef struct gemel_read_options {
+  size_t struct_bytes; /* sizeof(gemel_read_options) */
+  const char* job;     /* not null */
+  const char* name;    /* null: the newest committed */
+  int64_t timeout_ms;  /* of the begin, and of all reads together */
+} gemel_read_options;
+
+/* Opens one committed snapshot for reading: no epoch, any process, nobody is fenced. It stays, also
+ * when it is replaced or retired meanwhile, until gemel_restore_free(). The handle takes
+ * gemel_restore_info, _shard, _read and _free; report and wait are GEMEL_FAILED_PRECONDITION.
+ * GEMEL_NOT_FOUND names what is there instead. */
+GEMEL_API gemel_status gemel_read_begin(gemel_client* client, const gemel_read_options* options,
+                                        gemel_restore** restore);
 
 typedef struct gemel_snapshot_info {
   size_t struct_bytes; /* sizeof(gemel_snapshot_info), set by the caller */
@@ -295,6 +349,35 @@ GEMEL_API const char* gemel_restore_lost(const gemel_restore* restore, size_t in
 
 /* Frees; lets the server reuse the memory. Null is harmless. */
 GEMEL_API void gemel_restore_free(gemel_restore* restore);
+
+/* ---- listing: what is committed of a job. */
+
+typedef struct gemel_listing gemel_listing;
+
+typedef struct gemel_listed {
+  size_t struct_bytes; /* sizeof(gemel_listed), set by the caller */
+  const char* name;    /* the listing's string */
+  gemel_epoch epoch;
+  uint64_t sequence;
+  uint32_t attempt;
+  uint32_t world_size;
+  uint64_t bytes; /* of all shards, one copy */
+  int64_t committed_unix_s;
+  int persisted; /* other than 0: on disk, whole */
+  int in_memory; /* 0: on disk only */
+} gemel_listed;
+
+/* By rising order; empty for a job that was never seen. */
+GEMEL_API gemel_status gemel_list(gemel_client* client, const char* job, gemel_listing** listing);
+GEMEL_API size_t gemel_listing_count(const gemel_listing* listing);
+/* Fills `entry`. GEMEL_INVALID_ARGUMENT beyond the end. */
+GEMEL_API gemel_status gemel_listing_entry(const gemel_listing* listing, size_t index,
+                                           gemel_listed* entry);
+GEMEL_API void gemel_listing_free(gemel_listing* listing);
+
+/* Removes every committed snapshot of that name, in memory and on disk. GEMEL_NOT_FOUND when there
+ * is none. Not null, either. */
+GEMEL_API gemel_status gemel_remove(gemel_client* client, const char* job, const char* name);
 
 #ifdef __cplusplus
 } /* extern "C" */
