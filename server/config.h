@@ -23,8 +23,8 @@ struct ServerConfig {
   std::string socket;  // default: <dir>/server.sock
   std::string data_listen = "tcp://127.0.0.1:0";
   std::string memory = "1GiB";
-  std::string slab_bytes = "64MiB";
-  std::string metrics;  // empty: no endpoint
+  std::string slab_bytes;  // default: DefaultSlabBytes() of the memory
+  std::string metrics;     // empty: no endpoint
   std::string congestion = "cubic";
   std::string ready_file;
   // From the texts above, by CheckServerConfig().
@@ -32,7 +32,7 @@ struct ServerConfig {
   uint64_t slab_size = 0;
 };
 
-// `finished`: --help was asked for and answered.
+// `finished`: --help or --version was asked for and answered.
 absl::StatusOr<ServerConfig> ReadServerConfig(int argc, const char* const* argv, bool* finished);
 
 // Fills in defaults and sizes, refuses what cannot be. `machine_bytes`: memory that this process

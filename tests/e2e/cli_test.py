@@ -131,9 +131,13 @@ def test_an_address_beyond_this_machine_is_refused(shared):
     assert done.code in (USAGE, REFUSED) and "192.0.2.1" in done.err and "loopback" in done.err, done
 
 
-def test_a_second_up_is_refused_and_harms_nothing(shared):
+def test_a_second_up_does_nothing_and_says_the_address(shared):
     before = shared.incarnations()
-    sentence(shared.gemel("up", *shared.sizes, code=None), REFUSED, re.escape(shared.dir), "gemel down")
+    done = shared.gemel("up", *shared.sizes)
+    assert "up already" in done.out and ",".join(shared.sockets) in done.out, done
+    assert "up already" in shared.gemel("up").out  # nothing asked for: what there is
+    sentence(shared.gemel("up", "--servers", "5", code=None), REFUSED, re.escape(shared.dir), "3 servers of 256 MiB",
+             "gemel down")
     assert shared.incarnations() == before
 
 

@@ -29,4 +29,5 @@ if(GEMEL_BUILD_SERVICES AND TARGET gemel-server)
   gemel_test(config_replay_test
     SOURCES ${here}/config_replay_test.cc ${PROJECT_SOURCE_DIR}/server/config.cc
     DEPS gemel_server gemel_daemon CLI11::CLI11 LABEL fuzz)
+  target_compile_definitions(config_replay_test PRIVATE GEMEL_VERSION="${PROJECT_VERSION}")
 endif()

@@ -10,4 +10,5 @@ if(GEMEL_BUILD_SERVICES AND TARGET gemel-server)
   gemel_test(server_config_test
     SOURCES ${here}/server_config_test.cc ${PROJECT_SOURCE_DIR}/server/config.cc
     DEPS gemel_server gemel_daemon CLI11::CLI11 LABEL unit)
+  target_compile_definitions(server_config_test PRIVATE GEMEL_VERSION="${PROJECT_VERSION}")
 endif()
