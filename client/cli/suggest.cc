@@ -38,6 +38,7 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 }
 
 std::string Nearest(std::string_view word, const std::vector<std::string>& known) {
+  word = word.substr(0, kWordBytesMax);
   const size_t far = std::max<size_t>(1, word.size() / 3);
   std::string nearest;
   size_t least = far + 1;
