@@ -148,6 +148,28 @@ std::vector<std::string> CommandNames(const CLI::App* app) {
   return names;
 }
 
+// `run` takes everything from the first word that is no flag of its own for the command, so CLI11
+// would take a mistyped flag for the beginning of it.
+std::string UnknownFlagOfRun(const CLI::App& app, const std::vector<std::string>& arguments) {
+  if (arguments[0] != "run") {
+    return "";
+  }
+  const CLI::App* run = app.get_subcommand("run");
+  for (size_t i = 1; i < arguments.size(); ++i) {
+    const std::string& word = arguments[i];
+    if (word == "--" || !word.starts_with('-')) {
+      return "";
+    }
+    const std::string flag = word.substr(0, word.find('='));
+    const CLI::Option* option = run->get_option_no_throw(flag);
+    if (option == nullptr) {
+      return flag;
+    }
+    i += option->get_items_expected_max() > 0 && flag == word ? 1 : 0;
+  }
+  return "";
+}
+
 }  // namespace
 
 CommandLine::CommandLine()
@@ -170,6 +192,9 @@ int CommandLine::Run(int argc, char** argv) {
   if (arguments.empty()) {
     std::fputs(app_.help().c_str(), stderr);
     return kExitUsage;
+  }
+  if (const std::string flag = UnknownFlagOfRun(app_, arguments); !flag.empty()) {
+    return UsageError("no flag '" + flag + "'", arguments);
   }
   try {  // CLI11's interface: the one place where an exception is caught
     app_.parse(argc, argv);

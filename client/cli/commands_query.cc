@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -36,6 +37,20 @@ std::vector<std::string> NamesIn(const Json& list, const char* key) {
     names.push_back(row.value(key, ""));
   }
   return names;
+}
+
+// A job that was begun under this name and never committed: a typing error of the training script
+// looks like that.
+std::string NothingYet(PlacementClient* placement, const std::string& job) {
+  const absl::StatusOr<Json> jobs = QueryJobs(placement);
+  std::vector<std::string> others;
+  for (const Json& one : jobs.ok() ? (*jobs)["jobs"] : Json::array()) {
+    if (one["job"] != job && !one["latest"].get<std::string>().empty()) {
+      others.push_back(one["job"]);
+    }
+  }
+  return fmt::format("job {} has no snapshot yet{}; `gemel jobs` lists all\n", job,
+                     DidYouMean(job, others));
 }
 
 }  // namespace
@@ -110,6 +125,9 @@ absl::Status RunSnapshots(const Flags& flags) {
   absl::StatusOr<Json> snapshots = QuerySnapshots(placement.get(), flags.target);
   if (!snapshots.ok()) {
     return WithSuggestion(snapshots.status(), placement.get(), {flags.target, ""});
+  }
+  if ((*snapshots)["snapshots"].empty()) {
+    return Print(flags, *snapshots, NothingYet(placement.get(), flags.target));
   }
   return Print(
       flags, *snapshots,

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -272,6 +273,16 @@ std::string Environment(const char* name) {
 }
 
 uid_t OwnUser() { return geteuid(); }
+
+absl::Status CheckOwner(const std::string& path) {
+  struct stat found{};
+  if (stat(path.c_str(), &found) != 0 || geteuid() == 0 || found.st_uid == geteuid()) {
+    return absl::OkStatus();
+  }
+  return error::PermissionDenied(
+      "{} belongs to user {}, this is user {}; run as that user, or choose a --dir of your own",
+      path, found.st_uid, geteuid());
+}
 
 absl::StatusOr<std::string> ProgramFolder() {
   std::error_code error;

@@ -60,6 +60,10 @@ std::string Environment(const char* name);
 // The user whose rights this process has.
 uid_t OwnUser();
 
+// PermissionDenied, naming the owner, for a file of another user; root owns everything. OK for one
+// that is not there.
+absl::Status CheckOwner(const std::string& path);
+
 // The folder this program lies in: the daemons lie beside it.
 absl::StatusOr<std::string> ProgramFolder();
 

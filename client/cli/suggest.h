@@ -19,7 +19,7 @@ size_t EditDistance(std::string_view a, std::string_view b);
 // letters, and at least one.
 std::string Nearest(std::string_view word, const std::vector<std::string>& known);
 
-// "; did you mean 'gpt'?", or nothing.
+// " (did you mean 'gpt'?)", or nothing.
 std::string DidYouMean(std::string_view word, const std::vector<std::string>& known);
 
 }  // namespace gemel::cli

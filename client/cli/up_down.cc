@@ -149,6 +149,7 @@ absl::Status CheckRunning(const UpOptions& options, const ClusterFile& running) 
 }  // namespace
 
 absl::StatusOr<UpResult> Up(const UpOptions& options) {
+  GEMEL_RETURN_IF_ERROR(CheckOwner(options.dir + "/cluster.json"));
   absl::StatusOr<ClusterFile> before = ReadClusterFile(options.dir);
   if (!options.only_server.empty() || options.only_placement) {
     GEMEL_RETURN_IF_ERROR(before.status());
@@ -177,6 +178,7 @@ absl::StatusOr<UpResult> Up(const UpOptions& options) {
 }
 
 absl::StatusOr<uint32_t> Down(const std::string& dir, bool wipe) {
+  GEMEL_RETURN_IF_ERROR(CheckOwner(dir + "/cluster.json"));
   GEMEL_ASSIGN_OR_RETURN(ClusterFile cluster, ReadClusterFile(dir));
   Progress progress("stopping the cluster below " + dir);
   const uint32_t ended = StopDaemons(&cluster, &progress);
@@ -193,6 +195,7 @@ absl::StatusOr<uint32_t> Down(const std::string& dir, bool wipe) {
 }
 
 absl::StatusOr<ClusterFile> RecoverPlacement(const std::string& dir, bool accept_loss, bool force) {
+  GEMEL_RETURN_IF_ERROR(CheckOwner(dir + "/cluster.json"));
   GEMEL_ASSIGN_OR_RETURN(ClusterFile cluster, ReadClusterFile(dir));
   if (IsAlive(cluster.placement_process) && !force) {
     return error::FailedPrecondition(

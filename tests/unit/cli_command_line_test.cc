@@ -45,7 +45,7 @@ TEST(Suggest, NamesTheNearestAndNothingThatIsFar) {
   EXPECT_EQ(Nearest("snapshot", known), "snapshots");
   EXPECT_EQ(Nearest("gtp", known), "gpt");
   EXPECT_EQ(Nearest("fly", known), "");
-  EXPECT_EQ(DidYouMean("gtp", known), "; did you mean 'gpt'?");
+  EXPECT_EQ(DidYouMean("gtp", known), " (did you mean 'gpt'?)");
   EXPECT_EQ(DidYouMean("gpt", known), "");
   EXPECT_EQ(DidYouMean("x", {}), "");
   EXPECT_EQ(Nearest(std::string(100'000, 'x'), known), "");  // bounded work
