@@ -5,7 +5,7 @@
 #include "client/cli/doctor.h"
 #include "client/cli/doctor_facts.h"
 #include "client/cli/exit_codes.h"
-#include "client/cli/progress.h"
+#include "client/cli/waiting.h"
 #include "client/cli/table.h"
 #include "common/bytes.h"
 #include "common/check.h"
@@ -102,23 +102,23 @@ ClusterFacts ReadClusterFacts(const Flags& flags, const absl::StatusOr<ClusterFi
 }
 
 absl::StatusOr<std::vector<Group>> Examine(const Flags& flags) {
-  Progress progress("examining");
+  Waiting waiting("examining");
   const absl::StatusOr<ClusterFile> file = ReadClusterFile(flags.dir);
   const ClusterFile* cluster = file.ok() ? &*file : nullptr;
   GEMEL_ASSIGN_OR_RETURN(MemoryFacts memory, WantedMemory(flags, cluster));
   ReadMemoryFacts(&memory);
-  progress.Show(1, 6, "memory");
+  waiting.Show(1, 6, "memory");
   const uint64_t slab_bytes = cluster != nullptr && cluster->slab_bytes != 0
                                   ? cluster->slab_bytes
                                   : DefaultSlabBytes(memory.memory_bytes);
   const KernelFacts kernel = ReadKernelFacts(memory.memory_bytes / slab_bytes);
   const NetworkFacts network = ReadNetworkFacts();
-  progress.Show(3, 6, "disk");
+  waiting.Show(3, 6, "disk");
   DiskFacts disk = ReadDiskFacts(flags.dir);
   disk.state_bytes = memory.memory_bytes * memory.servers;
-  progress.Show(4, 6, "versions");
+  waiting.Show(4, 6, "versions");
   const VersionFacts versions = ReadVersionFacts(cluster);
-  progress.Show(5, 6, "cluster");
+  waiting.Show(5, 6, "cluster");
   const ClusterFacts facts = ReadClusterFacts(flags, file);
   return std::vector<Group>{
       {"memory", CheckMemory(memory)},       {"kernel", CheckKernel(kernel)},

@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "client/cli/commands.h"
-#include "client/cli/progress.h"
+#include "client/cli/waiting.h"
 #include "common/bytes.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
@@ -30,7 +30,7 @@ absl::Status GivenUp(const JobAndName& what, const PersistStep& step) {
 
 absl::StatusOr<PersistResult> Persist(PlacementClient* placement, const JobAndName& what,
                                       Duration patience) {
-  Progress progress(fmt::format("persisting {}", TitleOf(what)));
+  Waiting waiting(fmt::format("persisting {}", TitleOf(what)));
   uint64_t most = 0;
   TimePoint moved = Now();
   while (true) {
@@ -44,7 +44,7 @@ absl::StatusOr<PersistResult> Persist(PlacementClient* placement, const JobAndNa
     if (step->state == PersistStep::State::kNone) {
       return GivenUp(what, *step);
     }
-    progress.Show(step->bytes_done, step->bytes,
+    waiting.Show(step->bytes_done, step->bytes,
                   fmt::format("{} of {} shards {}", step->shards_done, step->shards, step->detail));
     const uint64_t now_done = step->bytes_done + step->shards_done;
     moved = now_done > most ? Now() : moved;

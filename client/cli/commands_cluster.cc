@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "client/cli/commands.h"
-#include "client/cli/progress.h"
+#include "client/cli/waiting.h"
 #include "client/cli/table.h"
 #include "client/cli/up_down.h"
 #include "common/errors.h"
@@ -51,12 +51,12 @@ std::string UpTable(const UpResult& up) {
 
 // Unavailable with what placement waits for when it does not serve in time. It goes on listening.
 absl::Status AwaitServing(PlacementClient* placement, const std::string& address) {
-  Progress progress("waiting for what the servers report");
+  Waiting waiting("waiting for what the servers report");
   for (int look = 0; look < kRecoverLooksMax; ++look) {
     if (QueryJobs(placement).ok()) {
       return absl::OkStatus();
     }
-    progress.Show(0, 0, address);
+    waiting.Show(0, 0, address);
     Pause(kRecoverEvery);
   }
   GEMEL_ASSIGN_OR_RETURN(Json status, QueryStatus(placement));

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "client/cli/commands.h"
-#include "client/cli/progress.h"
+#include "client/cli/waiting.h"
 #include "client/cli/suggest.h"
 #include "client/cli/table.h"
 #include "common/errors.h"
@@ -141,8 +141,8 @@ absl::Status RunVerify(const Flags& flags) {
   const JobAndName what = SplitJobAndName(flags.target);
   absl::StatusOr<Json> result = Json();
   {
-    Progress progress(fmt::format("verifying {}", flags.target));
-    placement->WhileWaiting([&progress] { progress.Show(0, 0, "every copy is hashed again"); });
+    Waiting waiting(fmt::format("verifying {}", flags.target));
+    placement->WhileWaiting([&waiting] { waiting.Show(0, 0, "every copy is hashed again"); });
     result = QueryVerify(placement.get(), what);
     placement->WhileWaiting(nullptr);
   }

@@ -20,7 +20,7 @@ constexpr size_t kWordsBytesMax = 400;
 constexpr std::string_view kUnix = "unix://";
 
 absl::StatusOr<nlohmann::json> WaitReady(const std::string& folder, const std::string& what,
-                                         const ProcessName& process, Progress* progress) {
+                                         const ProcessName& process, Waiting* waiting) {
   const TimePoint began = Now();
   while (true) {
     absl::StatusOr<std::string> text = ReadTextFile(folder + "/ready.json");
@@ -40,7 +40,7 @@ absl::StatusOr<nlohmann::json> WaitReady(const std::string& folder, const std::s
           "{} did not get ready in 20 s; the last it said: {}\n  its log: {}/log", what,
           LastWords(folder + "/log"), folder);
     }
-    progress->Show(0, 0, what);
+    waiting->Show(0, 0, what);
     Pause(kPollEvery);
   }
 }
@@ -85,7 +85,7 @@ std::string LastWords(const std::string& log) {
 }
 
 absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>& extra,
-                            Progress* progress) {
+                            Waiting* waiting) {
   const std::string folder = PlacementFolder(*cluster);
   GEMEL_RETURN_IF_ERROR(MakeFolder(folder));
   RemoveTree(folder + "/ready.json");
@@ -99,7 +99,7 @@ absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>
   GEMEL_ASSIGN_OR_RETURN(cluster->placement_process, StartDetached(command, folder + "/log"));
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(*cluster));
   GEMEL_ASSIGN_OR_RETURN(nlohmann::json ready, WaitReady(folder, "gemel-placement",
-                                                         cluster->placement_process, progress));
+                                                         cluster->placement_process, waiting));
   cluster->placement = ready.value("address", "");
   cluster->cluster = ready.value("cluster_id", cluster->cluster);
   return absl::OkStatus();
@@ -144,16 +144,16 @@ absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server) {
   return WriteClusterFile(*cluster);
 }
 
-absl::Status AwaitServer(const ClusterFile& cluster, ServerEntry* server, Progress* progress) {
+absl::Status AwaitServer(const ClusterFile& cluster, ServerEntry* server, Waiting* waiting) {
   GEMEL_ASSIGN_OR_RETURN(nlohmann::json ready,
                          WaitReady(ServerFolder(cluster, server->name),
-                                   "gemel-server " + server->name, server->process, progress));
+                                   "gemel-server " + server->name, server->process, waiting));
   server->id = ready.value("server_id", "");
   server->data_address = ready.value("data_address", "");
   return absl::OkStatus();
 }
 
-bool StopDaemon(const ProcessName& process, Progress* progress) {
+bool StopDaemon(const ProcessName& process, Waiting* waiting) {
   if (!AskToStop(process)) {
     return false;
   }
@@ -162,23 +162,23 @@ bool StopDaemon(const ProcessName& process, Progress* progress) {
     if (Now() >= give_up) {
       Kill(process);
     }
-    progress->Show(0, 0, fmt::format("process {}", process.pid));
+    waiting->Show(0, 0, fmt::format("process {}", process.pid));
     Pause(kPollEvery);
   }
   return true;
 }
 
-uint32_t StopDaemons(ClusterFile* cluster, Progress* progress) {
+uint32_t StopDaemons(ClusterFile* cluster, Waiting* waiting) {
   uint32_t ended = 0;
   for (const ServerEntry& server : cluster->servers) {
     ended += AskToStop(server.process) ? 1 : 0;  // all at once: each may take a second
   }
   for (ServerEntry& server : cluster->servers) {
-    StopDaemon(server.process, progress);
+    StopDaemon(server.process, waiting);
     RemoveTree(ServerFolder(*cluster, server.name) + "/server.sock");
     RemoveTree(ServerFolder(*cluster, server.name) + "/ready.json");
   }
-  ended += StopDaemon(cluster->placement_process, progress) ? 1 : 0;
+  ended += StopDaemon(cluster->placement_process, waiting) ? 1 : 0;
   RemoveTree(PlacementFolder(*cluster) + "/ready.json");
   return ended;
 }

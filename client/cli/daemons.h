@@ -16,7 +16,7 @@
 #include "absl/status/statusor.h"
 
 #include "client/cli/cluster_file.h"
-#include "client/cli/progress.h"
+#include "client/cli/waiting.h"
 
 namespace gemel::cli {
 
@@ -25,16 +25,16 @@ std::string ServerFolder(const ClusterFile& cluster, const std::string& name);
 
 // Starts gemel-placement with the flags `extra`, waits until it serves, takes note of its address.
 absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>& extra,
-                            Progress* progress);
+                            Waiting* waiting);
 
 // Starts one server; AwaitServer() returns when clients may connect to it.
 absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server);
-absl::Status AwaitServer(const ClusterFile& cluster, ServerEntry* server, Progress* progress);
+absl::Status AwaitServer(const ClusterFile& cluster, ServerEntry* server, Waiting* waiting);
 
 // Ends all of them, servers first and at once. How many were alive.
-uint32_t StopDaemons(ClusterFile* cluster, Progress* progress);
+uint32_t StopDaemons(ClusterFile* cluster, Waiting* waiting);
 // Waits until it is gone; SIGKILL when it does not go. True when it was alive.
-bool StopDaemon(const ProcessName& process, Progress* progress);
+bool StopDaemon(const ProcessName& process, Waiting* waiting);
 
 // What a daemon said last before it ended, without its name before it; "nothing" for an empty log.
 std::string LastWords(const std::string& log);

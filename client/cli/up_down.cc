@@ -19,13 +19,13 @@ constexpr uint64_t kMemoryDefault = kGiB;
 constexpr uint64_t kFitUnit = 64 * kMiB;
 
 absl::Status StartAll(ClusterFile* cluster) {
-  Progress progress(fmt::format("starting {} servers", cluster->servers.size()));
-  GEMEL_RETURN_IF_ERROR(StartPlacement(cluster, {}, &progress));
+  Waiting waiting(fmt::format("starting {} servers", cluster->servers.size()));
+  GEMEL_RETURN_IF_ERROR(StartPlacement(cluster, {}, &waiting));
   for (ServerEntry& server : cluster->servers) {
     GEMEL_RETURN_IF_ERROR(LaunchServer(cluster, &server));
   }
   for (ServerEntry& server : cluster->servers) {
-    GEMEL_RETURN_IF_ERROR(AwaitServer(*cluster, &server, &progress));
+    GEMEL_RETURN_IF_ERROR(AwaitServer(*cluster, &server, &waiting));
   }
   return WriteClusterFile(*cluster);
 }
@@ -61,9 +61,9 @@ absl::StatusOr<ClusterFile> RestartServer(ClusterFile cluster, const std::string
     if (IsAlive(server.process)) {
       return error::FailedPrecondition("{} runs already (process {})", name, server.process.pid);
     }
-    Progress progress("starting " + name);
+    Waiting waiting("starting " + name);
     GEMEL_RETURN_IF_ERROR(LaunchServer(&cluster, &server));
-    GEMEL_RETURN_IF_ERROR(AwaitServer(cluster, &server, &progress));
+    GEMEL_RETURN_IF_ERROR(AwaitServer(cluster, &server, &waiting));
     GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
     return cluster;
   }
@@ -75,8 +75,8 @@ absl::StatusOr<ClusterFile> RestartPlacement(ClusterFile cluster) {
     return error::FailedPrecondition("gemel-placement runs already (process {})",
                                      cluster.placement_process.pid);
   }
-  Progress progress("starting gemel-placement");
-  GEMEL_RETURN_IF_ERROR(StartPlacement(&cluster, {}, &progress));
+  Waiting waiting("starting gemel-placement");
+  GEMEL_RETURN_IF_ERROR(StartPlacement(&cluster, {}, &waiting));
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
   return cluster;
 }
@@ -170,8 +170,8 @@ absl::StatusOr<UpResult> Up(const UpOptions& options) {
   GEMEL_RETURN_IF_ERROR(MakeFolder(options.dir));
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
   if (absl::Status started = StartAll(&cluster); !started.ok()) {
-    Progress progress("stopping what was started");
-    StopDaemons(&cluster, &progress);
+    Waiting waiting("stopping what was started");
+    StopDaemons(&cluster, &waiting);
     return started;
   }
   return UpResult{cluster, false};
@@ -180,8 +180,8 @@ absl::StatusOr<UpResult> Up(const UpOptions& options) {
 absl::StatusOr<uint32_t> Down(const std::string& dir, bool wipe) {
   GEMEL_RETURN_IF_ERROR(CheckOwner(dir + "/cluster.json"));
   GEMEL_ASSIGN_OR_RETURN(ClusterFile cluster, ReadClusterFile(dir));
-  Progress progress("stopping the cluster below " + dir);
-  const uint32_t ended = StopDaemons(&cluster, &progress);
+  Waiting waiting("stopping the cluster below " + dir);
+  const uint32_t ended = StopDaemons(&cluster, &waiting);
   if (wipe) {
     RemoveTree(dir);
     return ended;
@@ -203,8 +203,8 @@ absl::StatusOr<ClusterFile> RecoverPlacement(const std::string& dir, bool accept
         "--force",
         dir, cluster.placement_process.pid);
   }
-  Progress progress("recovering placement");
-  StopDaemon(cluster.placement_process, &progress);
+  Waiting waiting("recovering placement");
+  StopDaemon(cluster.placement_process, &waiting);
   const std::string folder = PlacementFolder(cluster);
   if (Exists(folder)) {
     uint32_t number = 0;
@@ -217,7 +217,7 @@ absl::StatusOr<ClusterFile> RecoverPlacement(const std::string& dir, bool accept
   if (accept_loss) {
     extra.emplace_back("--accept-loss");
   }
-  GEMEL_RETURN_IF_ERROR(StartPlacement(&cluster, extra, &progress));
+  GEMEL_RETURN_IF_ERROR(StartPlacement(&cluster, extra, &waiting));
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
   return cluster;
 }

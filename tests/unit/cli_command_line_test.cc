@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The command line itself: exit codes, suggestions, shapes for completion, progress.
+// The command line itself: exit codes, suggestions, shapes for completion, waiting.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include "client/cli/command_line.h"
 #include "client/cli/exit_codes.h"
 #include "client/cli/host_facts.h"
-#include "client/cli/progress.h"
+#include "client/cli/waiting.h"
 #include "client/cli/suggest.h"
 #include "common/errors.h"
 
@@ -92,11 +92,11 @@ TEST(Completion, IsThereForTwoShellsOnly) {
   EXPECT_NE(MessageOf(refused).find("bash"), std::string_view::npos);
 }
 
-TEST(Progress, ShowsHowFarTheWorkIs) {
-  EXPECT_EQ(ProgressLine("persisting gpt", 1, 2, "1 of 2 shards", 3s),
+TEST(Waiting, ShowsHowFarTheWorkIs) {
+  EXPECT_EQ(WaitingLine("persisting gpt", 1, 2, "1 of 2 shards", 3s),
             "persisting gpt [############------------]  50 % 1 of 2 shards (3 s)");
-  EXPECT_EQ(ProgressLine("verifying", 0, 0, "", 12s), "verifying (12 s)");
-  EXPECT_EQ(ProgressLine("x", 9, 3, "", 0s), "x [########################] 100 % (0 s)");
+  EXPECT_EQ(WaitingLine("verifying", 0, 0, "", 12s), "verifying (12 s)");
+  EXPECT_EQ(WaitingLine("x", 9, 3, "", 0s), "x [########################] 100 % (0 s)");
 }
 
 TEST(HostFacts, ReadsThePortOfAnAddress) {

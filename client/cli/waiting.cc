@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "client/cli/progress.h"
+#include "client/cli/waiting.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -20,7 +20,7 @@ constexpr const char* kEraseLine = "\r\x1b[K";
 
 }  // namespace
 
-std::string ProgressLine(std::string_view what, uint64_t done, uint64_t total,
+std::string WaitingLine(std::string_view what, uint64_t done, uint64_t total,
                          std::string_view detail, Duration elapsed) {
   std::string line(what);
   if (total > 0) {
@@ -38,27 +38,27 @@ std::string ProgressLine(std::string_view what, uint64_t done, uint64_t total,
          fmt::format(" ({} s)", std::chrono::duration_cast<std::chrono::seconds>(elapsed).count());
 }
 
-Progress::Progress(std::string what)
+Waiting::Waiting(std::string what)
     : what_(std::move(what)),
       terminal_(isatty(STDERR_FILENO) == 1),
       began_(Now()),
       next_(Add(began_, terminal_ ? kSilentFirst : kLogEvery)) {}
 
-Progress::~Progress() {
+Waiting::~Waiting() {
   if (shown_ && terminal_) {
     std::fputs(kEraseLine, stderr);
     std::fflush(stderr);
   }
 }
 
-void Progress::Show(uint64_t done, uint64_t total, std::string_view detail) {
+void Waiting::Show(uint64_t done, uint64_t total, std::string_view detail) {
   const TimePoint now = Now();
   if (now < next_) {
     return;
   }
   next_ = Add(now, terminal_ ? kTerminalEvery : kLogEvery);
   shown_ = true;
-  const std::string line = ProgressLine(what_, done, total, detail, now - began_);
+  const std::string line = WaitingLine(what_, done, total, detail, now - began_);
   std::fputs((terminal_ ? kEraseLine + line : line + "\n").c_str(), stderr);
   std::fflush(stderr);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Progress: says on standard error how far a long work is. Nothing in its first second; then, on a
+// Waiting: says on standard error how far a long work is. Nothing in its first second; then, on a
 // terminal, one line that is rewritten; elsewhere a line every ten seconds.
 //
 // Thread safety: one thread.
@@ -14,13 +14,13 @@
 
 namespace gemel::cli {
 
-class Progress {
+class Waiting {
  public:
   // `what` is done: "verifying gpt@7".
-  explicit Progress(std::string what);
-  ~Progress();  // takes the line away
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
+  explicit Waiting(std::string what);
+  ~Waiting();  // takes the line away
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
 
   // `total` 0: not known, the time that went by is shown alone.
   void Show(uint64_t done, uint64_t total, std::string_view detail);
@@ -34,7 +34,7 @@ class Progress {
 };
 
 // One line: "what [#####-----] 50 % detail (3 s)".
-std::string ProgressLine(std::string_view what, uint64_t done, uint64_t total,
+std::string WaitingLine(std::string_view what, uint64_t done, uint64_t total,
                          std::string_view detail, Duration elapsed);
 
 }  // namespace gemel::cli
