@@ -18,12 +18,15 @@ std::string TitleOf(const JobAndName& what) {
   return what.name.empty() ? what.job : fmt::format("{}@{}", what.job, what.name);
 }
 
-absl::Status GivenUp(const JobAndName& what, const PersistStep& step) {
-  return error::FailedPrecondition(
-      "{}@{} is not on disk: {}; it stays in memory. `gemel status` names the tier's trouble, "
-      "`gemel persist {}@{}` tries again",
-      what.job, step.name, step.detail.empty() ? "no server has a persistent tier" : step.detail,
-      what.job, step.name);
+// Placement names the snapshot and why it gave up; the way out is ours.
+absl::Status GivenUp(const absl::Status& why, const JobAndName& what) {
+  return why.code() == absl::StatusCode::kFailedPrecondition
+             ? error::FailedPrecondition(
+                   "{}; it stays in memory, `gemel status` says how the tier is, and `gemel "
+                   "persist "
+                   "{}` tries again",
+                   MessageOf(why), TitleOf(what))
+             : why;
 }
 
 }  // namespace
@@ -36,16 +39,13 @@ absl::StatusOr<PersistResult> Persist(PlacementClient* placement, const JobAndNa
   while (true) {
     absl::StatusOr<PersistStep> step = PersistOnce(placement, what);
     if (!step.ok()) {
-      return WithSuggestion(step.status(), placement, what);
+      return GivenUp(WithSuggestion(step.status(), placement, what), what);
     }
-    if (step->state == PersistStep::State::kDone) {
+    if (step->done) {
       return PersistResult{step->name, step->bytes, step->shards};
     }
-    if (step->state == PersistStep::State::kNone) {
-      return GivenUp(what, *step);
-    }
     waiting.Show(step->bytes_done, step->bytes,
-                  fmt::format("{} of {} shards {}", step->shards_done, step->shards, step->detail));
+                 fmt::format("{} of {} shards {}", step->shards_done, step->shards, step->detail));
     const uint64_t now_done = step->bytes_done + step->shards_done;
     moved = now_done > most ? Now() : moved;
     most = std::max(most, now_done);

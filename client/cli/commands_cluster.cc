@@ -2,9 +2,9 @@
 #include <nlohmann/json.hpp>
 
 #include "client/cli/commands.h"
-#include "client/cli/waiting.h"
 #include "client/cli/table.h"
 #include "client/cli/up_down.h"
+#include "client/cli/waiting.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
 

@@ -59,7 +59,7 @@ absl::Status CheckPort(const std::string& address) {
 
 std::vector<std::string> PersistFlags(const ClusterFile& cluster, const std::string& server) {
   if (cluster.no_persist) {
-    return {"--no-persist"};
+    return {"--persist-dir", ""};
   }
   if (cluster.persist_dir.empty()) {
     return {};
@@ -98,8 +98,8 @@ absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>
   command.insert(command.end(), extra.begin(), extra.end());
   GEMEL_ASSIGN_OR_RETURN(cluster->placement_process, StartDetached(command, folder + "/log"));
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(*cluster));
-  GEMEL_ASSIGN_OR_RETURN(nlohmann::json ready, WaitReady(folder, "gemel-placement",
-                                                         cluster->placement_process, waiting));
+  GEMEL_ASSIGN_OR_RETURN(nlohmann::json ready,
+                         WaitReady(folder, "gemel-placement", cluster->placement_process, waiting));
   cluster->placement = ready.value("address", "");
   cluster->cluster = ready.value("cluster_id", cluster->cluster);
   return absl::OkStatus();

@@ -270,9 +270,7 @@ absl::StatusOr<PersistStep> PersistOnce(PlacementClient* placement, const JobAnd
   GEMEL_ASSIGN_OR_RETURN(auto reply, placement->Call<v1::PersistSnapshotReply>(
                                          "PersistSnapshot", request, kPersistWithin));
   PersistStep step;
-  step.state = reply.state() == v1::PERSIST_DONE      ? PersistStep::State::kDone
-               : reply.state() == v1::PERSIST_RUNNING ? PersistStep::State::kRunning
-                                                      : PersistStep::State::kNone;
+  step.done = reply.state() == v1::PERSIST_DONE;
   step.name = reply.snapshot().name();
   step.shards_done = reply.shards_done();
   step.shards = reply.shards();

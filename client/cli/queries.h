@@ -65,8 +65,7 @@ absl::StatusOr<nlohmann::ordered_json> QueryExplain(PlacementClient* placement,
 
 // What PersistSnapshot says; the call begins the work when it has not begun.
 struct PersistStep {
-  enum class State { kNone, kRunning, kDone };
-  State state = State::kNone;
+  bool done = false;
   std::string name;
   uint32_t shards_done = 0;
   uint32_t shards = 0;

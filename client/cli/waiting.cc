@@ -21,7 +21,7 @@ constexpr const char* kEraseLine = "\r\x1b[K";
 }  // namespace
 
 std::string WaitingLine(std::string_view what, uint64_t done, uint64_t total,
-                         std::string_view detail, Duration elapsed) {
+                        std::string_view detail, Duration elapsed) {
   std::string line(what);
   if (total > 0) {
     const uint64_t shown = std::min(done, total);

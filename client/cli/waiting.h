@@ -35,6 +35,6 @@ class Waiting {
 
 // One line: "what [#####-----] 50 % detail (3 s)".
 std::string WaitingLine(std::string_view what, uint64_t done, uint64_t total,
-                         std::string_view detail, Duration elapsed);
+                        std::string_view detail, Duration elapsed);
 
 }  // namespace gemel::cli

@@ -48,6 +48,13 @@ void Link::Close() {
 }
 
 absl::Status Link::Explain(const absl::Status& status) const {
+  if (status.code() == absl::StatusCode::kUnavailable && session_ != nullptr && !session_->open()) {
+    return error::Unavailable(
+        "server {} at {} has ended, or was stopped: `gemel status` shows it, `gemel up --server "
+        "{}` "
+        "starts it again; what it held is on its peers",
+        server_.server_name, address_, server_.server_name);
+  }
   // A refusal is a whole sentence that names who refuses; a connection that broke is not.
   if (status.code() == absl::StatusCode::kResourceExhausted ||
       status.code() == absl::StatusCode::kInvalidArgument ||
