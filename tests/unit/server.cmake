@@ -11,3 +11,8 @@ if(GEMEL_BUILD_SERVICES AND TARGET gemel-server)
     SOURCES ${here}/server_config_test.cc ${PROJECT_SOURCE_DIR}/server/config.cc
     DEPS gemel_server gemel_daemon CLI11::CLI11 LABEL unit)
 endif()
+if(TARGET gemel_server_persist_rocksdb)
+  gemel_test(server_persist_test
+    SOURCES ${here}/server_persist_rocksdb_test.cc ${here}/server_persist_test.cc
+    DEPS gemel_server_persist_rocksdb LABEL unit)
+endif()
