@@ -91,9 +91,8 @@ void IoThreads::Stop() {
     stopping_ = true;
     waiting.swap(waiting_);
     changed_.notify_all();
-    all_ended = changed_.wait_for(mutex_, kPersistStopPatience, [this]() GEMEL_REQUIRES(mutex_) {
-      return running_ == 0;
-    });
+    all_ended = changed_.wait_for(mutex_, kPersistStopPatience,
+                                  [this]() GEMEL_REQUIRES(mutex_) { return running_ == 0; });
   }
   for (std::thread& thread : threads_) {
     all_ended ? thread.join() : thread.detach();

@@ -69,6 +69,7 @@ class IoThreads : public std::enable_shared_from_this<IoThreads> {
   };
 
   IoThreads(Loop* loop, Options options);
+
   static absl::Status Closing(const std::string& name) {
     return error::Cancelled("{} is closing", name);
   }

@@ -53,8 +53,8 @@ struct PersistedShard {
 // What is whole on disk of one snapshot.
 struct PersistedSnapshot {
   SnapshotId snapshot;
-  bool complete = false;              // MarkComplete() was called
-  std::string record;                 // placement/model/records.h
+  bool complete = false;               // MarkComplete() was called
+  std::string record;                  // placement/model/records.h
   std::vector<PersistedShard> shards;  // by rank; at least one
 };
 
@@ -70,8 +70,8 @@ struct PersistSource {
 
 // Where a chunk goes.
 struct PersistTarget {
-  MutableByteSpan bytes;  // exactly the chunk
-  Digest128 digest;       // that it must have
+  MutableByteSpan bytes;       // exactly the chunk
+  Digest128 digest;            // that it must have
   std::shared_ptr<void> keep;  // shared: the reader may go away meanwhile
 };
 
@@ -90,14 +90,14 @@ enum class PersistStep : uint8_t {
   kDirectorySynced,  // the temporary name is durable
   kRenamed,
   kRenameSynced,
-  kIngested,  // part of the database; no record yet
-  kRecorded,  // the shard is on disk
+  kIngested,    // part of the database; no record yet
+  kRecorded,    // the shard is on disk
   kUnrecorded,  // a drop: no shard any more, its bytes still there
   kRetired,     // and the bytes are gone
 };
 
 inline constexpr PersistStep kPersistStepsOfWrite[] = {
-    PersistStep::kChunkWritten, PersistStep::kFileSynced, PersistStep::kDirectorySynced,
+    PersistStep::kChunkWritten, PersistStep::kFileSynced,   PersistStep::kDirectorySynced,
     PersistStep::kRenamed,      PersistStep::kRenameSynced, PersistStep::kIngested,
     PersistStep::kRecorded};
 

@@ -25,7 +25,9 @@ rocksdb::WriteOptions Synced() {
   return options;
 }
 
-std::string_view TextOf(const rocksdb::PinnableSlice& value) { return {value.data(), value.size()}; }
+std::string_view TextOf(const rocksdb::PinnableSlice& value) {
+  return {value.data(), value.size()};
+}
 
 }  // namespace
 
@@ -69,7 +71,8 @@ absl::StatusOr<uint64_t> RocksdbDatabase::AskFreeBytes() const {
 // Before hundreds of gigabytes are written in vain.
 absl::Status RocksdbDatabase::CheckSpace(const PersistSource& source) const {
   GEMEL_ASSIGN_OR_RETURN(const uint64_t free_bytes, AskFreeBytes());
-  if (free_bytes >= kPersistReserveBytes && source.shard.bytes <= free_bytes - kPersistReserveBytes) {
+  if (free_bytes >= kPersistReserveBytes &&
+      source.shard.bytes <= free_bytes - kPersistReserveBytes) {
     return absl::OkStatus();
   }
   return error::ResourceExhausted(
@@ -84,9 +87,9 @@ absl::Status RocksdbDatabase::Write(const PersistSource& source,
   GEMEL_RETURN_IF_ERROR(CheckSpace(source));
   const absl::StatusOr<ShardRecord> before = Find(source.shard.shard);
   const ShardRecord record{next_range_++, source.shard};
-  ShardFiles files({options_.env, table_.get(), IncomingPath(), options_.file_bytes,
-                    options_.at_step},
-                   record.range);
+  ShardFiles files(
+      {options_.env, table_.get(), IncomingPath(), options_.file_bytes, options_.at_step},
+      record.range);
   const absl::Status written = files.Write(source, given_up);
   if (!written.ok()) {
     files.Remove();
@@ -128,7 +131,8 @@ absl::Status RocksdbDatabase::Record(const ShardRecord& record, const PersistSou
     snapshot.complete = known != index_.end() && known->second.record.complete;
   }
   rocksdb::WriteBatch batch;
-  batch.Put(records_, SnapshotKey(kSnapshotKeyKind, shard.snapshot), EncodeSnapshotRecord(snapshot));
+  batch.Put(records_, SnapshotKey(kSnapshotKeyKind, shard.snapshot),
+            EncodeSnapshotRecord(snapshot));
   batch.Put(records_, SnapshotKey(kManifestKeyKind, shard.snapshot), source.manifest);
   batch.Put(records_, ShardKey(shard), EncodeShardRecord(record));
   GEMEL_RETURN_IF_ERROR(Breaks(
@@ -157,10 +161,10 @@ absl::Status RocksdbDatabase::MarkComplete(const SnapshotId& snapshot) {
     return absl::OkStatus();
   }
   record.complete = true;
-  GEMEL_RETURN_IF_ERROR(Breaks(FromRocksdb(
-      db_->Put(Synced(), records_, SnapshotKey(kSnapshotKeyKind, snapshot),
-               EncodeSnapshotRecord(record)),
-      options_.dir, "marking " + snapshot.ToString())));
+  GEMEL_RETURN_IF_ERROR(
+      Breaks(FromRocksdb(db_->Put(Synced(), records_, SnapshotKey(kSnapshotKeyKind, snapshot),
+                                  EncodeSnapshotRecord(record)),
+                         options_.dir, "marking " + snapshot.ToString())));
   MutexLock lock(&mutex_);
   index_.at(snapshot).record.complete = true;
   return absl::OkStatus();
@@ -184,8 +188,8 @@ absl::Status RocksdbDatabase::Drop(const SnapshotId& snapshot) {
   }
   batch.Delete(records_, SnapshotKey(kManifestKeyKind, snapshot));
   batch.Delete(records_, SnapshotKey(kSnapshotKeyKind, snapshot));
-  GEMEL_RETURN_IF_ERROR(Breaks(FromRocksdb(db_->Write(Synced(), &batch), options_.dir,
-                                           "dropping " + snapshot.ToString())));
+  GEMEL_RETURN_IF_ERROR(Breaks(
+      FromRocksdb(db_->Write(Synced(), &batch), options_.dir, "dropping " + snapshot.ToString())));
   {
     MutexLock lock(&mutex_);
     index_.erase(snapshot);
@@ -223,7 +227,8 @@ absl::Status RocksdbDatabase::Get(bool data, const std::string& key,
                                   rocksdb::PinnableSlice* value) const {
   rocksdb::ReadOptions options;
   options.fill_cache = false;
-  return FromRocksdb(db_->Get(options, data ? data_ : records_, key, value), options_.dir, "reading");
+  return FromRocksdb(db_->Get(options, data ? data_ : records_, key, value), options_.dir,
+                     "reading");
 }
 
 absl::StatusOr<std::vector<Digest128>> RocksdbDatabase::ReadDigests(const ShardId& shard) const {

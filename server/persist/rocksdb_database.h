@@ -90,7 +90,9 @@ class RocksdbDatabase {
   absl::Status Get(bool data, const std::string& key, rocksdb::PinnableSlice* value) const;
   absl::StatusOr<ShardRecord> Find(const ShardId& shard) const;
   absl::Status Breaks(absl::Status status);
+
   std::string DatabasePath() const { return options_.dir + "/db"; }
+
   std::string IncomingPath() const { return options_.dir + "/incoming"; }
 
   const Options options_;

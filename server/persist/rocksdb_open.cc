@@ -183,8 +183,8 @@ absl::Status RocksdbDatabase::Load() {
 // Files that were not ingested, and ranges that were and have no record.
 absl::Status RocksdbDatabase::RemoveLeftovers() {
   std::vector<std::string> names;
-  GEMEL_RETURN_IF_ERROR(FromRocksdb(options_.env->GetChildren(IncomingPath(), &names),
-                                    options_.dir, "listing " + IncomingPath()));
+  GEMEL_RETURN_IF_ERROR(FromRocksdb(options_.env->GetChildren(IncomingPath(), &names), options_.dir,
+                                    "listing " + IncomingPath()));
   for (const std::string& name : names) {
     if (name != "." && name != "..") {
       GEMEL_RETURN_IF_ERROR(

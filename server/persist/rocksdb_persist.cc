@@ -69,8 +69,8 @@ class RocksdbPersist::Core : public std::enable_shared_from_this<RocksdbPersist:
   // Shared: reads under way keep the handle that they began with.
   std::shared_ptr<RocksdbDatabase> database_ GEMEL_GUARDED_BY(mutex_);
   std::weak_ptr<RocksdbDatabase> abandoned_ GEMEL_GUARDED_BY(mutex_);  // holds the folder's lock
-  std::string fault_ GEMEL_GUARDED_BY(mutex_);  // why there is no database
-  std::string full_ GEMEL_GUARDED_BY(mutex_);   // what did not fit
+  std::string fault_ GEMEL_GUARDED_BY(mutex_);                         // why there is no database
+  std::string full_ GEMEL_GUARDED_BY(mutex_);                          // what did not fit
   uint64_t full_for_bytes_ GEMEL_GUARDED_BY(mutex_) = 0;
   uint64_t used_bytes_ GEMEL_GUARDED_BY(mutex_) = 0;
   uint64_t free_bytes_ GEMEL_GUARDED_BY(mutex_) = 0;
@@ -146,7 +146,7 @@ absl::StatusOr<std::shared_ptr<RocksdbDatabase>> RocksdbPersist::Core::Database(
 
 // An error of the disk ends the handle.
 void RocksdbPersist::Core::AfterWrite(const std::shared_ptr<RocksdbDatabase>& database,
-                                     const absl::Status& status) {
+                                      const absl::Status& status) {
   if (!database->broken()) {
     LookAtDisk(*database);
     return;
@@ -205,7 +205,8 @@ absl::Status RocksdbPersist::Core::OpenAgain() {
       return error::Unavailable("{}", fault_);
     }
   }
-  absl::StatusOr<std::unique_ptr<RocksdbDatabase>> opened = RocksdbDatabase::Open(DatabaseOptions());
+  absl::StatusOr<std::unique_ptr<RocksdbDatabase>> opened =
+      RocksdbDatabase::Open(DatabaseOptions());
   progress_ += 1;
   MutexLock lock(&mutex_);
   if (!opened.ok()) {
@@ -290,7 +291,8 @@ RocksdbPersist::~RocksdbPersist() { core_->Stop(); }
 
 Task<absl::StatusOr<std::vector<PersistedSnapshot>>> RocksdbPersist::List() {
   using Result = absl::StatusOr<std::vector<PersistedSnapshot>>;
-  return core_->OnWriter<Result>([](RocksdbDatabase& database) -> Result { return database.List(); });
+  return core_->OnWriter<Result>(
+      [](RocksdbDatabase& database) -> Result { return database.List(); });
 }
 
 Task<absl::Status> RocksdbPersist::Write(PersistSource source) {

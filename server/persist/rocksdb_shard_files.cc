@@ -47,9 +47,9 @@ absl::Status ShardFiles::WriteChunks(const PersistSource& source,
     }
     const Digest128 found = Xxh3_128(source.chunks[chunk]);
     if (found != source.digests[chunk]) {
-      return error::DataLoss("chunk {} of {} in this server's memory has digest {} where {} belongs",
-                             chunk, source.shard.shard.ToString(), ToHex(found),
-                             ToHex(source.digests[chunk]));
+      return error::DataLoss(
+          "chunk {} of {} in this server's memory has digest {} where {} belongs", chunk,
+          source.shard.shard.ToString(), ToHex(found), ToHex(source.digests[chunk]));
     }
     if (writer_->FileSize() >= options_.file_bytes) {
       GEMEL_RETURN_IF_ERROR(End());
@@ -79,8 +79,8 @@ absl::Status ShardFiles::Put(uint32_t index, ByteSpan value) {
 
 // Ends with the fsync of the file.
 absl::Status ShardFiles::End() {
-  GEMEL_RETURN_IF_ERROR(FromRocksdb(writer_->Finish(), options_.folder,
-                                    "syncing " + TemporaryOf(paths_.back())));
+  GEMEL_RETURN_IF_ERROR(
+      FromRocksdb(writer_->Finish(), options_.folder, "syncing " + TemporaryOf(paths_.back())));
   options_.at_step(PersistStep::kFileSynced);
   return absl::OkStatus();
 }

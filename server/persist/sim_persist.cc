@@ -221,9 +221,9 @@ Task<absl::Status> SimPersist::WriteFile(UsePtr use, std::shared_ptr<const Persi
   file.record = source->record;
   file.manifest = source->manifest;
   GEMEL_CO_RETURN_IF_ERROR(co_await WriteChunks(use, source, writing, range));
-  for (const PersistStep step : {PersistStep::kFileSynced, PersistStep::kDirectorySynced,
-                                 PersistStep::kRenamed, PersistStep::kRenameSynced,
-                                 PersistStep::kIngested}) {
+  for (const PersistStep step :
+       {PersistStep::kFileSynced, PersistStep::kDirectorySynced, PersistStep::kRenamed,
+        PersistStep::kRenameSynced, PersistStep::kIngested}) {
     GEMEL_CO_RETURN_IF_ERROR(co_await Step(use, step));
   }
   if (writing->given_up) {
@@ -355,9 +355,8 @@ Task<absl::Status> SimPersist::ReadChunk(ShardId shard, uint32_t chunk, PersistT
   const std::string& bytes = file->chunks[chunk];
   const Digest128 found = Xxh3_128(AsBytes(bytes));
   if (found != target.digest) {
-    co_return error::DataLoss(
-        "chunk {} of {} on the simulated disk has digest {} where {} belongs", chunk,
-        shard.ToString(), ToHex(found), ToHex(target.digest));
+    co_return error::DataLoss("chunk {} of {} on the simulated disk has digest {} where {} belongs",
+                              chunk, shard.ToString(), ToHex(found), ToHex(target.digest));
   }
   std::memcpy(target.bytes.data(), bytes.data(), bytes.size());
   co_return absl::OkStatus();

@@ -63,9 +63,7 @@ class PersistBackend {
 
   absl::Status Write(const PersistSource& source) { return Await(store()->Write(source)); }
 
-  // Once the store is open.
   std::vector<PersistedSnapshot> List() {
-    RunUntil([this] { return store()->state().openings > 0 && store()->state().trouble.empty(); });
     auto listed = Await(store()->List());
     GEMEL_CHECK(listed.ok()) << ToText(listed.status());
     return *std::move(listed);
@@ -86,8 +84,8 @@ class PersistBackend {
   bool Holds(const PersistSource& source) {
     const auto digests = Await(store()->ReadDigests(source.shard.shard));
     const auto manifest = Await(store()->ReadManifest(source.shard.shard.snapshot));
-    bool same = digests.ok() && *digests == source.digests && manifest.ok() &&
-                *manifest == source.manifest;
+    bool same =
+        digests.ok() && *digests == source.digests && manifest.ok() && *manifest == source.manifest;
     for (uint32_t chunk = 0; same && chunk < source.chunks.size(); ++chunk) {
       const auto read = ReadChunk(source, chunk);
       same = read.ok() && *read == AsText(source.chunks[chunk]);

@@ -247,9 +247,9 @@ class FaultyReadable final : public rocksdb::FSRandomAccessFileOwnerWrapper {
                          rocksdb::Slice* result, char* scratch,
                          rocksdb::IODebugContext* context) const override {
     const rocksdb::IOStatus status = disk_->Before(FaultyDisk::Work::kRead);
-    return status.ok() ? FSRandomAccessFileOwnerWrapper::Read(offset, n, options, result, scratch,
-                                                              context)
-                       : status;
+    return status.ok()
+               ? FSRandomAccessFileOwnerWrapper::Read(offset, n, options, result, scratch, context)
+               : status;
   }
 
  private:
@@ -258,7 +258,8 @@ class FaultyReadable final : public rocksdb::FSRandomAccessFileOwnerWrapper {
 
 class FaultyDirectory final : public rocksdb::FSDirectoryWrapper {
  public:
-  FaultyDirectory(FaultyDisk* disk, std::string path, std::unique_ptr<rocksdb::FSDirectory> directory)
+  FaultyDirectory(FaultyDisk* disk, std::string path,
+                  std::unique_ptr<rocksdb::FSDirectory> directory)
       : FSDirectoryWrapper(std::move(directory)), disk_(disk), path_(std::move(path)) {}
 
   rocksdb::IOStatus Fsync(const rocksdb::IOOptions& options,

@@ -250,8 +250,7 @@ TEST_P(PersistConformance, AHangingDiskHoldsResultsAndNotTheLoop) {
   backend_->RunUntil([] { return false; }, 50ms);
   EXPECT_EQ(store()->state().progress, progress);
   backend_->SetHung(false);
-  ASSERT_TRUE(
-      backend_->RunUntil([&] { return written->has_value() && read->has_value(); }));
+  ASSERT_TRUE(backend_->RunUntil([&] { return written->has_value() && read->has_value(); }));
   EXPECT_EQ(**written, absl::OkStatus());
   EXPECT_GT(store()->state().progress, progress);
 }
@@ -271,7 +270,8 @@ TEST_P(PersistConformance, TheQueueOfWritesIsBounded) {
   EXPECT_FALSE(results.front()->has_value() && results[1]->has_value());
   backend_->SetHung(false);
   EXPECT_TRUE(backend_->RunUntil([&] {
-    return std::all_of(results.begin(), results.end(), [](const auto& one) { return one->has_value(); });
+    return std::all_of(results.begin(), results.end(),
+                       [](const auto& one) { return one->has_value(); });
   }));
 }
 
