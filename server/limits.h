@@ -48,9 +48,12 @@ inline constexpr uint32_t kAbortTriesMax = 20;
 inline constexpr size_t kReceiptsPerCallMax = 1024;
 
 // Clients.
-inline constexpr size_t kUploadsPerClientMax = 64;  // more: ResourceExhausted
-inline constexpr size_t kRestoresPerClientMax = 64;
-inline constexpr size_t kClientsMax = 4096;  // more: the connection is closed
+inline constexpr size_t kUploadsPerClientMax = 64;    // more: ResourceExhausted
+inline constexpr size_t kRestoresPerClientMax = 64;   // and reads
+inline constexpr size_t kStagesPerClientMax = 16;     // more: ResourceExhausted
+inline constexpr size_t kStagesMax = 1024;            // of all clients; likewise
+inline constexpr uint64_t kStageChunksMax = 131'072;  // more: InvalidArgument; the digests of all
+inline constexpr size_t kClientsMax = 4096;           // more: the connection is closed
 inline constexpr size_t kEventTextMax = 1024;
 
 static_assert(kTouchStepBytes % kChunkBytes == 0);
@@ -60,5 +63,7 @@ static_assert(kPrepareLeavesPercent < 100);
 static_assert(kWriteWindow > 0 && kReadWindow > 0);
 static_assert(kBackoffMin < kBackoffMax && kBackoffMax < kConnectDeadline);
 static_assert(kFetchChunksMax * 32 < kFrameBodyBytesMax);
+// An OpenShardReply holds them beside a name and a sentence.
+static_assert(kStageChunksMax * 16 <= kFrameBodyBytesMax / 2);
 
 }  // namespace gemel
