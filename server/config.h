@@ -15,6 +15,9 @@
 
 namespace gemel {
 
+// The default of persist_dir: follows from dir.
+inline constexpr const char* kPersistDirDefault = "DIR/persist";
+
 struct ServerConfig {
   std::string dir;
   std::string name = "server-0";
@@ -23,8 +26,9 @@ struct ServerConfig {
   std::string socket;  // default: <dir>/server.sock
   std::string data_listen = "tcp://127.0.0.1:0";
   std::string memory = "1GiB";
-  std::string slab_bytes;  // default: DefaultSlabBytes() of the memory
-  std::string metrics;     // empty: no endpoint
+  std::string slab_bytes;                        // default: DefaultSlabBytes() of the memory
+  std::string persist_dir = kPersistDirDefault;  // empty: no persistent tier
+  std::string metrics;                           // empty: no endpoint
   std::string congestion = "cubic";
   std::string ready_file;
   // From the texts above, by CheckServerConfig().

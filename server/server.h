@@ -2,7 +2,7 @@
 //
 // Server: one gemel-server, on its seams: ties the parts together and to their listeners.
 //
-//   disk → identity → slabs → data listener → join → client listener → ready
+//   disk → identity → slabs → data listener → persistent tier → join → client listener → ready
 //
 // Thread safety: one loop.
 // Ownership: owns every part. Stop() must have returned before the destructor, unless the loop was
@@ -26,6 +26,8 @@
 #include "server/membership.h"
 #include "server/receipts.h"
 #include "server/restore.h"
+#include "server/stages.h"
+#include "server/tier.h"
 #include "server/uploads.h"
 
 namespace gemel {
@@ -75,6 +77,8 @@ class Server {
 
   const Restores& restores() const { return *restores_; }
 
+  const Stages& stages() const { return *stages_; }
+
   Directives* directives() { return directives_.get(); }
 
  private:
@@ -96,12 +100,14 @@ class Server {
   std::shared_ptr<SlabPool> pool_;  // shared: objects give their slabs back late
   std::unique_ptr<Control> control_;
   std::unique_ptr<ObjectTable> objects_;
+  std::unique_ptr<Tier> tier_;
   std::unique_ptr<Peers> peers_;
   std::unique_ptr<Receipts> receipts_;
   std::unique_ptr<Uploads> uploads_;
   std::unique_ptr<Holder> holder_;
   std::unique_ptr<Fetches> fetches_;
   std::unique_ptr<Restores> restores_;
+  std::unique_ptr<Stages> stages_;
   std::unique_ptr<Membership> membership_;
   std::unique_ptr<Directives> directives_;
   std::unique_ptr<Clients> clients_;

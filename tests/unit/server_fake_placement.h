@@ -29,6 +29,7 @@ class FakePlacement final : public RpcService {
     pb::JoinRequest last_join;
     uint32_t joins = 0;
     uint32_t heartbeats = 0;
+    pb::TierState tier;  // of the last heartbeat
     std::set<std::string> unreachable;
     std::deque<pb::Directive> directives;  // not acknowledged
     std::map<uint64_t, pb::DirectiveResult> results;
@@ -77,12 +78,14 @@ class FakePlacement final : public RpcService {
   std::map<std::string, std::deque<absl::Status>> failures;  // of the next calls, by method
   std::map<std::string, uint32_t> calls;
   std::set<std::string> no_holders;  // names that are not planned
+  bool restore_names_all = false;    // every member is a source of every shard, by its disk
   pb::OpenReply::Decision decision = pb::OpenReply::ACCEPT;
   pb::BeginRestoreReply::Decision restore_decision = pb::BeginRestoreReply::CHOSEN;
   pb::BeginReadReply::Decision read_decision = pb::BeginReadReply::CHOSEN;
   std::map<std::string, uint64_t> reads;   // begun and not ended: the sequence each keeps
   Duration read_takes{};                   // before it is answered
   uint32_t lose_removals = 0;              // answers of removals that are lost
+  Duration open_takes{};                   // before an open is answered
   bool other_name = false;                 // a read is given the newest, whatever it asks for
   std::string corrupt_manifest;            // sent instead of the manifest when not empty
   pb::ReportReceiptsReply receipts_reply;  // to the next receipts
