@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "client/cli/commands.h"
+#include "client/cli/doctor_facts.h"
 #include "client/cli/exit_codes.h"
 #include "common/check.h"
 #include "common/errors.h"
@@ -115,6 +116,19 @@ absl::StatusOr<int> AfterSuccess(const Flags& flags, const Surroundings& around)
   return kExitDone;
 }
 
+// What a newcomer's first failure mostly is.
+void SayWherePythonFindsUs(const std::string& program) {
+  if (program.find("python") == std::string::npos &&
+      program.find("torchrun") == std::string::npos) {
+    return;
+  }
+  const VersionFacts facts = ReadVersionFacts(nullptr);
+  if (facts.package.version.empty() && !facts.package_folder.empty()) {
+    Say(fmt::format("{} cannot import gemel: export PYTHONPATH={}", facts.package.where,
+                    facts.package_folder));
+  }
+}
+
 void AfterFailure(const Flags& flags, const Surroundings& around, int code) {
   Say(fmt::format("the command ended with {}; the cluster below {} is kept, its memory with it",
                   code, around.dir));
@@ -135,6 +149,9 @@ absl::StatusOr<int> RunRun(const Flags& flags) {
   GEMEL_ASSIGN_OR_RETURN(Surroundings around, FindOrStart(flags));
   GEMEL_ASSIGN_OR_RETURN(int code,
                          RunForeground(flags.command, {{"GEMEL_ADDRESS", around.address}}));
+  if (code != kExitDone) {
+    SayWherePythonFindsUs(flags.command[0]);
+  }
   if (!around.started) {
     return code;
   }

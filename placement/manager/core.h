@@ -218,7 +218,6 @@ class PlacementCore {
   void PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
   std::vector<ServerId> LiveReceipts(const RankSlot& slot);
   bool AllHoldersAnswered(const Attempt& attempt);
-  std::string TooFewServers(uint32_t min_copies) const;
   std::string Missing(const Attempt& attempt) const;
   void Consider(const std::shared_ptr<Attempt>& attempt);
   void Finish(Job* job, const Attempt& attempt, bool committed);

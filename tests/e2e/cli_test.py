@@ -112,6 +112,21 @@ def test_bad_usage_ends_with_2(shared):
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", gemel("--version").out)
 
 
+def test_the_page_of_operations_repeats_the_exit_codes_of_help():
+    told = re.findall(r"^  (\d)  (.+)$", gemel("--help").out, re.MULTILINE)
+    assert len(told) == 9
+    page = " ".join(Path(__file__).parents[2].joinpath("docs", "OPERATIONS.md").read_text().split())
+    for code, meaning in told:
+        assert f"{code} {meaning}" in page, (code, meaning)
+
+
+def test_every_command_shows_examples():
+    for command in re.findall(r"^  ([a-z]+) {2,}[A-Z]", gemel("--help").out, re.MULTILINE):
+        done = gemel(command, "--help")
+        assert done.code == 0 and ("Examples:" in done.out or command == "placement"), done
+    assert "Examples:" in gemel("placement", "recover", "--help").out
+
+
 def test_without_a_cluster_every_command_says_how_to_start_one():
     with tempfile.TemporaryDirectory() as folder:
         for command in (["status"], ["jobs"], ["snapshots", "x"], ["verify", "x"], ["explain"], ["down"],
