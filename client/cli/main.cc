@@ -6,6 +6,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "client/cli/archiving.h"
 #include "client/cli/queries.h"
 #include "client/cli/table.h"
 #include "client/cli/up_down.h"
@@ -280,6 +281,7 @@ class Program {
     AddCluster();
     AddQueries();
     AddRecovery();
+    AddArchiving();
   }
 
   int Run(int argc, char** argv) {
@@ -369,7 +371,20 @@ class Program {
     recover->add_flag("--force", flags_.force, "also when placement runs");
   }
 
+  void AddArchiving() {
+    archiving_.AddExport(
+        Command(&app_, "export", Archiving::kExportHelp,
+                [this](const Flags& flags) { return archiving_.Export(flags.dir, flags.json()); }));
+    archiving_.AddImport(
+        Command(&app_, "import", Archiving::kImportHelp,
+                [this](const Flags& flags) { return archiving_.Import(flags.dir, flags.json()); }));
+    archiving_.AddArchive(Command(
+        &app_, "archive", Archiving::kArchiveHelp,
+        [this](const Flags& flags) { return archiving_.Archive(flags.dir, flags.json()); }));
+  }
+
   CLI::App app_;
+  Archiving archiving_;
   Flags flags_;
   Runner chosen_;
 };
