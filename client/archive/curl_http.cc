@@ -16,6 +16,7 @@ namespace {
 
 constexpr Duration kPollEvery = 100ms;  // how soon a request to end is seen
 constexpr long kRedirectsMax = 0;       // a redirect of S3 is an answer, not a place to go
+constexpr long kExpectMs = 200;         // not every server answers "Expect: 100-continue"
 constexpr uint64_t kHeadersMax = 128;
 
 // The one table from curl's codes to ours.
@@ -190,8 +191,6 @@ void CurlHttp::SetUp(Transfer* transfer) {
   for (const auto& [name, value] : transfer->request.headers) {
     transfer->headers = curl_slist_append(transfer->headers, (name + ": " + value).c_str());
   }
-  // Without these curl waits for a 100 that not every server sends, or names a type of its own.
-  transfer->headers = curl_slist_append(transfer->headers, "Expect:");
   if (transfer->request.method == "POST") {
     transfer->headers = curl_slist_append(transfer->headers, "Content-Type: application/xml");
   }
@@ -201,6 +200,7 @@ void CurlHttp::SetUp(Transfer* transfer) {
   curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
   curl_easy_setopt(easy, CURLOPT_MAXREDIRS, kRedirectsMax);
   curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+  curl_easy_setopt(easy, CURLOPT_EXPECT_100_TIMEOUT_MS, kExpectMs);
   curl_easy_setopt(easy, CURLOPT_USERAGENT, "gemel");
   curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->detail.data());
   curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer);

@@ -7,7 +7,7 @@
 // matter: it takes the query as it stands (so ours is sorted, escaped and has '=' after every
 // name), the path as it stands (so ours is escaped once, as S3 wants it), and cannot hash a body
 // that it reads by callback (so the body's SHA-256 comes in x-amz-content-sha256, which it then
-// signs).
+// signs). It also signs a header that is only there to take one away ("Expect:"): there is none.
 //
 // Ownership: the bodies are the caller's. Memory: one response, and curl's buffers.
 #pragma once

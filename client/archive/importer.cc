@@ -60,6 +60,7 @@ class Importing {
   absl::StatusOr<ImportResult> Run();
 
  private:
+  absl::StatusOr<Epoch> Acquire();
   absl::Status OpenAll(const Epoch& epoch);
   absl::Status Fill(Opened* opened);
   absl::Status AwaitCommit();
@@ -73,6 +74,18 @@ class Importing {
   std::vector<Opened> opened_;
   uint64_t done_ = 0;
 };
+
+// Every connection says the token: equal tokens are one incarnation.
+absl::StatusOr<Epoch> Importing::Acquire() {
+  const Token token = DrawToken();
+  Epoch epoch{};
+  for (Client* client : clients_) {
+    auto acquired = client->AcquireEpoch(result_.job, token);
+    GEMEL_RETURN_IF_ERROR(StatusOf(acquired.status()));
+    epoch = *acquired;
+  }
+  return epoch;
+}
 
 absl::Status Importing::OpenAll(const Epoch& epoch) {
   const Token token = DrawToken();
@@ -140,9 +153,8 @@ absl::StatusOr<ImportResult> Importing::Run() {
         "and --name");
   }
   GEMEL_RETURN_IF_ERROR(CheckJobIsFree(clients_[0], result_.job, options_.takeover));
-  auto epoch = clients_[0]->AcquireEpoch(result_.job, DrawToken());
-  GEMEL_RETURN_IF_ERROR(StatusOf(epoch.status()));
-  GEMEL_RETURN_IF_ERROR(OpenAll(*epoch));
+  GEMEL_ASSIGN_OR_RETURN(const Epoch epoch, Acquire());
+  GEMEL_RETURN_IF_ERROR(OpenAll(epoch));
   for (Opened& opened : opened_) {
     GEMEL_RETURN_IF_ERROR(Fill(&opened));
   }

@@ -35,8 +35,8 @@ absl::Status Refused(const std::string& code, const std::string& place, const st
         said);
   }
   return error::PermissionDenied(
-      "{}: {}; give this key the right to list, read, write and delete there, or set "
-      "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+      "{}: {}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and give that key the right to "
+      "list, read, write and delete there",
       place, said);
 }
 
