@@ -114,8 +114,13 @@ def _encode_tensor(value: torch.Tensor, path: str, out: list[bytes]) -> None:
 
 def tensor_bytes(value: torch.Tensor) -> bytes:
     """The elements of a dense tensor, row by row, as bytes."""
-    host = value.detach().cpu().contiguous()
+    host = host_tensor(value)
     return ctypes.string_at(host.data_ptr(), host.nbytes) if host.nbytes else b""
+
+
+def host_tensor(value: torch.Tensor) -> torch.Tensor:
+    """The tensor in host memory, row by row, as its bytes say; itself when it is so already."""
+    return value.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 
 class _Reader:
