@@ -52,7 +52,7 @@ class _Found:
 
     @property
     def nbytes(self) -> int:
-        return self.tensor.numel() * self.tensor.dtype.itemsize
+        return self.tensor.size().numel() * self.tensor.dtype.itemsize
 
 
 class Stager(AsyncStager):
