@@ -31,7 +31,8 @@ PlacementCore::Answer<pb::GetStatusReply> PlacementCore::GetStatus(CallPtr, pb::
         reply.add_warnings(ToText(attempt->store_error));
       }
     }
-    if (!job->snapshots.empty() && !job->snapshots.rbegin()->second.full) {
+    if (!job->snapshots.empty() && job->snapshots.rbegin()->second.in_memory &&
+        !job->snapshots.rbegin()->second.full) {
       const Committed& newest = job->snapshots.rbegin()->second;
       reply.add_warnings(fmt::format("{} has {} of {} copies", newest.record.snapshot.ToString(),
                                      newest.fewest, newest.record.copies));
@@ -43,6 +44,9 @@ PlacementCore::Answer<pb::GetStatusReply> PlacementCore::GetStatus(CallPtr, pb::
     if (!member->alive() || member->suspect_since.has_value()) {
       reply.add_warnings(fmt::format("server {} is {}", member->record.name,
                                      member->alive() ? "suspected" : "dead"));
+    }
+    if (member->alive() && !member->tier_trouble.empty()) {
+      reply.add_warnings(fmt::format("server {}: {}", member->record.name, member->tier_trouble));
     }
   }
   co_return reply;
@@ -66,6 +70,11 @@ PlacementCore::Answer<pb::ListJobsReply> PlacementCore::ListJobs(CallPtr, pb::Li
       info->set_latest_bytes(newest.bytes);
       info->set_world_size(newest.world_size);
     }
+    for (const auto& [order, snapshot] : job->snapshots) {
+      if (snapshot.persisted) {
+        info->set_persisted_name(snapshot.record.snapshot.name);
+      }
+    }
   }
   co_return reply;
 }
@@ -85,6 +94,8 @@ void PlacementCore::FillSnapshotInfo(const Job& job, const Committed& snapshot,
   out->set_latest(job.snapshots.rbegin()->first == order);
   out->set_pinned(IsPinned(job, order));
   out->set_committed_unix_s(record.committed_unix_s);
+  out->set_persisted(PersistStateOf(snapshot));
+  out->set_in_memory(snapshot.in_memory);
   out->set_detail(snapshot.told ? "" : "committed; its record is on the way to the holders' disks");
 }
 
@@ -135,24 +146,36 @@ Task<absl::StatusOr<uint32_t>> PlacementCore::Remove(Job* job, std::string name)
   std::vector<model::SnapshotOrder> removed;
   record.latest_epoch = {};
   record.latest_sequence = 0;
-  for (const auto& [order, snapshot] : job->snapshots) {
+  for (auto& [order, snapshot] : job->snapshots) {
     const SnapshotId& id = snapshot.record.snapshot;
     if (!name.empty() && id.name != name) {
       record.latest_epoch = id.epoch;
       record.latest_sequence = id.sequence;
       continue;
     }
+    if (snapshot.persist.has_value() && !snapshot.persist->recording) {
+      GiveUpPersist(job, &snapshot, error::Aborted("it is removed by a person"));
+    }
     if (IsPinned(*job, order)) {
       co_return error::FailedPrecondition(
-          "{} is being restored in epoch {}; wait until all ranks have verified it", id.ToString(),
-          job->record.epoch.ToString());
+          "{} is being restored in epoch {} or read by {} readers; wait until they are done",
+          id.ToString(), job->record.epoch.ToString(),
+          job->reads.contains(order) ? job->reads.at(order) : 0);
     }
     removed.push_back(order);
     txn.deletes.push_back(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+    txn.deletes.push_back(PersistedKey(id.job, id.epoch, id.sequence));
   }
+  SetLeaving(job, removed, true);
   const absl::Status written = co_await WriteJob(job, record, std::move(txn));
+  SetLeaving(job, removed, false);
   GEMEL_CO_RETURN_IF_ERROR(written);
   for (const model::SnapshotOrder& order : removed) {
+    Committed& snapshot = job->snapshots.at(order);
+    if (snapshot.persisted) {
+      snapshot.persisted = false;
+      DropPersistedEverywhere(snapshot.record.snapshot);
+    }
     ForgetSnapshot(job, order);
   }
   for (const auto& [sequence, attempt] : std::map(job->attempts)) {

@@ -90,7 +90,11 @@ absl::StatusOr<bool> PlacementCore::Admit(Attempt* attempt, MemberEntry* owner, 
     return true;
   }
   *reason = std::string(MessageOf(admission.status));
-  if (admission.verdict == model::Verdict::kWait) {
+  bool freed = false;
+  for (const uint32_t holder : holders) {
+    freed = GiveUpPersistsFor(*members_.at(plan.ids[holder]), attempt->id()) || freed;
+  }
+  if (freed || admission.verdict == model::Verdict::kWait) {
     return false;
   }
   return Annotate(admission.status, attempt->id().ToString());

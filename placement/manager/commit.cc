@@ -74,6 +74,8 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   snapshot.record = BuildRecord(*attempt, manifest, *snapshot.manifest);
   snapshot.parsed = std::make_shared<const model::Manifest>(std::move(manifest));
   snapshot.encoded = model::EncodeCommitRecord(snapshot.record);
+  snapshot.persist_policy = {.every = attempt->record.persist_every,
+                             .interval = std::chrono::seconds(attempt->record.persist_interval_s)};
   const model::SnapshotOrder order = OrderOf(id.epoch, id.sequence);
 
   std::vector<model::RetentionEntry> entries = Entries(*job);
@@ -98,13 +100,17 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
     record.latest_epoch = id.epoch;
     record.latest_sequence = id.sequence;
   }
+  record.persist_copies = attempt->record.persist_copies;
+  record.persist_keep = attempt->record.persist_keep;
+  SetLeaving(job, replaced, true);
   const absl::Status written = co_await WriteJob(job, record, std::move(txn));
+  SetLeaving(job, replaced, false);
   GEMEL_CO_RETURN_IF_ERROR(written);
   GEMEL_CHECK(attempt->state == AttemptState::kCommitting) << id.ToString();
   attempt->state = AttemptState::kCommitted;
   job->attempts.erase(id.sequence);
   for (const model::SnapshotOrder& old : replaced) {
-    job->snapshots.erase(old);
+    LeaveMemory(job, old);
   }
   const auto [kept_at, fresh] = job->snapshots.emplace(order, std::move(snapshot));
   GEMEL_CHECK(fresh) << id.ToString();
@@ -193,6 +199,7 @@ void PlacementCore::Tell(Job* job, Committed* snapshot) {
                    snapshot->record.world_size, snapshot->record.bytes, snapshot->fewest,
                    snapshot->record.copies));
   job->changed.NotifyAll();
+  ConsiderPersist(job, snapshot);
   MaintainSoon(job);
 }
 

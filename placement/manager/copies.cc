@@ -10,12 +10,14 @@
 
 namespace gemel {
 
-PlacementCore::HolderTable PlacementCore::HoldersOf(const Committed& snapshot) {
+PlacementCore::HolderTable PlacementCore::TableOf(
+    const Committed& snapshot,
+    std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> MemberEntry::* copies) {
   HolderTable table(snapshot.record.world_size);
   const SnapshotKey key = KeyOf(snapshot.record.snapshot);
   for (const auto& [id, member] : members_) {
-    const auto held = member->held.find(key);
-    if (!member->alive() || !member->reported || held == member->held.end()) {
+    const auto held = (*member.*copies).find(key);
+    if (!member->alive() || !member->reported || held == (*member.*copies).end()) {
       continue;
     }
     for (const auto& [rank, copy] : held->second) {
@@ -27,6 +29,33 @@ PlacementCore::HolderTable PlacementCore::HoldersOf(const Committed& snapshot) {
     }
   }
   return table;
+}
+
+PlacementCore::HolderTable PlacementCore::HoldersOf(const Committed& snapshot) {
+  return TableOf(snapshot, &MemberEntry::held);
+}
+
+PlacementCore::HolderTable PlacementCore::DiskHoldersOf(const Committed& snapshot) {
+  return TableOf(snapshot, &MemberEntry::disk);
+}
+
+PlacementCore::HolderTable PlacementCore::SourcesOf(const Committed& snapshot) {
+  HolderTable sources = HoldersOf(snapshot);
+  const HolderTable disks = DiskHoldersOf(snapshot);
+  for (size_t rank = 0; rank < sources.size(); ++rank) {
+    if (sources[rank].empty()) {
+      sources[rank] = disks[rank];
+    }
+  }
+  return sources;
+}
+
+// REQUIRES: the member holds the shard, in memory or on disk.
+const HeldCopy& PlacementCore::CopyAt(const MemberEntry& member, const ShardId& shard) {
+  const SnapshotKey key = KeyOf(shard.snapshot);
+  const auto held = member.held.find(key);
+  const bool in_memory = held != member.held.end() && held->second.contains(shard.rank);
+  return in_memory ? held->second.at(shard.rank) : member.disk.at(key).at(shard.rank);
 }
 
 void PlacementCore::CountCopies(Committed* snapshot) {
@@ -63,22 +92,24 @@ bool PlacementCore::AllReported(std::string* waiting_for) const {
 }
 
 std::vector<uint32_t> PlacementCore::LostShards(const Committed& snapshot,
-                                                const HolderTable& holders) const {
-  GEMEL_CHECK_EQ(holders.size(), snapshot.record.world_size);
+                                                const HolderTable& sources) const {
+  GEMEL_CHECK_EQ(sources.size(), snapshot.record.world_size);
   std::vector<uint32_t> lost;
   const bool known = AllReported(nullptr);
-  for (uint32_t rank = 0; rank < holders.size(); ++rank) {
-    if (known && holders[rank].empty()) {
+  for (uint32_t rank = 0; rank < sources.size(); ++rank) {
+    if (known && sources[rank].empty()) {
       lost.push_back(rank);
     }
   }
   return lost;
 }
 
-// A holder found its copy damaged or gone.
+// A holder found its copy damaged or gone, in memory or, when it has none there, on disk.
 void PlacementCore::CopyGone(MemberEntry* member, const ShardId& shard, std::string_view why) {
   const auto held = member->held.find(KeyOf(shard.snapshot));
-  if (held == member->held.end() || held->second.erase(shard.rank) == 0) {
+  const bool in_memory = held != member->held.end() && held->second.erase(shard.rank) != 0;
+  const auto disk = member->disk.find(KeyOf(shard.snapshot));
+  if (!in_memory && (disk == member->disk.end() || disk->second.erase(shard.rank) == 0)) {
     return;
   }
   data_losses_.Add(1);

@@ -26,7 +26,10 @@ PlacementCore::PlacementCore(PlacementOptions options, PlacementSeams seams)
       repairs_(seams.metrics->Counter("gemel_repairs_total", "shards copied again")),
       store_errors_(seams.metrics->Counter("gemel_store_errors_total", "MetaStore refusals")),
       receipts_refused_(
-          seams.metrics->Counter("gemel_receipts_refused_total", "receipts not counted")) {}
+          seams.metrics->Counter("gemel_receipts_refused_total", "receipts not counted")),
+      persists_(seams.metrics->Counter("gemel_persists_total", "snapshots brought to disk")),
+      persists_given_up_(seams.metrics->Counter("gemel_persists_given_up_total",
+                                                "persists that did not come to their end")) {}
 
 PlacementCore::~PlacementCore() {
   GEMEL_CHECK(!began_ || stopping_ || loop_->is_shut_down()) << "Stop() before the destructor";
@@ -62,15 +65,27 @@ const std::map<std::string, PlacementCore::Handler>& PlacementCore::Handlers() {
 #define GEMEL_METHOD_(name) \
   {#name, &PlacementCore::Serve<pb::name##Request, pb::name##Reply, &PlacementCore::name>}
   static const auto* const kHandlers = new std::map<std::string, Handler>{
-      GEMEL_METHOD_(Join),           GEMEL_METHOD_(Heartbeat),
-      GEMEL_METHOD_(Directives),     GEMEL_METHOD_(AcquireEpoch),
-      GEMEL_METHOD_(Open),           GEMEL_METHOD_(ReportReceipts),
-      GEMEL_METHOD_(AwaitCommit),    GEMEL_METHOD_(AbortSnapshot),
-      GEMEL_METHOD_(BeginRestore),   GEMEL_METHOD_(ReportRestore),
-      GEMEL_METHOD_(AwaitRestore),   GEMEL_METHOD_(WatchMap),
-      GEMEL_METHOD_(GetStatus),      GEMEL_METHOD_(ListJobs),
-      GEMEL_METHOD_(ListSnapshots),  GEMEL_METHOD_(RemoveSnapshots),
-      GEMEL_METHOD_(VerifySnapshot), GEMEL_METHOD_(Explain),
+      GEMEL_METHOD_(Join),
+      GEMEL_METHOD_(Heartbeat),
+      GEMEL_METHOD_(Directives),
+      GEMEL_METHOD_(AcquireEpoch),
+      GEMEL_METHOD_(Open),
+      GEMEL_METHOD_(ReportReceipts),
+      GEMEL_METHOD_(AwaitCommit),
+      GEMEL_METHOD_(AbortSnapshot),
+      GEMEL_METHOD_(BeginRestore),
+      GEMEL_METHOD_(ReportRestore),
+      GEMEL_METHOD_(AwaitRestore),
+      GEMEL_METHOD_(WatchMap),
+      GEMEL_METHOD_(GetStatus),
+      GEMEL_METHOD_(ListJobs),
+      GEMEL_METHOD_(ListSnapshots),
+      GEMEL_METHOD_(RemoveSnapshots),
+      GEMEL_METHOD_(VerifySnapshot),
+      GEMEL_METHOD_(Explain),
+      GEMEL_METHOD_(BeginRead),
+      GEMEL_METHOD_(EndRead),
+      GEMEL_METHOD_(PersistSnapshot),
   };
 #undef GEMEL_METHOD_
   return *kHandlers;

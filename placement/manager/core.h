@@ -88,6 +88,10 @@ class PlacementCore {
   Answer<pb::BeginRestoreReply> BeginRestore(CallPtr call, pb::BeginRestoreRequest request);
   Answer<pb::ReportRestoreReply> ReportRestore(CallPtr call, pb::ReportRestoreRequest request);
   Answer<pb::AwaitRestoreReply> AwaitRestore(CallPtr call, pb::AwaitRestoreRequest request);
+  Answer<pb::BeginReadReply> BeginRead(CallPtr call, pb::BeginReadRequest request);
+  Answer<pb::EndReadReply> EndRead(CallPtr call, pb::EndReadRequest request);
+  Answer<pb::PersistSnapshotReply> PersistSnapshot(CallPtr call,
+                                                   pb::PersistSnapshotRequest request);
   Answer<pb::WatchMapReply> WatchMap(CallPtr call, pb::WatchMapRequest request);
   Answer<pb::GetStatusReply> GetStatus(CallPtr call, pb::GetStatusRequest request);
   Answer<pb::ListJobsReply> ListJobs(CallPtr call, pb::ListJobsRequest request);
@@ -119,6 +123,9 @@ class PlacementCore {
   Task<absl::Status> LoadOpens();
   Task<absl::Status> LoadSnapshots();
   Task<absl::Status> LoadRestores();
+  absl::StatusOr<Committed> CommittedOf(const std::string& key, const std::string& value,
+                                        std::string (*key_of)(const std::string&, const EpochId&,
+                                                              uint64_t)) const;
   Task<absl::Status> WriteStart(bool birth);
   absl::StatusOr<Job*> JobOfKey(const std::string& key, std::string_view prefix);
 
@@ -152,6 +159,7 @@ class PlacementCore {
 
   // heartbeat.cc, liveness.cc
   void Heard(MemberEntry* member);
+  void TakeTierState(MemberEntry* member, const pb::TierState& tier);
   void Suspect(MemberEntry* member, std::string_view why);
   Task<void> Probe(ServerId id, Incarnation incarnation);
   Task<void> WatchMembers();
@@ -240,9 +248,14 @@ class PlacementCore {
 
   // copies.cc: holders of committed shards.
   using HolderTable = std::vector<std::vector<ServerId>>;
-  HolderTable HoldersOf(const Committed& snapshot);
+  HolderTable HoldersOf(const Committed& snapshot);      // in memory
+  HolderTable DiskHoldersOf(const Committed& snapshot);  // in the persistent tier
+  HolderTable SourcesOf(const Committed& snapshot);      // in memory, or where none is, on disk
+  HolderTable TableOf(const Committed& snapshot,
+                      std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> MemberEntry::* copies);
+  static const HeldCopy& CopyAt(const MemberEntry& member, const ShardId& shard);
   void CountCopies(Committed* snapshot);
-  std::vector<uint32_t> LostShards(const Committed& snapshot, const HolderTable& holders) const;
+  std::vector<uint32_t> LostShards(const Committed& snapshot, const HolderTable& sources) const;
   bool AllReported(std::string* waiting_for) const;
   void CopyGone(MemberEntry* member, const ShardId& shard, std::string_view why);
   void TakeVerdict(const ServerId& server, const ShardId& shard,
@@ -259,9 +272,12 @@ class PlacementCore {
   void MaintainSoon(Job* job);
   void MaintainAllSoon();
   Task<void> Maintain(Job* job);
+  void MaintainDisks(Job* job);
   Task<absl::Status> RetireOnce(Job* job);
   std::vector<model::RetentionEntry> Entries(const Job& job) const;
   bool IsPinned(const Job& job, const model::SnapshotOrder& order) const;
+  static void SetLeaving(Job* job, const std::vector<model::SnapshotOrder>& orders, bool leaving);
+  void LeaveMemory(Job* job, const model::SnapshotOrder& order);
   void ForgetSnapshot(Job* job, const model::SnapshotOrder& order);
   void Repair(Job* job, Committed* snapshot);
   void PullTo(Job* job, Committed* snapshot, uint32_t rank, MemberEntry* target,
@@ -283,6 +299,9 @@ class PlacementCore {
   };
 
   Choice Choose(Job* job, std::optional<model::SnapshotOrder> below);
+  Choice Examine(Job* job, model::SnapshotOrder order);
+  void FillSources(const Committed& snapshot,
+                   google::protobuf::RepeatedPtrField<pb::ShardSources>* out);
   Task<absl::Status> WriteRestore(Job* job, RestoreRecord record);
   Answer<bool> BeginRecord(Job* job, const pb::BeginRestoreRequest* request, std::string* progress);
   absl::StatusOr<bool> FillRestore(Job* job, uint32_t world_size, pb::BeginRestoreReply* reply);
@@ -293,6 +312,46 @@ class PlacementCore {
   void CheckUnreadable(Job* job, uint32_t rank);
   static uint32_t VerifiedCount(const RestoreRecord& record);
   static bool RestoreDone(const RestoreRecord& record);
+
+  // read.cc
+  Choice ChooseForRead(Job* job, const std::string& name);
+  absl::StatusOr<bool> ReadOnce(Job* job, const pb::BeginReadRequest& request,
+                                pb::BeginReadReply* reply);
+  void Unpin(std::map<ReadId, ReadPin>::iterator read);
+  void DropReadsOf(const ServerId& server, const Incarnation& incarnation);
+
+  // persist.cc: bringing a committed snapshot to disk.
+  void ConsiderPersist(Job* job, Committed* snapshot);
+  void StartDue(Job* job);
+  void BeginPersist(Job* job, Committed* snapshot);
+  void PersistStep(Job* job, const model::SnapshotOrder& order);
+  bool PersistRank(Committed* snapshot, uint32_t rank, const std::vector<ServerId>& holders,
+                   const std::vector<ServerId>& disks);
+  void PersistShardAt(Committed* snapshot, uint32_t rank, MemberEntry* member);
+  void PersistShardDone(const ShardId& shard, uint64_t run, const HeldCopy& copy,
+                        const ServerId& server, const pb::DirectiveResult& result);
+  void GiveUpPersist(Job* job, Committed* snapshot, const absl::Status& why);
+  bool GiveUpPersistsFor(const MemberEntry& member, const SnapshotId& needed_for);
+  static pb::PersistState PersistStateOf(const Committed& snapshot);
+  void FillPersistProgress(const Committed& snapshot, pb::PersistSnapshotReply* reply) const;
+
+  // persisted.cc: what is on disk.
+  struct DiskInventory {
+    std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> shards;
+    std::set<SnapshotKey> marked;
+  };
+
+  absl::StatusOr<DiskInventory> ReadDiskInventory(const pb::JoinRequest& request) const;
+  Task<absl::Status> LoadPersisted();
+  Task<void> RecordPersisted(Job* job, model::SnapshotOrder order, uint64_t run);
+  bool IsOnDisk(const Committed& snapshot, uint32_t copies);
+  Task<absl::Status> RetirePersisted(Job* job);
+  void ForgetPersisted(Job* job, const model::SnapshotOrder& order);
+  void ReconcileDisk(MemberEntry* member);
+  void SweepDisks(Job* job);
+  void MarkPersistedAt(MemberEntry* member, const SnapshotId& id);
+  void DropPersistedAt(MemberEntry* member, const SnapshotId& id);
+  void DropPersistedEverywhere(const SnapshotId& id);
 
   // admin.cc, verify.cc, explain.cc
   void FillSnapshotInfo(const Job& job, const Committed& snapshot, pb::SnapshotInfo* out) const;
@@ -305,6 +364,8 @@ class PlacementCore {
   bool HeardEnough(std::string* waiting_for) const;
   Task<absl::Status> LoadRecovered();
   Task<absl::Status> FinishRecovery();
+  void CollectPersisted(std::map<std::string, JobRecord>* jobs,
+                        std::map<std::string, std::string>* puts) const;
   absl::Status CheckRecoverable(const pb::JoinRequest& request) const;
   void CollectRecovered(std::map<std::string, JobRecord>* jobs,
                         std::map<std::string, std::string>* puts, uint64_t* generation) const;
@@ -316,6 +377,8 @@ class PlacementCore {
   uint64_t cluster_version_ = 0;
   std::map<ServerId, std::unique_ptr<MemberEntry>> members_;
   std::map<std::string, std::unique_ptr<Job>> jobs_;
+  std::map<ReadId, ReadPin> reads_;
+  uint64_t persist_runs_ = 0;
   std::map<uint32_t, Plan> plans_;  // by copies; emptied when the members change
   Semaphore map_lock_;
   WaitQueue map_changed_;
@@ -344,6 +407,8 @@ class PlacementCore {
   Metric& repairs_;
   Metric& store_errors_;
   Metric& receipts_refused_;
+  Metric& persists_;
+  Metric& persists_given_up_;
 };
 
 }  // namespace gemel

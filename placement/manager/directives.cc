@@ -67,7 +67,10 @@ bool PlacementCore::FillDirectives(MemberEntry* member, pb::DirectivesReply* rep
     pb::Directive* out = reply->add_directives();
     *out = queued.body;
     if (queued.manifest != nullptr) {
-      out->mutable_store_commit()->set_manifest(*queued.manifest);
+      std::string* manifest = out->has_persist_shard()
+                                  ? out->mutable_persist_shard()->mutable_manifest()
+                                  : out->mutable_store_commit()->mutable_manifest();
+      *manifest = *queued.manifest;
     }
     member->last_sent = queued.body.id();
   }

@@ -17,6 +17,17 @@ void PlacementCore::Heard(MemberEntry* member) {
   }
 }
 
+void PlacementCore::TakeTierState(MemberEntry* member, const pb::TierState& tier) {
+  if (member->tier_trouble == tier.trouble()) {
+    return;
+  }
+  member->tier_trouble = tier.trouble();
+  const bool well = tier.trouble().empty();
+  Emit(well ? Severity::kInfo : Severity::kWarning, well ? "tier_well" : "tier_trouble",
+       fmt::format("server {}: {}", member->record.name,
+                   well ? "its persistent tier works again" : tier.trouble()));
+}
+
 PlacementCore::Answer<pb::HeartbeatReply> PlacementCore::Heartbeat(CallPtr,
                                                                    pb::HeartbeatRequest request) {
   pb::HeartbeatReply reply;
@@ -33,6 +44,7 @@ PlacementCore::Answer<pb::HeartbeatReply> PlacementCore::Heartbeat(CallPtr,
   member->record.capacity_bytes = request.capacity_bytes();
   member->used_bytes = request.used_bytes();
   member->lag_ms = request.loop_lag_ms();
+  TakeTierState(member, request.tier());
   for (const std::string& raw : request.unreachable()) {
     const absl::StatusOr<ServerId> id = ServerId::FromBytes(raw);
     MemberEntry* other = id.ok() ? FindMember(*id) : nullptr;

@@ -79,7 +79,11 @@ absl::Status PlacementCore::CheckReported(const pb::JoinRequest& request) const 
           FromProto(seen.epoch()).ToString(), seen.job(), known.ToString(), way_out);
     }
   }
-  for (const std::string& bytes : request.commit_records()) {
+  std::vector<std::string> records(request.commit_records().begin(),
+                                   request.commit_records().end());
+  records.insert(records.end(), request.persisted_records().begin(),
+                 request.persisted_records().end());
+  for (const std::string& bytes : records) {
     const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
     if (!record.ok()) {
       continue;
@@ -137,6 +141,9 @@ Task<absl::Status> PlacementCore::Register(MemberRecord record) {
                      record.incarnation.ToShort()));
   }
   ForgetSoftState(member);
+  if (member->record.incarnation != record.incarnation) {
+    DropReadsOf(record.id, member->record.incarnation);
+  }
   member->record = std::move(record);
   member->version = cluster_version_;
   co_return absl::OkStatus();

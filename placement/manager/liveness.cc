@@ -86,6 +86,7 @@ void PlacementCore::Die(MemberEntry* member, std::string_view why) {
   member->record.dead = true;
   member->dead_since = loop_->Now();
   ForgetSoftState(member);
+  DropReadsOf(member->record.id, member->record.incarnation);
   SpawnInside(RecordDeath(member->record.id, member->record.incarnation));
   MembersChanged();
 }
@@ -124,7 +125,8 @@ void PlacementCore::ForgetDead() {
     bool matters = false;
     for (const auto& [name, job] : jobs_) {
       for (const auto& [order, snapshot] : job->snapshots) {
-        matters = matters || !snapshot.full;
+        matters = matters || (snapshot.in_memory && !snapshot.full) ||
+                  (snapshot.persisted && !IsOnDisk(snapshot, 1));
       }
     }
     if (!matters) {

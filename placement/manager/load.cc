@@ -72,6 +72,7 @@ Task<absl::Status> PlacementCore::Load() {
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadTokens());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadOpens());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadSnapshots());
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadPersisted());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadRestores());
   }
   const absl::Status written = co_await WriteStart(birth);
@@ -173,22 +174,31 @@ Task<absl::Status> PlacementCore::LoadOpens() {
   co_return absl::OkStatus();
 }
 
+// What a commit record under that key says.
+absl::StatusOr<Committed> PlacementCore::CommittedOf(
+    const std::string& key, const std::string& value,
+    std::string (*key_of)(const std::string&, const EpochId&, uint64_t)) const {
+  const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(value);
+  if (!record.ok()) {
+    return error::DataLoss("key '{}' of the placement store: {}", key, MessageOf(record.status()));
+  }
+  const SnapshotId& id = record->snapshot;
+  GEMEL_RETURN_IF_ERROR(
+      CheckStored(key_of(id.job, id.epoch, id.sequence) == key && record->copies > 0, key));
+  Committed snapshot;
+  snapshot.record = *record;
+  snapshot.encoded = value;
+  return snapshot;
+}
+
 Task<absl::Status> PlacementCore::LoadSnapshots() {
   const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(kSnapshotPrefix);
   GEMEL_CO_RETURN_IF_ERROR(listed.status());
   for (const auto& [key, value] : *listed) {
     GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kSnapshotPrefix));
-    const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(value.value);
-    if (!record.ok()) {
-      co_return error::DataLoss("key '{}' of the placement store: {}", key,
-                                MessageOf(record.status()));
-    }
-    Committed snapshot;
-    snapshot.record = *record;
-    snapshot.encoded = value.value;
-    const SnapshotId& id = record->snapshot;
-    GEMEL_CO_RETURN_IF_ERROR(CheckStored(
-        StoredSnapshotKey(id.job, id.epoch, id.sequence) == key && record->copies > 0, key));
+    GEMEL_CO_ASSIGN_OR_RETURN(Committed snapshot,
+                              CommittedOf(key, value.value, &StoredSnapshotKey));
+    const SnapshotId id = snapshot.record.snapshot;
     if (id.epoch == job->record.epoch) {
       uint32_t& attempt = job->attempt_of_name[id.name];
       attempt = std::max(attempt, id.attempt);

@@ -32,10 +32,10 @@ bool PlacementCore::LearnManifest(Committed* snapshot) {
   manifest.shards.resize(snapshot->record.world_size);
   std::vector<bool> known(manifest.shards.size(), false);
   size_t missing = known.size();
-  for (const auto& [id, member] : members_) {
-    const auto held = member->held.find(key);
-    if (held == member->held.end()) {
-      continue;
+  const auto learn = [&](const std::map<SnapshotKey, std::map<uint32_t, HeldCopy>>& copies) {
+    const auto held = copies.find(key);
+    if (held == copies.end()) {
+      return;
     }
     for (const auto& [rank, copy] : held->second) {
       if (rank < known.size() && !known[rank]) {
@@ -45,6 +45,10 @@ bool PlacementCore::LearnManifest(Committed* snapshot) {
             .root = copy.root, .bytes = copy.bytes, .layout_bytes = copy.layout_bytes};
       }
     }
+  };
+  for (const auto& [id, member] : members_) {
+    learn(member->held);
+    learn(member->disk);
   }
   if (missing > 0) {
     return false;
@@ -61,7 +65,8 @@ void PlacementCore::FetchManifest(Committed* snapshot) {
   }
   const SnapshotId& id = snapshot->record.snapshot;
   for (auto& [server, member] : members_) {
-    if (!member->alive() || !member->reported || !member->records.contains(KeyOf(id))) {
+    if (!member->alive() || !member->reported ||
+        (!member->records.contains(KeyOf(id)) && !member->disk.contains(KeyOf(id)))) {
       continue;
     }
     snapshot->fetching_from = server;
@@ -80,6 +85,7 @@ void PlacementCore::FetchManifest(Committed* snapshot) {
       if (found->second.manifest == nullptr &&
           (result.code() != 0 || !TakeManifest(&found->second, result.manifest()))) {
         holder->records.erase(KeyOf(id));  // the next holder is asked
+        holder->disk.erase(KeyOf(id));
       }
       job->changed.NotifyAll();
       MaintainSoon(job);
@@ -100,9 +106,9 @@ void PlacementCore::LetManifestGo(const Job& job, const model::SnapshotOrder& or
     }
     ++newer;
   }
-  if (snapshot->manifest == nullptr || !snapshot->told || !snapshot->full ||
-      !snapshot->pulls.empty() || !snapshot->storing.empty() ||
-      snapshot->fetching_from.has_value() || IsPinned(job, order)) {
+  if (snapshot->manifest == nullptr || !snapshot->told ||
+      (snapshot->in_memory && !snapshot->full) || !snapshot->pulls.empty() ||
+      !snapshot->storing.empty() || snapshot->fetching_from.has_value() || IsPinned(job, order)) {
     return;
   }
   const SnapshotKey key = KeyOf(snapshot->record.snapshot);
@@ -121,7 +127,7 @@ void PlacementCore::LetManifestGo(const Job& job, const model::SnapshotOrder& or
       return;
     }
   }
-  GEMEL_CHECK(snapshot->manifest != nullptr && snapshot->told && snapshot->full);
+  GEMEL_CHECK(snapshot->manifest != nullptr && snapshot->told);
   snapshot->manifest.reset();
   snapshot->parsed.reset();
   snapshot->manifest_idle = true;

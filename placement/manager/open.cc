@@ -29,6 +29,10 @@ absl::Status PlacementCore::CheckOpen(const pb::OpenRequest& request) const {
     return error::InvalidArgument("{}: copies {} and min_copies {}; copies are 1 to {}", what,
                                   request.copies(), request.min_copies(), model::kCopiesMax);
   }
+  if (request.persist().copies() > model::kCopiesMax) {
+    return error::InvalidArgument("{}: persist copies {}; at most {}", what,
+                                  request.persist().copies(), model::kCopiesMax);
+  }
   if (request.layout_bytes() > request.shard_bytes() ||
       request.shard_bytes() > model::kShardBytesMax) {
     return error::InvalidArgument("{}: a layout of {} bytes in a shard of {}, of at most {}", what,
@@ -157,6 +161,10 @@ PlacementCore::Answer<std::shared_ptr<Attempt>> PlacementCore::Accept(
   opened.copies = request->copies();
   opened.min_copies = request->min_copies() == 0 ? request->copies() : request->min_copies();
   opened.keep_latest = request->keep_latest();
+  opened.persist_every = request->persist().every();
+  opened.persist_interval_s = request->persist().interval_s();
+  opened.persist_copies = request->persist().copies();
+  opened.persist_keep = request->persist().keep();
   const Duration asked = std::chrono::milliseconds(request->deadline_ms());
   const Duration deadline = request->deadline_ms() == 0
                                 ? options_.save_deadline

@@ -45,6 +45,10 @@ void PlacementCore::HeldToProto(const ShardId& shard, const HeldCopy& copy,
 void PlacementCore::ForgetSoftState(MemberEntry* member) {
   member->held.clear();
   member->records.clear();
+  member->disk.clear();
+  member->marked.clear();
+  member->persists = 0;
+  member->tier_trouble.clear();
   member->directives.clear();
   member->dropping_bytes = 0;
   member->pulls = 0;
@@ -58,8 +62,11 @@ void PlacementCore::ForgetSoftState(MemberEntry* member) {
       if (snapshot.fetching_from == member->record.id) {
         snapshot.fetching_from.reset();
       }
-      std::erase_if(snapshot.pulls,
-                    [member](const auto& pull) { return pull.second == member->record.id; });
+      const auto of_member = [member](const auto& to) { return to.second == member->record.id; };
+      std::erase_if(snapshot.pulls, of_member);
+      if (snapshot.persist.has_value()) {
+        std::erase_if(snapshot.persist->writing, of_member);
+      }
     }
   }
   member->wake.NotifyAll();
@@ -82,6 +89,7 @@ absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinReq
     }
     records.insert(KeyOf(record->snapshot));
   }
+  GEMEL_ASSIGN_OR_RETURN(DiskInventory disk, ReadDiskInventory(request));
   ForgetSoftState(member);
   for (const auto& [key, shards] : held) {
     Job* job = FindJob(key.job);
@@ -92,6 +100,8 @@ absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinReq
   }
   member->held = std::move(held);
   member->records = std::move(records);
+  member->disk = std::move(disk.shards);
+  member->marked = std::move(disk.marked);
   return absl::OkStatus();
 }
 
@@ -109,6 +119,7 @@ void PlacementCore::Reconcile(MemberEntry* member, const pb::JoinRequest& reques
     }
     ReconcileJob(member, job.get());
   }
+  ReconcileDisk(member);
   // What belongs to no open attempt and no committed snapshot is aborted, superseded or retired.
   std::vector<SnapshotId> drop_objects;
   for (const auto& [key, shards] : member->held) {

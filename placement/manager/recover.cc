@@ -115,6 +115,13 @@ void PlacementCore::CollectRecovered(std::map<std::string, JobRecord>* jobs,
             EncodeStored(TokenRecord{snapshot.epoch});
       }
     }
+    for (const pb::PersistedShard& persisted : request.persisted()) {
+      const auto held = HeldFromProto(persisted.object());
+      if (held.ok()) {
+        const SnapshotId& snapshot = held->first.snapshot;
+        saw(snapshot.job, snapshot.epoch, snapshot.sequence);
+      }
+    }
     for (const std::string& bytes : request.commit_records()) {
       const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
       if (!record.ok() || record->cluster != recovered_cluster_) {
@@ -131,6 +138,50 @@ void PlacementCore::CollectRecovered(std::map<std::string, JobRecord>* jobs,
       }
     }
   }
+  CollectPersisted(jobs, puts);
+}
+
+// PERSISTED was durable where any disk says so, and where the disks together have every shard.
+void PlacementCore::CollectPersisted(std::map<std::string, JobRecord>* jobs,
+                                     std::map<std::string, std::string>* puts) const {
+  std::map<SnapshotKey, std::set<uint32_t>> ranks;
+  std::set<SnapshotKey> marked;
+  std::map<SnapshotKey, std::string> records;
+  for (const auto& [id, request] : recovered_) {
+    const absl::StatusOr<DiskInventory> disk = ReadDiskInventory(request);
+    if (!disk.ok()) {
+      continue;
+    }
+    marked.insert(disk->marked.begin(), disk->marked.end());
+    for (const auto& [key, shards] : disk->shards) {
+      for (const auto& [rank, copy] : shards) {
+        ranks[key].insert(rank);
+        if (!copy.token.IsZero()) {
+          (*puts)[TokenKey(key.job, copy.token)] = EncodeStored(TokenRecord{key.epoch});
+        }
+      }
+    }
+    for (const std::string& bytes : request.persisted_records()) {
+      const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+      if (record.ok() && record->cluster == recovered_cluster_) {
+        records[KeyOf(record->snapshot)] = bytes;
+      }
+    }
+  }
+  for (const auto& [key, bytes] : records) {
+    const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+    if (!marked.contains(key) && ranks[key].size() < record->world_size) {
+      continue;
+    }
+    JobRecord& job = (*jobs)[key.job];
+    job.epoch = std::max(job.epoch, key.epoch);
+    job.next_sequence = std::max(job.next_sequence, key.sequence + 1);
+    if (OrderOf(key.epoch, key.sequence) > OrderOf(job.persisted_epoch, job.persisted_sequence)) {
+      job.persisted_epoch = key.epoch;
+      job.persisted_sequence = key.sequence;
+    }
+    (*puts)[PersistedKey(key.job, key.epoch, key.sequence)] = bytes;
+  }
 }
 
 // What was just written. It cannot be written again, so a store that does not answer is asked
@@ -143,6 +194,9 @@ Task<absl::Status> PlacementCore::LoadRecovered() {
     }
     if (loaded.ok()) {
       loaded = co_await LoadSnapshots();
+    }
+    if (loaded.ok()) {
+      loaded = co_await LoadPersisted();
     }
     if (loaded.code() != absl::StatusCode::kUnavailable) {
       co_return loaded;

@@ -33,11 +33,10 @@ void PlacementCore::PullTo(Job* job, Committed* snapshot, uint32_t rank, MemberE
   HeldCopy copy{
       .snapshot = id, .root = shard.root, .bytes = shard.bytes, .layout_bytes = shard.layout_bytes};
   const MemberEntry* source = FindMember(sources.front());
-  const auto held = source->held.find(KeyOf(id));
-  if (held == source->held.end()) {
+  if (!source->held.contains(KeyOf(id)) && !source->disk.contains(KeyOf(id))) {
     return;  // its queue of directives was given up meanwhile: it joins again
   }
-  copy.token = held->second.at(rank).token;
+  copy.token = CopyAt(*source, {id, rank}).token;
   QueuedDirective directive;
   pb::PullShard* pull = directive.body.mutable_pull_shard();
   HeldToProto({id, rank}, copy, pull->mutable_object());
@@ -80,18 +79,20 @@ void PlacementCore::PullDone(const std::string& name, model::SnapshotOrder order
 }
 
 void PlacementCore::Repair(Job* job, Committed* snapshot) {
-  if (snapshot->full || snapshot->parsed == nullptr || !AllReported(nullptr)) {
+  if (snapshot->full || !snapshot->in_memory || snapshot->parsed == nullptr ||
+      !AllReported(nullptr)) {
     return;
   }
   Plan& plan = PlanFor(std::clamp<uint32_t>(snapshot->record.copies, 1, model::kCopiesMax));
   const model::CopyPolicy policy{.copies = plan.assignment.copies, .min_copies = 1};
   const model::DomainRule rule = plan.RuleAt(plan.assignment.level);
   const HolderTable table = HoldersOf(*snapshot);
+  const HolderTable sources = SourcesOf(*snapshot);
   GEMEL_CHECK_EQ(table.size(), snapshot->parsed->shards.size());
   for (uint32_t rank = 0; rank < table.size(); ++rank) {
     model::ShardState shard;
     shard.receipts = Indices(plan, table[rank]);
-    if (shard.receipts.empty() ||
+    if (sources[rank].empty() ||
         model::CountReceipts(plan.members, shard.receipts, policy, rule).full) {
       continue;
     }
@@ -106,7 +107,7 @@ void PlacementCore::Repair(Job* job, Committed* snapshot) {
     for (const uint32_t index : target.added) {
       MemberEntry* member = FindMember(plan.ids[index]);
       GEMEL_CHECK(member != nullptr && member->alive()) << plan.ids[index].ToShort();
-      PullTo(job, snapshot, rank, member, table[rank]);
+      PullTo(job, snapshot, rank, member, sources[rank]);
     }
   }
 }

@@ -60,46 +60,58 @@ absl::Status PlacementCore::CheckRestore(const Job& job,
   return absl::OkStatus();
 }
 
-// The newest committed snapshot, older than `below`, whose every shard has a live holder.
+// One committed snapshot: to be waited for, readable (`order`), or with shards that are lost.
+// REQUIRES: AllReported().
+PlacementCore::Choice PlacementCore::Examine(Job* job, model::SnapshotOrder order) {
+  Choice choice;
+  Committed& snapshot = job->snapshots.at(order);
+  const SnapshotId& id = snapshot.record.snapshot;
+  const std::vector<uint32_t> lost = LostShards(snapshot, SourcesOf(snapshot));
+  if (!lost.empty()) {
+    choice.lost.push_back(
+        fmt::format("{}: no live server holds the shards of ranks {} of {}, in memory or on disk",
+                    id.ToString(), RankList(lost), snapshot.record.world_size));
+    return choice;
+  }
+  if (!LearnManifest(&snapshot)) {
+    FetchManifest(&snapshot);
+    choice.wait = true;
+    choice.progress = "fetching the manifest of " + id.ToString();
+    return choice;
+  }
+  Disperse(job, &snapshot);
+  const bool everywhere = std::all_of(members_.begin(), members_.end(), [&](const auto& entry) {
+    return !entry.second->alive() || !entry.second->held.contains(KeyOf(id)) ||
+           entry.second->records.contains(KeyOf(id));
+  });
+  choice.wait = !snapshot.told && !everywhere;
+  choice.progress = "finishing the commit of " + id.ToString();
+  choice.order = order;
+  return choice;
+}
+
+// The newest committed snapshot, older than `below`, whose every shard has a source.
 PlacementCore::Choice PlacementCore::Choose(Job* job, std::optional<model::SnapshotOrder> below) {
   Choice choice;
   if (!AllReported(&choice.progress)) {
     choice.wait = true;
     return choice;
   }
-  bool any = false;
+  std::vector<std::string> lost;
   for (auto it = job->snapshots.rbegin(); it != job->snapshots.rend(); ++it) {
-    Committed& snapshot = it->second;
-    any = true;
     if (below.has_value() && it->first >= *below) {
       continue;
     }
-    const SnapshotId& id = snapshot.record.snapshot;
-    const HolderTable holders = HoldersOf(snapshot);
-    const std::vector<uint32_t> lost = LostShards(snapshot, holders);
-    if (!lost.empty()) {
-      choice.lost.push_back(fmt::format("{}: no live server holds the shards of ranks {} of {}",
-                                        id.ToString(), RankList(lost), snapshot.record.world_size));
-      continue;
-    }
-    if (!LearnManifest(&snapshot)) {
-      FetchManifest(&snapshot);
-      choice.wait = true;
-      choice.progress = "fetching the manifest of " + id.ToString();
+    choice = Examine(job, it->first);
+    lost.insert(lost.end(), choice.lost.begin(), choice.lost.end());
+    if (choice.wait || choice.order.has_value()) {
+      choice.lost = std::move(lost);
       return choice;
     }
-    Disperse(job, &snapshot);
-    const bool everywhere = std::all_of(members_.begin(), members_.end(), [&](const auto& entry) {
-      return !entry.second->alive() || !entry.second->held.contains(KeyOf(id)) ||
-             entry.second->records.contains(KeyOf(id));
-    });
-    choice.wait = !snapshot.told && !everywhere;
-    choice.progress = "finishing the commit of " + id.ToString();
-    choice.order = it->first;
-    return choice;
   }
-  choice.none = !any;
-  choice.failed = any;
+  choice.lost = std::move(lost);
+  choice.none = job->snapshots.empty();
+  choice.failed = !choice.none;
   return choice;
 }
 
@@ -173,6 +185,18 @@ absl::Status PlacementCore::LostError(const Job& job, const RestoreRecord& recor
       job.name, absl::StrJoin(record.lost, "; "), job.name);
 }
 
+void PlacementCore::FillSources(const Committed& snapshot,
+                                google::protobuf::RepeatedPtrField<pb::ShardSources>* out) {
+  const HolderTable table = SourcesOf(snapshot);
+  for (uint32_t rank = 0; rank < table.size(); ++rank) {
+    pb::ShardSources* sources = out->Add();
+    sources->set_rank(rank);
+    for (const ServerId& id : table[rank]) {
+      MemberToProto(id, sources->add_holders());
+    }
+  }
+}
+
 // False while the manifest is not known.
 absl::StatusOr<bool> PlacementCore::FillRestore(Job* job, uint32_t world_size,
                                                 pb::BeginRestoreReply* reply) {
@@ -202,14 +226,7 @@ absl::StatusOr<bool> PlacementCore::FillRestore(Job* job, uint32_t world_size,
   reply->set_decision(pb::BeginRestoreReply::CHOSEN);
   reply->set_record(snapshot.encoded);
   reply->set_manifest(*snapshot.manifest);
-  const HolderTable holders = HoldersOf(snapshot);
-  for (uint32_t rank = 0; rank < holders.size(); ++rank) {
-    pb::ShardSources* sources = reply->add_sources();
-    sources->set_rank(rank);
-    for (const ServerId& id : holders[rank]) {
-      MemberToProto(id, sources->add_holders());
-    }
-  }
+  FillSources(snapshot, reply->mutable_sources());
   for (const std::string& lost : record.lost) {
     reply->add_lost(lost);
   }

@@ -44,11 +44,11 @@ void PlacementCore::CheckUnreadable(Job* job, uint32_t rank) {
     return;
   }
   const SnapshotId id = found->second.record.snapshot;
-  const HolderTable holders = HoldersOf(found->second);
-  for (const ServerId& server : holders[rank]) {
+  const HolderTable sources = SourcesOf(found->second);
+  for (const ServerId& server : sources[rank]) {
     MemberEntry* member = FindMember(server);
     QueuedDirective directive;
-    HeldToProto({id, rank}, member->held.at(KeyOf(id)).at(rank),
+    HeldToProto({id, rank}, CopyAt(*member, {id, rank}),
                 directive.body.mutable_verify_shard()->mutable_object());
     directive.done = [this, server, shard = ShardId{id, rank}](const pb::DirectiveResult& result) {
       TakeVerdict(server, shard, result);
@@ -76,16 +76,16 @@ Task<void> PlacementCore::ReviewRestore(Job* job) {
   if (found == job->snapshots.end() || !AllReported(nullptr)) {
     co_return;
   }
-  const HolderTable holders = HoldersOf(found->second);
+  const HolderTable sources = SourcesOf(found->second);
   const bool lost =
       std::any_of(job->restore->unreadable.begin(), job->restore->unreadable.end(),
-                  [&](uint32_t rank) { return rank < holders.size() && holders[rank].empty(); });
+                  [&](uint32_t rank) { return rank < sources.size() && sources[rank].empty(); });
   if (!lost) {
     co_return;
   }
   const std::string what = found->second.record.snapshot.ToString();
   std::string ranks;
-  for (const uint32_t rank : LostShards(found->second, holders)) {
+  for (const uint32_t rank : LostShards(found->second, sources)) {
     ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
   }
   Choice choice = Choose(job, order);

@@ -10,6 +10,11 @@
 namespace gemel {
 
 bool PlacementCore::IsPinned(const Job& job, const model::SnapshotOrder& order) const {
+  const auto found = job.snapshots.find(order);
+  if (job.reads.contains(order) ||
+      (found != job.snapshots.end() && found->second.persist.has_value())) {
+    return true;
+  }
   if (!job.restore.has_value()) {
     return false;
   }
@@ -18,11 +23,14 @@ bool PlacementCore::IsPinned(const Job& job, const model::SnapshotOrder& order) 
          OrderOf(record.chosen_epoch, record.chosen_sequence) == order;
 }
 
-// One not yet told counts as not fully redundant: nothing older goes for its sake.
+// Those in memory. One not yet told counts as not fully redundant: nothing older goes for its sake.
 std::vector<model::RetentionEntry> PlacementCore::Entries(const Job& job) const {
   std::vector<model::RetentionEntry> entries;
   entries.reserve(job.snapshots.size());
   for (const auto& [order, snapshot] : job.snapshots) {
+    if (!snapshot.in_memory) {
+      continue;
+    }
     entries.push_back({.order = order,
                        .name = snapshot.record.snapshot.name,
                        .attempt = snapshot.record.snapshot.attempt,
@@ -32,13 +40,32 @@ std::vector<model::RetentionEntry> PlacementCore::Entries(const Job& job) const 
   return entries;
 }
 
-void PlacementCore::ForgetSnapshot(Job* job, const model::SnapshotOrder& order) {
+// While it is set nobody begins to read or persist them.
+void PlacementCore::SetLeaving(Job* job, const std::vector<model::SnapshotOrder>& orders,
+                               bool leaving) {
+  for (const model::SnapshotOrder& order : orders) {
+    job->snapshots.at(order).leaving = leaving;
+  }
+}
+
+// Its key is gone from the MetaStore; the caller sees to the copies.
+void PlacementCore::LeaveMemory(Job* job, const model::SnapshotOrder& order) {
   const auto found = job->snapshots.find(order);
   GEMEL_CHECK(found != job->snapshots.end()) << job->name;
   GEMEL_CHECK(!IsPinned(*job, order)) << found->second.record.snapshot.ToString();
-  const SnapshotId id = found->second.record.snapshot;
-  std::vector<SnapshotId> replaced = found->second.replaced;
-  job->snapshots.erase(found);
+  if (found->second.persisted) {
+    found->second.in_memory = false;
+    found->second.leaving = false;
+    found->second.replaced.clear();
+  } else {
+    job->snapshots.erase(found);
+  }
+}
+
+void PlacementCore::ForgetSnapshot(Job* job, const model::SnapshotOrder& order) {
+  const SnapshotId id = job->snapshots.at(order).record.snapshot;
+  const std::vector<SnapshotId> replaced = job->snapshots.at(order).replaced;
+  LeaveMemory(job, order);
   DropEverywhere(id);
   for (const SnapshotId& old : replaced) {
     DropEverywhere(old);
@@ -65,7 +92,9 @@ Task<absl::Status> PlacementCore::RetireOnce(Job* job) {
     co_return absl::OkStatus();
   }
   GEMEL_CHECK_LT(retired.size(), job->snapshots.size()) << job->name;
+  SetLeaving(job, retired, true);
   const absl::Status written = co_await WriteJob(job, job->record, std::move(txn));
+  SetLeaving(job, retired, false);
   GEMEL_CO_RETURN_IF_ERROR(written);
   for (const model::SnapshotOrder& order : retired) {
     ForgetSnapshot(job, order);
@@ -78,7 +107,7 @@ Task<void> PlacementCore::Maintain(Job* job) {
   do {
     job->maintain_again = false;
     for (auto& [order, snapshot] : job->snapshots) {
-      if (snapshot.manifest_idle && snapshot.full) {
+      if (snapshot.manifest_idle && (snapshot.full || !snapshot.in_memory)) {
         continue;
       }
       if (!LearnManifest(&snapshot)) {
@@ -88,15 +117,36 @@ Task<void> PlacementCore::Maintain(Job* job) {
       Disperse(job, &snapshot);
       LetManifestGo(*job, order, &snapshot);
     }
-    const absl::Status retired = co_await RetireOnce(job);
+    absl::Status retired = co_await RetireOnce(job);
+    if (retired.ok()) {
+      retired = co_await RetirePersisted(job);
+    }
     if (!retired.ok() && !stopping_) {
       Emit(Severity::kWarning, "retire_refused", ToText(retired));
     }
     for (auto it = job->snapshots.rbegin(); it != job->snapshots.rend(); ++it) {
       Repair(job, &it->second);
     }
+    MaintainDisks(job);
   } while (job->maintain_again && !stopping_);
   job->maintaining = false;
+}
+
+// Persists go on, and what no persist needs any more goes.
+void PlacementCore::MaintainDisks(Job* job) {
+  std::vector<model::SnapshotOrder> running;
+  for (const auto& [order, snapshot] : job->snapshots) {
+    if (snapshot.persist.has_value()) {
+      running.push_back(order);
+    } else if (!snapshot.in_memory && !IsPinned(*job, order)) {
+      DropEverywhere(snapshot.record.snapshot);  // what a reader brought into memory
+    }
+  }
+  for (const model::SnapshotOrder& order : running) {
+    PersistStep(job, order);
+  }
+  StartDue(job);
+  SweepDisks(job);
 }
 
 void PlacementCore::MaintainSoon(Job* job) {

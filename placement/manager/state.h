@@ -39,6 +39,9 @@ inline constexpr size_t kNamesMax = 4096;   // names of an epoch, and skips, tha
 inline constexpr size_t kPullsMax = 8;      // repairs under way to one member
 inline constexpr size_t kJobsMax = 65'536;
 inline constexpr size_t kManifestsKept = 4;  // of a job's newest snapshots, when nothing needs them
+inline constexpr size_t kReadsMax = 1024;    // pins of readers on one job; more: ResourceExhausted
+inline constexpr size_t kPersistsMax = 4;    // shards being written by one member's tier
+inline constexpr uint32_t kPersistKeepDefault = 2;  // persisted snapshots of a job that keeps few
 static_assert(kDirectivesReplyMax <= kDirectivesMax);
 static_assert(kPullsMax <= kDirectivesReplyMax, "one reply can hold all repairs of a member");
 static_assert(kManifestsKept > 0, "a restore begins with the newest one's");
@@ -94,8 +97,12 @@ struct MemberEntry {
   uint64_t lag_ms = 0;
 
   std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> held;
-  std::set<SnapshotKey> records;  // commit records on its disk
-  uint64_t dropping_bytes = 0;    // told to drop, not yet confirmed
+  std::set<SnapshotKey> records;                             // commit records on its disk
+  std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> disk;  // shards in its persistent tier
+  std::set<SnapshotKey> marked;                              // told that PERSISTED is durable
+  size_t persists = 0;                                       // PersistShards under way
+  std::string tier_trouble;
+  uint64_t dropping_bytes = 0;  // told to drop, not yet confirmed
   size_t pulls = 0;
 
   std::deque<QueuedDirective> directives;  // not acknowledged; ids ascend
@@ -166,6 +173,25 @@ struct Finished {
   Digest128 root;
 };
 
+// Which commits of a job go to disk by themselves (gemel.v1.PersistPolicy).
+struct PersistPolicy {
+  uint32_t every = 0;
+  Duration interval{};  // 0: not by time
+};
+
+// One try to bring a committed snapshot to disk. It pins the snapshot.
+struct PersistRun {
+  uint64_t number = 0;   // tells the results of an earlier try apart
+  TimePoint advanced{};  // when it began, or the last shard was done
+  uint32_t copies = 1;
+  std::set<std::pair<uint32_t, ServerId>> writing;
+  std::map<std::pair<uint32_t, ServerId>, std::string> failed;  // why
+  uint32_t done = 0;  // shards with enough persist receipts
+  uint64_t done_bytes = 0;
+  bool recording = false;  // PERSISTED is being written
+  std::string waits_for;
+};
+
 struct Committed {
   model::CommitRecord record;
   std::string encoded;
@@ -175,6 +201,13 @@ struct Committed {
   bool full = false;                      // every shard at full redundancy
   uint32_t fewest = 0;                    // copies of the shard with the fewest
   bool manifest_idle = false;             // let go: every copy had its committed root
+  bool leaving = false;                   // a transaction that takes it away is under way: no pins
+  bool in_memory = true;                  // false: retired there, kept on disk
+  bool persisted = false;                 // PERSISTED is durable (amendment 12)
+  PersistPolicy persist_policy;           // of its writer; none after a restart of the manager
+  bool persist_due = false;               // to be begun as soon as its job's turn comes
+  std::optional<PersistRun> persist;      // under way
+  std::string persist_refused;            // why the last try was given up
   std::optional<ServerId> fetching_from;  // a FetchManifest is under way
   std::vector<SnapshotId> replaced;       // dropped from the servers once this one is told
   std::set<std::pair<uint32_t, ServerId>> pulls;  // repairs under way
@@ -186,6 +219,14 @@ struct RestoreState {
   uint64_t version = 0;  // of its key in the MetaStore; 0: not there
   std::set<uint32_t> unreadable;
   std::string why;  // last report of an unreadable shard
+};
+
+// A reader's pin: soft state, gone with the incarnation of the reader's server.
+struct ReadPin {
+  std::string job;
+  model::SnapshotOrder order;
+  ServerId reader;
+  Incarnation incarnation;
 };
 
 struct Job {
@@ -202,6 +243,9 @@ struct Job {
   std::deque<std::string> names_seen;  // keys of attempt_of_name, oldest first
   std::deque<Finished> finished;
   std::optional<RestoreState> restore;
+  std::map<model::SnapshotOrder, uint32_t> reads;  // how many readers pin it
+  uint32_t committed_since_persist = 0;
+  std::optional<TimePoint> persist_clock;  // when the last persist began, or the first commit was
   Semaphore lock;
   WaitQueue changed;
   bool maintaining = false;

@@ -24,10 +24,23 @@ std::string OpenKey(const std::string& job, uint64_t sequence) {
   return fmt::format("{}{}/{:016x}", kOpenPrefix, job, sequence);
 }
 
-std::string StoredSnapshotKey(const std::string& job, const EpochId& epoch, uint64_t sequence) {
+namespace {
+
+std::string CommittedKey(std::string_view prefix, const std::string& job, const EpochId& epoch,
+                         uint64_t sequence) {
   GEMEL_CHECK(!epoch.IsNone() && sequence > 0) << job;
-  return fmt::format("{}{}/{:016x}.{:016x}/{:016x}", kSnapshotPrefix, job, epoch.generation,
-                     epoch.counter, sequence);
+  return fmt::format("{}{}/{:016x}.{:016x}/{:016x}", prefix, job, epoch.generation, epoch.counter,
+                     sequence);
+}
+
+}  // namespace
+
+std::string StoredSnapshotKey(const std::string& job, const EpochId& epoch, uint64_t sequence) {
+  return CommittedKey(kSnapshotPrefix, job, epoch, sequence);
+}
+
+std::string PersistedKey(const std::string& job, const EpochId& epoch, uint64_t sequence) {
+  return CommittedKey(kPersistedPrefix, job, epoch, sequence);
 }
 
 std::string RestoreKey(const std::string& job) { return kRestorePrefix + job; }

@@ -11,6 +11,7 @@
 //   open/<job>/<sequence>                 OpenRecord: an accepted open that is neither committed
 //                                         nor aborted
 //   snapshot/<job>/<epoch>/<sequence>     CommitRecord, as placement/model/records.h writes it
+//   persisted/<job>/<epoch>/<sequence>    the same record: PERSISTED, every shard is on disk
 //   restore/<job>                         RestoreRecord of the job's newest epoch
 //
 // Thread safety: values and pure functions.
@@ -28,7 +29,7 @@
 
 namespace gemel {
 
-inline constexpr uint8_t kStoredVersion = 1;
+inline constexpr uint8_t kStoredVersion = 2;
 inline constexpr size_t kSupersededMax = 8;  // incarnations remembered of one server
 
 struct ClusterRecord {
@@ -80,7 +81,11 @@ struct JobRecord {
   uint64_t latest_sequence = 0;
   bool epoch_opened = false;  // an Open was accepted in `epoch`: no restore begins any more
   bool removed = false;       // by a person; an epoch brings it back
-  uint64_t writes = 0;        // makes every value differ, so that an unknown outcome can be read
+  EpochId persisted_epoch;    // `latest` on disk: none when persisted_sequence is 0
+  uint64_t persisted_sequence = 0;
+  uint32_t persist_copies = 0;  // as the newest commit's writer asked; 0: the default
+  uint32_t persist_keep = 0;
+  uint64_t writes = 0;  // makes every value differ, so that an unknown outcome can be read
 
   static void Fields(auto& m, auto&& field) {
     field("epoch", m.epoch);
@@ -90,6 +95,10 @@ struct JobRecord {
     field("latest_sequence", m.latest_sequence);
     field("epoch_opened", m.epoch_opened);
     field("removed", m.removed);
+    field("persisted_epoch", m.persisted_epoch);
+    field("persisted_sequence", m.persisted_sequence);
+    field("persist_copies", m.persist_copies);
+    field("persist_keep", m.persist_keep);
     field("writes", m.writes);
   }
 };
@@ -112,7 +121,11 @@ struct OpenRecord {
   uint32_t keep_latest = 0;
   uint64_t deadline_ms = 0;
   uint64_t map_version = 0;
-  uint32_t level = 1;  // at which domains are told apart (placement/model/receipts.h)
+  uint32_t level = 1;          // at which domains are told apart (placement/model/receipts.h)
+  uint32_t persist_every = 0;  // gemel.v1.PersistPolicy
+  uint32_t persist_interval_s = 0;
+  uint32_t persist_copies = 0;
+  uint32_t persist_keep = 0;
 
   static void Fields(auto& m, auto&& field) {
     field("snapshot", m.snapshot);
@@ -125,6 +138,10 @@ struct OpenRecord {
     field("deadline_ms", m.deadline_ms);
     field("map_version", m.map_version);
     field("level", m.level);
+    field("persist_every", m.persist_every);
+    field("persist_interval_s", m.persist_interval_s);
+    field("persist_copies", m.persist_copies);
+    field("persist_keep", m.persist_keep);
   }
 };
 
@@ -159,6 +176,7 @@ inline constexpr const char* kJobPrefix = "job/";
 inline constexpr const char* kTokenPrefix = "token/";
 inline constexpr const char* kOpenPrefix = "open/";
 inline constexpr const char* kSnapshotPrefix = "snapshot/";
+inline constexpr const char* kPersistedPrefix = "persisted/";
 inline constexpr const char* kRestorePrefix = "restore/";
 
 std::string MemberKey(const ServerId& id);
@@ -166,6 +184,7 @@ std::string JobKey(const std::string& job);
 std::string TokenKey(const std::string& job, const EpochToken& token);
 std::string OpenKey(const std::string& job, uint64_t sequence);
 std::string StoredSnapshotKey(const std::string& job, const EpochId& epoch, uint64_t sequence);
+std::string PersistedKey(const std::string& job, const EpochId& epoch, uint64_t sequence);
 std::string RestoreKey(const std::string& job);
 
 // Version byte and fields. DecodeStored: DataLoss naming the key; FailedPrecondition for another

@@ -29,17 +29,23 @@ AwaitCommitRequest: 1 caller Caller, 2 snapshot SnapshotId, 3 rank uint32, 4 wai
 AwaitRestoreReply.Outcome: 0 PENDING, 1 VERIFIED, 2 MOVED
 AwaitRestoreReply: 1 outcome Outcome, 2 lost* string, 3 progress string
 AwaitRestoreRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 round uint32, 5 wait_ms uint32
+BeginReadReply.Decision: 0 DECISION_UNKNOWN, 1 CHOSEN, 2 WAIT
+BeginReadReply: 1 decision Decision, 2 record bytes, 3 manifest bytes, 4 sources* ShardSources, 5 progress string
+BeginReadRequest: 1 caller Caller, 2 job string, 3 name string, 4 read_id bytes, 5 wait_ms uint32
 BeginRestoreReply.Decision: 0 DECISION_UNKNOWN, 1 CHOSEN, 2 WAIT, 3 NEVER_COMMITTED
 BeginRestoreReply: 1 decision Decision, 2 round uint32, 3 record bytes, 4 manifest bytes, 5 sources* ShardSources, 6 progress string, 7 lost* string
 BeginRestoreRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 token bytes, 5 rank uint32, 6 world_size uint32, 7 wait_ms uint32
 Caller: 1 protocol_version uint32, 2 cluster_id bytes, 3 server_id bytes, 4 incarnation bytes
 ClusterMap: 1 version uint64, 2 members* Member
-Directive: 1 id uint64, 2 store_commit StoreCommit, 3 drop_snapshot DropSnapshot, 4 drop_staging DropStaging, 5 see_epoch SeeEpoch, 6 pull_shard PullShard, 7 verify_shard VerifyShard, 8 fetch_manifest FetchManifest
+Directive: 1 id uint64, 2 store_commit StoreCommit, 3 drop_snapshot DropSnapshot, 4 drop_staging DropStaging, 5 see_epoch SeeEpoch, 6 pull_shard PullShard, 7 verify_shard VerifyShard, 8 fetch_manifest FetchManifest, 9 persist_shard PersistShard, 10 mark_persisted MarkPersisted, 11 drop_persisted DropPersisted
 DirectiveResult: 1 id uint64, 2 code uint32, 3 message string, 4 manifest bytes
 DirectivesReply: 1 directives* Directive, 2 rejoin bool
 DirectivesRequest: 1 caller Caller, 2 results* DirectiveResult, 3 wait_ms uint32
+DropPersisted: 1 snapshot SnapshotId
 DropSnapshot: 1 snapshot SnapshotId
 DropStaging: 1 snapshot SnapshotId, 2 why string
+EndReadReply:
+EndReadRequest: 1 caller Caller, 2 read_id bytes
 EpochId: 1 generation uint64, 2 counter uint64
 EpochSeen: 1 job string, 2 epoch EpochId
 ExplainReply: 1 lines* string
@@ -48,21 +54,28 @@ FetchManifest: 1 snapshot SnapshotId, 2 root bytes
 GetStatusReply: 1 cluster_id bytes, 2 generation uint64, 3 map ClusterMap, 4 jobs uint32, 5 open_snapshots uint32, 6 warnings* string
 GetStatusRequest: 1 caller Caller
 HeartbeatReply: 1 map_version uint64, 2 rejoin bool
-HeartbeatRequest: 1 caller Caller, 2 capacity_bytes uint64, 3 used_bytes uint64, 4 map_version uint64, 5 unreachable* bytes, 6 loop_lag_ms uint64
+HeartbeatRequest: 1 caller Caller, 2 capacity_bytes uint64, 3 used_bytes uint64, 4 map_version uint64, 5 unreachable* bytes, 6 loop_lag_ms uint64, 7 tier TierState
 HeldObject: 1 shard ShardId, 2 root bytes, 3 bytes uint64, 4 layout_bytes uint64, 5 token bytes
-JobInfo: 1 job string, 2 epoch EpochId, 3 snapshots uint32, 4 latest_name string, 5 latest_sequence uint64, 6 latest_bytes uint64, 7 world_size uint32
+JobInfo: 1 job string, 2 epoch EpochId, 3 snapshots uint32, 4 latest_name string, 5 latest_sequence uint64, 6 latest_bytes uint64, 7 world_size uint32, 8 persisted_name string
 JoinReply: 1 cluster_id bytes, 2 generation uint64, 3 map_version uint64, 4 heartbeat_ms uint32, 5 last_members* bytes
-JoinRequest: 1 caller Caller, 2 name string, 3 domain string, 4 data_address string, 5 capacity_bytes uint64, 6 commit_records* bytes, 7 objects* HeldObject, 8 epochs* EpochSeen, 9 generation uint64, 10 last_members* bytes
+JoinRequest: 1 caller Caller, 2 name string, 3 domain string, 4 data_address string, 5 capacity_bytes uint64, 6 commit_records* bytes, 7 objects* HeldObject, 8 epochs* EpochSeen, 9 generation uint64, 10 last_members* bytes, 11 persisted* PersistedShard, 12 persisted_records* bytes
 ListJobsReply: 1 jobs* JobInfo
 ListJobsRequest: 1 caller Caller
 ListSnapshotsReply: 1 snapshots* SnapshotInfo
 ListSnapshotsRequest: 1 caller Caller, 2 job string
+MarkPersisted: 1 snapshot SnapshotId
 Member: 1 server_id bytes, 2 incarnation bytes, 3 name string, 4 domain string, 5 data_address string, 6 capacity_bytes uint64, 7 used_bytes uint64, 8 state MemberState, 9 suspect_ms uint64
 MemberState: 0 MEMBER_UNKNOWN, 1 MEMBER_ALIVE, 2 MEMBER_SUSPECT, 3 MEMBER_DEAD
 OnBusy: 0 ON_BUSY_WAIT, 1 ON_BUSY_SKIP
 OpenReply.Decision: 0 DECISION_UNKNOWN, 1 ACCEPT, 2 WAIT, 3 SKIP
 OpenReply: 1 decision Decision, 2 snapshot SnapshotId, 3 map_version uint64, 4 holders* Member, 5 reason string
-OpenRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 token bytes, 5 name string, 6 attempt uint32, 7 rank uint32, 8 world_size uint32, 9 layout_hash bytes, 10 shard_bytes uint64, 11 layout_bytes uint64, 12 copies uint32, 13 min_copies uint32, 14 keep_latest uint32, 15 on_busy OnBusy, 16 wait_ms uint32, 17 deadline_ms uint32
+OpenRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 token bytes, 5 name string, 6 attempt uint32, 7 rank uint32, 8 world_size uint32, 9 layout_hash bytes, 10 shard_bytes uint64, 11 layout_bytes uint64, 12 copies uint32, 13 min_copies uint32, 14 keep_latest uint32, 15 on_busy OnBusy, 16 wait_ms uint32, 17 deadline_ms uint32, 18 persist PersistPolicy
+PersistPolicy: 1 every uint32, 2 interval_s uint32, 3 copies uint32, 4 keep uint32
+PersistShard: 1 object HeldObject, 2 record bytes, 3 manifest bytes
+PersistSnapshotReply: 1 snapshot SnapshotId, 2 state PersistState, 3 shards_done uint32, 4 shards uint32, 5 bytes_done uint64, 6 bytes uint64, 7 detail string
+PersistSnapshotRequest: 1 caller Caller, 2 job string, 3 name string, 4 wait_ms uint32
+PersistState: 0 PERSIST_NONE, 1 PERSIST_RUNNING, 2 PERSIST_DONE
+PersistedShard: 1 object HeldObject, 2 complete bool
 PullShard: 1 object HeldObject, 2 sources* Member
 Receipt: 1 object HeldObject
 RemoveSnapshotsReply: 1 removed uint32
@@ -76,9 +89,10 @@ SeeEpoch: 1 job string, 2 epoch EpochId
 ShardId: 1 snapshot SnapshotId, 2 rank uint32
 ShardSources: 1 rank uint32, 2 holders* Member
 SnapshotId: 1 job string, 2 epoch EpochId, 3 sequence uint64, 4 name string, 5 attempt uint32
-SnapshotInfo: 1 snapshot SnapshotId, 2 state SnapshotState, 3 world_size uint32, 4 bytes uint64, 5 copies_now uint32, 6 copies_wanted uint32, 7 root bytes, 8 latest bool, 9 pinned bool, 10 committed_unix_s int64, 11 detail string
+SnapshotInfo: 1 snapshot SnapshotId, 2 state SnapshotState, 3 world_size uint32, 4 bytes uint64, 5 copies_now uint32, 6 copies_wanted uint32, 7 root bytes, 8 latest bool, 9 pinned bool, 10 committed_unix_s int64, 11 detail string, 12 persisted PersistState, 13 in_memory bool
 SnapshotState: 0 SNAPSHOT_UNKNOWN, 1 SNAPSHOT_OPEN, 2 SNAPSHOT_COMMITTED, 3 SNAPSHOT_ABORTED
 StoreCommit: 1 record bytes, 2 manifest bytes
+TierState: 1 trouble string, 2 used_bytes uint64, 3 free_bytes uint64
 VerifyShard: 1 object HeldObject
 VerifySnapshotReply.Copy: 1 rank uint32, 2 holder Member, 3 good bool, 4 why string
 VerifySnapshotReply: 1 snapshot SnapshotId, 2 copies* Copy, 3 complete bool

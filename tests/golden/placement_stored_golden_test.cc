@@ -27,6 +27,8 @@ TEST(StoredGolden, Keys) {
   EXPECT_EQ(OpenKey("gpt", 0xc), "open/gpt/000000000000000c");
   EXPECT_EQ(StoredSnapshotKey("gpt", {1, 7}, 0xc),
             "snapshot/gpt/0000000000000001.0000000000000007/000000000000000c");
+  EXPECT_EQ(PersistedKey("gpt", {1, 7}, 0xc),
+            "persisted/gpt/0000000000000001.0000000000000007/000000000000000c");
   EXPECT_EQ(RestoreKey("gpt"), "restore/gpt");
 }
 
@@ -38,7 +40,7 @@ TEST(StoredGolden, ClusterRecord) {
   m.map_version = 0x1918171615141312;
   m.writes = 0x21201f1e1d1c1b1a;
   ExpectStored(m,
-               "01"                                // format version
+               "02"                                // format version
                "0102030405060708090a0b0c0d0e0f10"  // cluster
                "0203040506070809"                  // generation
                "0a0b0c0d0e0f1011"                  // starts
@@ -59,7 +61,7 @@ TEST(StoredGolden, MemberRecord) {
   m.superseded[0] = IdOf<Incarnation>(0x0b);
   m.superseded[1] = IdOf<Incarnation>(0x0c);
   ExpectStored(m,
-               "01"                                  // format version
+               "02"                                  // format version
                "0102030405060708090a0b0c0d0e0f10"    // id
                "02030405060708090a0b0c0d0e0f1011"    // incarnation
                "040000006e616d65"                    // name
@@ -81,9 +83,13 @@ TEST(StoredGolden, JobRecord) {
   m.latest_sequence = 0x31302f2e2d2c2b2a;
   m.epoch_opened = true;
   m.removed = true;
-  m.writes = 0x3938373635343332;
+  m.persisted_epoch = {0x3938373635343332, 0x41403f3e3d3c3b3a};
+  m.persisted_sequence = 0x4948474645444342;
+  m.persist_copies = 0x4d4c4b4a;
+  m.persist_keep = 0x51504f4e;
+  m.writes = 0x5958575655545352;
   ExpectStored(m,
-               "01"                                // format version
+               "02"                                // format version
                "0102030405060708"                  // epoch.generation
                "090a0b0c0d0e0f10"                  // epoch.counter
                "1112131415161718191a1b1c1d1e1f20"  // token
@@ -93,14 +99,19 @@ TEST(StoredGolden, JobRecord) {
                "2a2b2c2d2e2f3031"                  // latest_sequence
                "01"                                // epoch_opened
                "01"                                // removed
-               "3233343536373839");                // writes
+               "3233343536373839"                  // persisted_epoch.generation
+               "3a3b3c3d3e3f4041"                  // persisted_epoch.counter
+               "4243444546474849"                  // persisted_sequence
+               "4a4b4c4d"                          // persist_copies
+               "4e4f5051"                          // persist_keep
+               "5253545556575859");                // writes
 }
 
 TEST(StoredGolden, TokenRecord) {
   TokenRecord m;
   m.epoch = {0x0807060504030201, 0x100f0e0d0c0b0a09};
   ExpectStored(m,
-               "01"                  // format version
+               "02"                  // format version
                "0102030405060708"    // epoch.generation
                "090a0b0c0d0e0f10");  // epoch.counter
 }
@@ -117,8 +128,12 @@ TEST(StoredGolden, OpenRecord) {
   m.deadline_ms = 0x2928272625242322;
   m.map_version = 0x31302f2e2d2c2b2a;
   m.level = 0x35343332;
+  m.persist_every = 0x39383736;
+  m.persist_interval_s = 0x3d3c3b3a;
+  m.persist_copies = 0x41403f3e;
+  m.persist_keep = 0x45444342;
   ExpectStored(m,
-               "01" +                                  // format version
+               "02" +                                  // format version
                    kSnapshotHex +                      // snapshot
                    "0102030405060708090a0b0c0d0e0f10"  // token
                    "02030405"                          // world_size
@@ -128,7 +143,11 @@ TEST(StoredGolden, OpenRecord) {
                    "1e1f2021"                          // keep_latest
                    "2223242526272829"                  // deadline_ms
                    "2a2b2c2d2e2f3031"                  // map_version
-                   "32333435");                        // level
+                   "32333435"                          // level
+                   "36373839"                          // persist_every
+                   "3a3b3c3d"                          // persist_interval_s
+                   "3e3f4041"                          // persist_copies
+                   "42434445");                        // persist_keep
 }
 
 TEST(StoredGolden, RestoreRecord) {
@@ -145,7 +164,7 @@ TEST(StoredGolden, RestoreRecord) {
   m.verified = "verified";
   m.writes = 0x3837363534333231;
   ExpectStored(m,
-               "01"                        // format version
+               "02"                        // format version
                "0102030405060708"          // epoch.generation
                "090a0b0c0d0e0f10"          // epoch.counter
                "11121314"                  // round

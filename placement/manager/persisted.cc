@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What is on disk: PERSISTED by compare-and-set once every shard has its persist receipts,
+// retention there, and what servers report when they join. An older one is retired only after a
+// newer is PERSISTED and whole (amendment 12); what is on disk without PERSISTED and without a
+// persist under way is dropped as soon as nothing needs it.
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+
+absl::StatusOr<PlacementCore::DiskInventory> PlacementCore::ReadDiskInventory(
+    const pb::JoinRequest& request) const {
+  DiskInventory inventory;
+  for (const pb::PersistedShard& persisted : request.persisted()) {
+    GEMEL_ASSIGN_OR_RETURN(auto entry, HeldFromProto(persisted.object()));
+    const SnapshotKey key = KeyOf(entry.first.snapshot);
+    inventory.shards[key][entry.first.rank] = std::move(entry.second);
+    if (persisted.complete()) {
+      inventory.marked.insert(key);
+    }
+  }
+  return inventory;
+}
+
+Task<absl::Status> PlacementCore::LoadPersisted() {
+  const absl::StatusOr<std::vector<KeyValue>> listed =
+      co_await seams_.store->List(kPersistedPrefix);
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  for (const auto& [key, value] : *listed) {
+    GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kPersistedPrefix));
+    GEMEL_CO_ASSIGN_OR_RETURN(Committed on_disk, CommittedOf(key, value.value, &PersistedKey));
+    on_disk.in_memory = false;
+    on_disk.told = true;
+    const SnapshotId id = on_disk.record.snapshot;
+    const auto at = job->snapshots.emplace(OrderOf(id.epoch, id.sequence), std::move(on_disk));
+    at.first->second.persisted = true;
+  }
+  co_return absl::OkStatus();
+}
+
+// The second commit.
+Task<void> PlacementCore::RecordPersisted(Job* job, model::SnapshotOrder order, uint64_t run) {
+  const LockHold hold = co_await Lock(&job->lock);
+  const auto mine = [job, order, run]() -> Committed* {
+    const auto found = job->snapshots.find(order);
+    const bool ours = found != job->snapshots.end() && found->second.persist.has_value() &&
+                      found->second.persist->number == run;
+    return ours ? &found->second : nullptr;
+  };
+  Committed* snapshot = mine();
+  if (snapshot == nullptr) {
+    co_return;
+  }
+  if (!IsOnDisk(*snapshot, snapshot->persist->copies)) {
+    snapshot->persist->recording = false;  // a server went meanwhile
+    PersistStep(job, order);
+    co_return;
+  }
+  const SnapshotId id = snapshot->record.snapshot;
+  JobRecord record = job->record;
+  if (order > OrderOf(record.persisted_epoch, record.persisted_sequence)) {
+    record.persisted_epoch = id.epoch;
+    record.persisted_sequence = id.sequence;
+  }
+  Txn txn;
+  txn.puts.emplace_back(PersistedKey(id.job, id.epoch, id.sequence), snapshot->encoded);
+  const absl::Status written = co_await WriteJob(job, record, std::move(txn));
+  snapshot = mine();
+  GEMEL_CHECK(snapshot != nullptr) << id.ToString();  // `recording` kept it
+  if (!written.ok()) {
+    GiveUpPersist(job, snapshot, written);
+    co_return;
+  }
+  snapshot->persist.reset();
+  snapshot->persisted = true;
+  persists_.Add(1);
+  Emit(Severity::kInfo, "snapshot_persisted",
+       fmt::format("{}: {} ranks, {} bytes are on disk", id.ToString(), snapshot->record.world_size,
+                   snapshot->record.bytes));
+  for (auto& [server, member] : members_) {
+    if (member->disk.contains(KeyOf(id))) {
+      MarkPersistedAt(member.get(), id);
+    }
+  }
+  job->changed.NotifyAll();
+  MaintainSoon(job);
+}
+
+bool PlacementCore::IsOnDisk(const Committed& snapshot, uint32_t copies) {
+  const HolderTable disks = DiskHoldersOf(snapshot);
+  return std::all_of(disks.begin(), disks.end(),
+                     [copies](const auto& servers) { return servers.size() >= copies; });
+}
+
+Task<absl::Status> PlacementCore::RetirePersisted(Job* job) {
+  const LockHold hold = co_await Lock(&job->lock);
+  std::vector<model::RetentionEntry> entries;
+  for (const auto& [order, snapshot] : job->snapshots) {
+    if (snapshot.persisted) {
+      entries.push_back({.order = order,
+                         .name = snapshot.record.snapshot.name,
+                         .attempt = snapshot.record.snapshot.attempt,
+                         .fully_redundant = IsOnDisk(snapshot, 1),
+                         .pinned = IsPinned(*job, order)});
+    }
+  }
+  if (entries.empty()) {
+    co_return absl::OkStatus();
+  }
+  const uint32_t asked = job->record.persist_keep;
+  const bool keeps_all = job->snapshots.rbegin()->second.record.keep_latest == 0;
+  const uint32_t keep = asked == 0 ? kPersistKeepDefault : asked;
+  std::vector<model::SnapshotOrder> retired;
+  Txn txn;
+  for (const size_t index : model::Retire(entries, keeps_all ? 0 : keep)) {
+    const SnapshotId& id = job->snapshots.at(entries[index].order).record.snapshot;
+    txn.deletes.push_back(PersistedKey(id.job, id.epoch, id.sequence));
+    retired.push_back(entries[index].order);
+  }
+  if (retired.empty()) {
+    co_return absl::OkStatus();
+  }
+  GEMEL_CHECK_LT(retired.size(), entries.size()) << job->name;
+  SetLeaving(job, retired, true);
+  const absl::Status written = co_await WriteJob(job, job->record, std::move(txn));
+  SetLeaving(job, retired, false);
+  GEMEL_CO_RETURN_IF_ERROR(written);
+  for (const model::SnapshotOrder& order : retired) {
+    ForgetPersisted(job, order);
+  }
+  job->changed.NotifyAll();
+  co_return absl::OkStatus();
+}
+
+// Its key is gone from the MetaStore; now it goes from the disks.
+void PlacementCore::ForgetPersisted(Job* job, const model::SnapshotOrder& order) {
+  const auto found = job->snapshots.find(order);
+  GEMEL_CHECK(found != job->snapshots.end() && found->second.persisted) << job->name;
+  const SnapshotId id = found->second.record.snapshot;
+  found->second.persisted = false;
+  DropPersistedEverywhere(id);
+  if (!found->second.in_memory) {
+    GEMEL_CHECK(!IsPinned(*job, order)) << id.ToString();
+    job->snapshots.erase(found);
+    DropEverywhere(id);  // what a reader brought into memory
+  }
+}
+
+void PlacementCore::MarkPersistedAt(MemberEntry* member, const SnapshotId& id) {
+  QueuedDirective directive;
+  ToProto(id, directive.body.mutable_mark_persisted()->mutable_snapshot());
+  directive.done = [this, key = KeyOf(id),
+                    server = member->record.id](const pb::DirectiveResult& result) {
+    MemberEntry* marked = FindMember(server);
+    if (marked != nullptr && result.code() == 0) {
+      marked->marked.insert(key);
+    }
+  };
+  Direct(member, std::move(directive));
+}
+
+void PlacementCore::DropPersistedAt(MemberEntry* member, const SnapshotId& id) {
+  member->disk.erase(KeyOf(id));
+  member->marked.erase(KeyOf(id));
+  QueuedDirective directive;
+  ToProto(id, directive.body.mutable_drop_persisted()->mutable_snapshot());
+  Direct(member, std::move(directive));
+}
+
+void PlacementCore::DropPersistedEverywhere(const SnapshotId& id) {
+  for (auto& [server, member] : members_) {
+    if (member->disk.contains(KeyOf(id))) {
+      DropPersistedAt(member.get(), id);
+    }
+  }
+}
+
+// A joining server's disk against what placement knows.
+void PlacementCore::ReconcileDisk(MemberEntry* member) {
+  std::vector<SnapshotId> unknown;
+  for (const auto& [key, shards] : member->disk) {
+    GEMEL_CHECK(!shards.empty()) << member->record.name;
+    const SnapshotId& id = shards.begin()->second.snapshot;
+    const Job* job = FindJob(key.job);
+    const auto order = OrderOf(key.epoch, key.sequence);
+    if (job == nullptr || !job->snapshots.contains(order)) {
+      unknown.push_back(id);
+    } else if (job->snapshots.at(order).persisted && !member->marked.contains(key)) {
+      MarkPersistedAt(member, id);
+    }
+  }
+  for (const SnapshotId& id : unknown) {
+    DropPersistedAt(member, id);
+  }
+}
+
+// Shards of a persist that did not come to its end, unless they are the only source of theirs.
+void PlacementCore::SweepDisks(Job* job) {
+  for (const auto& [order, snapshot] : job->snapshots) {
+    const SnapshotKey key = KeyOf(snapshot.record.snapshot);
+    const bool any = std::any_of(members_.begin(), members_.end(), [&key](const auto& entry) {
+      return entry.second->disk.contains(key);
+    });
+    if (any && !snapshot.persisted && !snapshot.persist.has_value() && AllReported(nullptr) &&
+        (snapshot.full || !LostShards(snapshot, SourcesOf(snapshot)).empty())) {
+      DropPersistedEverywhere(snapshot.record.snapshot);
+    }
+  }
+}
+
+}  // namespace gemel
