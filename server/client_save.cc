@@ -54,6 +54,10 @@ pb::OpenRequest OpenRequestOf(const OpenShard& request) {
   ask.set_on_busy(request.on_busy == OnBusyPolicy::kSkip ? pb::ON_BUSY_SKIP : pb::ON_BUSY_WAIT);
   ask.set_wait_ms(std::min(request.wait_ms, kWaitMsMax));
   ask.set_deadline_ms(request.deadline_ms);
+  ask.mutable_persist()->set_every(request.persist_every);
+  ask.mutable_persist()->set_interval_s(request.persist_interval_s);
+  ask.mutable_persist()->set_copies(request.persist_copies);
+  ask.mutable_persist()->set_keep(request.persist_keep);
   return ask;
 }
 

@@ -106,6 +106,9 @@ ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {
     GEMEL_CLIENT_CASE_(ReportRestore)
     GEMEL_CLIENT_CASE_(AwaitRestore)
     GEMEL_CLIENT_CASE_AT_ONCE_(ReleaseRestore)
+    GEMEL_CLIENT_CASE_(BeginRead)
+    GEMEL_CLIENT_CASE_(ListSnapshots)
+    GEMEL_CLIENT_CASE_(RemoveSnapshot)
     default:
       co_return error::InvalidArgument("frame type {} is not for a server's client socket",
                                        static_cast<int>(type));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // ClientSession: one connection of one client process: its hello and what it may then ask. One file
-// an event group: client_save.cc, client_restore.cc; client_session.cc has hello and dispatch.
+// an event group: client_save.cc, client_restore.cc, client_read.cc; client_session.cc has hello
+// and dispatch.
 //
 // Thread safety: one loop.
 // Ownership: shared by ClientSessions and by the handlers that run.
@@ -95,6 +96,11 @@ class ClientSession final : public SessionHandler,
   Answer OnReportRestore(ReportRestore request);
   Answer OnAwaitRestore(AwaitRestore request);
   absl::StatusOr<Reply> OnReleaseRestore(const ReleaseRestore& request);
+
+  // client_read.cc
+  Answer OnBeginRead(BeginRead request);
+  Answer OnListSnapshots(ListSnapshots request);
+  Answer OnRemoveSnapshot(RemoveSnapshot request);
 
   // Adds the handles that this client has not got yet.
   void AttachHandles(std::vector<SlabPiece>* pieces, Handles* handles);

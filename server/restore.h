@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Restores: the restores of this host's clients (DESIGN section 4). One file an event:
-// restore_begin.cc (placement's choice, record and manifest checked), restore_fetch.cc (chunks into
-// memory of this host), restore_report.cc (how it went).
+// Restores: the restores and reads of this host's clients (DESIGN section 4). One file an event:
+// restore_begin.cc (placement's choice, record and manifest checked), restore_read.cc (the same for
+// a read, and its end), restore_fetch.cc (chunks into memory of this host), restore_report.cc (how
+// it went).
+//
+// A read is a restore of one client alone: no epoch, nothing to report; placement keeps its
+// snapshot until it has heard of its end.
 //
 // Thread safety: one loop.
 // Ownership: a restore keeps the objects that its client reads, until Release().
@@ -10,7 +14,8 @@
 //   (1) a client is given nothing of a snapshot whose record and manifest do not fit each other;
 //   (2) each chunk of a local object is re-hashed once a restore before it is handed out; what
 //   fails
-//       is dropped and fetched from other holders.
+//       is dropped and fetched from other holders;
+//   (3) each read that placement may know of is ended there, until placement has heard.
 // Errors: NotFound for a restore that does not exist; DataLoss and Unavailable name chunk, sources
 // and reasons.
 #pragma once
@@ -43,9 +48,16 @@ class Restores {
 
   Restores(const ServerSeams& seams, Control* control, Fetches* fetches);
 
+  // `gate` is entered by the tasks that end reads; `random` draws their ids.
+  void SetGate(Gate* gate, Random random) {
+    gate_ = gate;
+    random_ = random;
+  }
+
   void OnCorrupt(Corrupt corrupt) { corrupt_ = std::move(corrupt); }
 
   Task<absl::StatusOr<BeginRestoreDone>> Begin(uint64_t client, BeginRestore request);
+  Task<absl::StatusOr<BeginRestoreDone>> Begin(uint64_t client, BeginRead request);
   Task<absl::StatusOr<Chunks>> Fetch(uint64_t client, FetchChunks request);
   Task<absl::Status> Report(uint64_t client, ReportRestore request);
   Task<absl::StatusOr<AwaitRestoreDone>> Await(uint64_t client, AwaitRestore request);
@@ -67,14 +79,28 @@ class Restores {
     EpochId epoch;
     uint32_t round = 0;
     uint32_t rank = 0;
+    ReadId read;  // not zero: a read
     model::Manifest manifest;
     std::vector<std::vector<PeerMember>> sources;  // by rank of the saved world
     std::map<uint32_t, Shard> shards;
   };
 
-  absl::StatusOr<BeginRestoreDone> Chosen(uint64_t client, const BeginRestore& request,
-                                          const pb::BeginRestoreReply& reply);
-  absl::Status CheckRecord(const BeginRestore& request, const model::CommitRecord& record) const;
+  // What placement chose, of either kind.
+  struct Choice {
+    const std::string& job;
+    const std::string& record;
+    const std::string& manifest;
+    const google::protobuf::RepeatedPtrField<pb::ShardSources>& sources;
+  };
+
+  absl::Status CheckRoom(uint64_t client) const;
+  absl::StatusOr<BeginRestoreDone> Chosen(std::shared_ptr<Restore> restore, const Choice& choice);
+  absl::Status CheckRecord(const std::string& job, const model::CommitRecord& record) const;
+  absl::StatusOr<BeginRestoreDone> ReadChosen(uint64_t client, const ReadId& read,
+                                              const BeginRead& request,
+                                              const pb::BeginReadReply& reply);
+  Task<void> EndRead(ReadId read);
+  absl::Status CheckReported(const Restore& restore) const;
   absl::StatusOr<std::shared_ptr<Restore>> Find(uint64_t client, uint64_t restore) const;
   absl::StatusOr<Shard*> ShardOf(Restore* restore, const FetchChunks& request);
   Task<absl::Status> FetchOnce(Shard* shard, FetchChunks request, Chunks* chunks);
@@ -83,6 +109,8 @@ class Restores {
   const ServerSeams seams_;
   Control* const control_;
   Fetches* const fetches_;
+  Gate* gate_ = nullptr;
+  Random random_{0};
   Corrupt corrupt_;
   uint64_t next_restore_ = 1;
   std::map<uint64_t, std::shared_ptr<Restore>> restores_;

@@ -16,13 +16,19 @@ Restores::Restores(const ServerSeams& seams, Control* control, Fetches* fetches)
   GEMEL_CHECK(control != nullptr && fetches != nullptr);
 }
 
-Task<absl::StatusOr<BeginRestoreDone>> Restores::Begin(uint64_t client, BeginRestore request) {
+absl::Status Restores::CheckRoom(uint64_t client) const {
   const auto own = std::count_if(restores_.begin(), restores_.end(), [client](const auto& one) {
     return one.second->client == client;
   });
   if (static_cast<size_t>(own) >= kRestoresPerClientMax) {
-    co_return error::ResourceExhausted("this client has {} restores open: release some", own);
+    return error::ResourceExhausted("this client has {} restores and reads open: release some",
+                                    own);
   }
+  return absl::OkStatus();
+}
+
+Task<absl::StatusOr<BeginRestoreDone>> Restores::Begin(uint64_t client, BeginRestore request) {
+  GEMEL_CO_RETURN_IF_ERROR(CheckRoom(client));
   pb::BeginRestoreRequest ask;
   ask.set_job(request.job);
   WriteEpochId(request.epoch, ask.mutable_epoch());
@@ -37,8 +43,18 @@ Task<absl::StatusOr<BeginRestoreDone>> Restores::Begin(uint64_t client, BeginRes
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   BeginRestoreDone done;
   switch (reply->decision()) {
-    case pb::BeginRestoreReply::CHOSEN:
-      co_return Chosen(client, request, *reply);
+    case pb::BeginRestoreReply::CHOSEN: {
+      auto restore = std::make_shared<Restore>();
+      restore->client = client;
+      restore->epoch = request.epoch;
+      restore->round = reply->round();
+      restore->rank = request.rank;
+      GEMEL_CO_ASSIGN_OR_RETURN(
+          done, Chosen(std::move(restore),
+                       {request.job, reply->record(), reply->manifest(), reply->sources()}));
+      done.lost.assign(reply->lost().begin(), reply->lost().end());
+      co_return done;
+    }
     case pb::BeginRestoreReply::WAIT:
       done.decision = RestoreDecision::kWait;
       done.progress = reply->progress();
@@ -52,11 +68,11 @@ Task<absl::StatusOr<BeginRestoreDone>> Restores::Begin(uint64_t client, BeginRes
   }
 }
 
-absl::Status Restores::CheckRecord(const BeginRestore& request,
+absl::Status Restores::CheckRecord(const std::string& job,
                                    const model::CommitRecord& record) const {
-  if (record.snapshot.job != request.job) {
+  if (record.snapshot.job != job) {
     return error::DataLoss("placement chose {} for a restore of job {}", record.snapshot.ToString(),
-                           request.job);
+                           job);
   }
   if (record.cluster != control_->cluster()) {
     return error::DataLoss("the commit record of {} is of cluster {}, not of {}",
@@ -66,19 +82,14 @@ absl::Status Restores::CheckRecord(const BeginRestore& request,
   return absl::OkStatus();
 }
 
-absl::StatusOr<BeginRestoreDone> Restores::Chosen(uint64_t client, const BeginRestore& request,
-                                                  const pb::BeginRestoreReply& reply) {
+absl::StatusOr<BeginRestoreDone> Restores::Chosen(std::shared_ptr<Restore> restore,
+                                                  const Choice& choice) {
   GEMEL_ASSIGN_OR_RETURN(const model::CommitRecord record,
-                         model::DecodeCommitRecord(reply.record()));
-  GEMEL_RETURN_IF_ERROR(CheckRecord(request, record));
-  auto restore = std::make_shared<Restore>();
-  GEMEL_ASSIGN_OR_RETURN(restore->manifest, model::DecodeManifestOf(record, reply.manifest()));
-  restore->client = client;
-  restore->epoch = request.epoch;
-  restore->round = reply.round();
-  restore->rank = request.rank;
+                         model::DecodeCommitRecord(choice.record));
+  GEMEL_RETURN_IF_ERROR(CheckRecord(choice.job, record));
+  GEMEL_ASSIGN_OR_RETURN(restore->manifest, model::DecodeManifestOf(record, choice.manifest));
   restore->sources.resize(restore->manifest.shards.size());
-  for (const pb::ShardSources& sources : reply.sources()) {
+  for (const pb::ShardSources& sources : choice.sources) {
     if (sources.rank() >= restore->sources.size()) {
       return error::InvalidArgument("sources of rank {} of {} ranks", sources.rank(),
                                     restore->sources.size());
@@ -88,7 +99,7 @@ absl::StatusOr<BeginRestoreDone> Restores::Chosen(uint64_t client, const BeginRe
   BeginRestoreDone done;
   done.decision = RestoreDecision::kChosen;
   done.restore = next_restore_++;
-  done.round = reply.round();
+  done.round = restore->round;
   done.snapshot = record.snapshot;
   for (const model::ManifestShard& shard : restore->manifest.shards) {
     RestoreShard& out = done.shards.emplace_back();
@@ -96,7 +107,6 @@ absl::StatusOr<BeginRestoreDone> Restores::Chosen(uint64_t client, const BeginRe
     out.bytes = shard.bytes;
     out.layout_bytes = shard.layout_bytes;
   }
-  done.lost.assign(reply.lost().begin(), reply.lost().end());
   restores_.emplace(done.restore, std::move(restore));
   return done;
 }

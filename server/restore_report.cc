@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ReportRestore, AwaitRestore, ReleaseRestore: how a restore went, for this rank and for all.
+// ReportRestore, AwaitRestore: how a restore went, for this rank and for all.
 #include <algorithm>
 #include <utility>
 
@@ -12,6 +12,7 @@ namespace gemel {
 
 Task<absl::Status> Restores::Report(uint64_t client, ReportRestore request) {
   GEMEL_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Restore> restore, Find(client, request.restore));
+  GEMEL_CO_RETURN_IF_ERROR(CheckReported(*restore));
   pb::ReportRestoreRequest report;
   report.set_job(restore->manifest.snapshot.job);
   WriteEpochId(restore->epoch, report.mutable_epoch());
@@ -35,6 +36,7 @@ Task<absl::Status> Restores::Report(uint64_t client, ReportRestore request) {
 
 Task<absl::StatusOr<AwaitRestoreDone>> Restores::Await(uint64_t client, AwaitRestore request) {
   GEMEL_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Restore> restore, Find(client, request.restore));
+  GEMEL_CO_RETURN_IF_ERROR(CheckReported(*restore));
   pb::AwaitRestoreRequest ask;
   ask.set_job(restore->manifest.snapshot.job);
   WriteEpochId(restore->epoch, ask.mutable_epoch());
@@ -63,16 +65,6 @@ Task<absl::StatusOr<AwaitRestoreDone>> Restores::Await(uint64_t client, AwaitRes
   done.lost.assign(reply->lost().begin(), reply->lost().end());
   done.progress = reply->progress();
   co_return done;
-}
-
-absl::Status Restores::Release(uint64_t client, uint64_t restore) {
-  GEMEL_RETURN_IF_ERROR(Find(client, restore).status());
-  restores_.erase(restore);
-  return absl::OkStatus();
-}
-
-void Restores::ReleaseClient(uint64_t client) {
-  std::erase_if(restores_, [client](const auto& one) { return one.second->client == client; });
 }
 
 }  // namespace gemel

@@ -75,6 +75,7 @@ void Server::MakeParts() {
   fetches_ = std::make_unique<Fetches>(seams_, fetches);
   fetches_->SetGate(&gate_);
   restores_ = std::make_unique<Restores>(seams_, control_.get(), fetches_.get());
+  restores_->SetGate(&gate_, random_.Split("reads"));
   Membership::Parts members{control_.get(), identity_.get(), pool_.get(),
                             objects_.get(), peers_.get(),    receipts_.get()};
   membership_ = std::make_unique<Membership>(seams_, members);

@@ -44,6 +44,29 @@ Task<absl::StatusOr<EpochId>> ClientCore::AcquireEpoch(std::string job, EpochTok
   co_return reply->first.epoch;
 }
 
+Task<absl::StatusOr<std::vector<ListedSnapshot>>> ClientCore::List(std::string job,
+                                                                   TimePoint deadline) {
+  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Link> link, co_await Connected(deadline));
+  ListSnapshots message;
+  message.job = std::move(job);
+  auto reply = co_await link->Call<ListSnapshotsReply>(FrameType::kListSnapshots,
+                                                       std::move(message), deadline);
+  if (!reply.ok()) {
+    co_return reply.status();
+  }
+  co_return std::move(reply->first.snapshots);
+}
+
+Task<absl::Status> ClientCore::Remove(std::string job, std::string name, TimePoint deadline) {
+  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Link> link, co_await Connected(deadline));
+  RemoveSnapshot message;
+  message.job = std::move(job);
+  message.name = std::move(name);
+  auto reply =
+      co_await link->Call<Acknowledged>(FrameType::kRemoveSnapshot, std::move(message), deadline);
+  co_return reply.status();
+}
+
 absl::StatusOr<EpochToken> ClientCore::TokenOf(const std::string& job) const {
   auto found = tokens_.find(job);
   if (found == tokens_.end()) {

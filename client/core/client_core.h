@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -37,6 +38,12 @@ class ClientCore {
   // Idempotent: the same token gives the same epoch. The token is kept for the job's saves and
   // restores.
   Task<absl::StatusOr<EpochId>> AcquireEpoch(std::string job, EpochToken token, TimePoint deadline);
+
+  // What is committed of `job`, by rising order; nothing of a job that was never seen.
+  Task<absl::StatusOr<std::vector<ListedSnapshot>>> List(std::string job, TimePoint deadline);
+
+  // Removes every committed snapshot of that name. NotFound names what is there instead.
+  Task<absl::Status> Remove(std::string job, std::string name, TimePoint deadline);
 
   // FailedPrecondition when the epoch of `job` was not acquired by this client.
   absl::StatusOr<EpochToken> TokenOf(const std::string& job) const;

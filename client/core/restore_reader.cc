@@ -31,17 +31,41 @@ Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> RestoreReader::Begin(Client
                                                                           RestoreOptions options) {
   GEMEL_CO_ASSIGN_OR_RETURN(EpochToken token, core->TokenOf(options.job));
   GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Link> link, co_await core->Connected(options.deadline));
-  BeginRestore message;
-  message.job = options.job;
-  message.epoch = options.epoch;
-  message.token = token;
-  message.rank = options.rank;
-  message.world_size = options.world_size;
+  Question<BeginRestore> question;
+  question.type = FrameType::kBeginRestore;
+  question.message.job = options.job;
+  question.message.epoch = options.epoch;
+  question.message.token = token;
+  question.message.rank = options.rank;
+  question.message.world_size = options.world_size;
+  question.what = fmt::format("restoring job {}", options.job);
+  question.deadline = options.deadline;
+  question.progress = std::move(options.progress);
+  co_return co_await AskToBegin(std::move(link), std::move(question));
+}
+
+Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> RestoreReader::BeginRead(ClientCore* core,
+                                                                              ReadOptions options) {
+  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Link> link, co_await core->Connected(options.deadline));
+  Question<struct gemel::BeginRead> question;
+  question.type = FrameType::kBeginRead;
+  question.message.job = options.job;
+  question.message.name = options.name;
+  question.what =
+      fmt::format("reading {} of job {}",
+                  options.name.empty() ? "the newest snapshot" : options.name, options.job);
+  question.deadline = options.deadline;
+  co_return co_await AskToBegin(std::move(link), std::move(question));
+}
+
+template <typename Message>
+Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> RestoreReader::AskToBegin(
+    std::shared_ptr<Link> link, Question<Message> question) {
   while (true) {
-    message.wait_ms = HoldFor(link->loop(), options.deadline);
+    question.message.wait_ms = HoldFor(link->loop(), question.deadline);
     const TimePoint reply_by =
-        Add(link->loop()->Now(), std::chrono::milliseconds(message.wait_ms) + kCallGrace);
-    auto reply = co_await link->Call<BeginRestoreDone>(FrameType::kBeginRestore, message, reply_by);
+        Add(link->loop()->Now(), std::chrono::milliseconds(question.message.wait_ms) + kCallGrace);
+    auto reply = co_await link->Call<BeginRestoreDone>(question.type, question.message, reply_by);
     if (!reply.ok()) {
       co_return reply.status();
     }
@@ -51,14 +75,13 @@ Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> RestoreReader::Begin(Client
     }
     if (begun.decision == RestoreDecision::kChosen) {
       co_return std::shared_ptr<RestoreReader>(
-          new RestoreReader(link, std::move(begun), options.deadline));
+          new RestoreReader(link, std::move(begun), question.deadline));
     }
-    if (options.progress) {
-      options.progress(begun.progress);
+    if (question.progress) {
+      question.progress(begun.progress);
     }
-    if (link->loop()->Now() >= options.deadline) {
-      co_return error::DeadlineExceeded("restoring job {} still waits: {}", options.job,
-                                        begun.progress);
+    if (link->loop()->Now() >= question.deadline) {
+      co_return error::DeadlineExceeded("{} still waits: {}", question.what, begun.progress);
     }
   }
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RestoreReader: one rank's part of a restore (DESIGN section 4).
+// RestoreReader: one rank's part of a restore (DESIGN section 4), or the reading of one committed
+// snapshot by name, which has no epoch and is neither reported nor awaited.
 //
 //   Begin → Ensure(bytes of shards) on the loop → CopyOut() on the caller's thread → Report →
 //   AwaitEnd
+//   BeginRead → Ensure → CopyOut → Release
 //
 // The server verifies what it fetched before it hands it out; CopyOut() verifies each chunk once
 // more in the memory of this host, before the first byte of it is copied, so no unverified byte is
@@ -34,6 +36,12 @@ struct RestoreOptions {
   std::function<void(const std::string& progress)> progress;
 };
 
+struct ReadOptions {
+  std::string job;
+  std::string name;  // empty: the newest committed
+  TimePoint deadline = kTimeNever;
+};
+
 struct RestoreEnd {
   bool moved = false;  // the record moved to an older snapshot for all ranks: begin again
   // What this rank could not read is not lost: begin again, with the sources of now.
@@ -47,6 +55,10 @@ class RestoreReader : public std::enable_shared_from_this<RestoreReader> {
   // committed is lost. DeadlineExceeded names for whom the restore still waits.
   static Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> Begin(ClientCore* core,
                                                                     RestoreOptions options);
+
+  // NotFound names what is there instead. The snapshot stays until Release().
+  static Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> BeginRead(ClientCore* core,
+                                                                        ReadOptions options);
 
   const SnapshotId& snapshot() const { return begun_.snapshot; }
 
@@ -86,6 +98,20 @@ class RestoreReader : public std::enable_shared_from_this<RestoreReader> {
     bool here = false;
     bool verified = false;
   };
+
+  // How the two kinds begin: what is asked until the server has chosen.
+  template <typename Message>
+  struct Question {
+    FrameType type;
+    Message message;
+    std::string what;  // "restoring job gpt"
+    TimePoint deadline;
+    std::function<void(const std::string& progress)> progress;
+  };
+
+  template <typename Message>
+  static Task<absl::StatusOr<std::shared_ptr<RestoreReader>>> AskToBegin(
+      std::shared_ptr<Link> link, Question<Message> question);
 
   RestoreReader(std::shared_ptr<Link> link, BeginRestoreDone begun, TimePoint deadline);
   Task<absl::Status> FetchRange(std::shared_ptr<RestoreReader> self, uint32_t shard,

@@ -27,6 +27,10 @@ OpenShard MessageOf(const SaveOptions& options, const EpochToken& token) {
   message.min_copies = options.min_copies;
   message.keep_latest = options.keep_latest;
   message.on_busy = options.on_busy;
+  message.persist_every = options.persist_every;
+  message.persist_interval_s = options.persist_interval_s;
+  message.persist_copies = options.persist_copies;
+  message.persist_keep = options.persist_keep;
   message.deadline_ms = static_cast<uint32_t>(
       std::chrono::ceil<std::chrono::milliseconds>(options.save_timeout).count());
   return message;

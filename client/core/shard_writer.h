@@ -36,6 +36,10 @@ struct SaveOptions {
   uint32_t min_copies = 0;   // 0: = copies
   uint32_t keep_latest = 1;  // 0: keep all
   OnBusyPolicy on_busy = OnBusyPolicy::kWait;
+  uint32_t persist_every = 0;  // which committed snapshots go to disk: gemel.v1.PersistPolicy
+  uint32_t persist_interval_s = 0;
+  uint32_t persist_copies = 0;
+  uint32_t persist_keep = 0;
   TimePoint deadline = kTimeNever;  // of the open; the commit has its own
   Duration save_timeout = 120s;     // after it an attempt that is still open is aborted
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// gemel_restore: a RestoreReader, one call at a time, with the times of its phases.
+// gemel_restore: a RestoreReader, one call at a time, with the times of its phases. It restores or,
+// without an epoch, reads.
 #include <algorithm>
 #include <set>
 #include <span>
@@ -15,6 +16,7 @@
 struct gemel_restore {
   std::shared_ptr<gemel::Runtime> runtime;
   std::shared_ptr<gemel::RestoreReader> reader;  // shared with its tasks on the loop
+  bool reads = false;                            // neither reported nor awaited
   gemel::Duration begin{};
   gemel::Mutex mutex;  // calls run one after the other
   gemel::Duration fetch GEMEL_GUARDED_BY(mutex){};
@@ -36,6 +38,18 @@ Task<void> ReleaseAlone(Reader reader) {
   status.IgnoreError();
 }
 
+// Runs begin() on the loop; a reader that nobody waits for any more is released.
+absl::StatusOr<Reader> BeginBy(Runtime* runtime,
+                               std::function<Task<absl::StatusOr<Reader>>()> begin,
+                               Duration timeout) {
+  auto release = [runtime](Reader reader) {
+    if (reader != nullptr) {
+      runtime->loop()->Spawn(ReleaseAlone(std::move(reader)));
+    }
+  };
+  return runtime->Call<Reader>(std::move(begin), timeout, std::move(release));
+}
+
 absl::StatusOr<Reader> Begin(Runtime* runtime, const gemel_restore_options& given) {
   GEMEL_RETURN_IF_ERROR(RequireText(given.job, "the job's name"));
   if (given.rank >= given.world_size) {
@@ -51,12 +65,29 @@ absl::StatusOr<Reader> Begin(Runtime* runtime, const gemel_restore_options& give
   auto begin = [runtime, options = std::move(options)]() {
     return RestoreReader::Begin(runtime->core(), options);
   };
-  auto release = [runtime](Reader reader) {
-    if (reader != nullptr) {
-      runtime->loop()->Spawn(ReleaseAlone(std::move(reader)));
-    }
+  return BeginBy(runtime, std::move(begin), timeout);
+}
+
+absl::StatusOr<Reader> BeginReading(Runtime* runtime, const gemel_read_options& given) {
+  GEMEL_RETURN_IF_ERROR(RequireText(given.job, "the job's name"));
+  const Duration timeout = ClampTimeout(given.timeout_ms);
+  ReadOptions options;
+  options.job = given.job;
+  options.name = given.name != nullptr ? given.name : "";
+  options.deadline = Add(runtime->loop()->Now(), timeout);
+  auto begin = [runtime, options = std::move(options)]() {
+    return RestoreReader::BeginRead(runtime->core(), options);
   };
-  return runtime->Call<Reader>(std::move(begin), timeout, std::move(release));
+  return BeginBy(runtime, std::move(begin), timeout);
+}
+
+// The caller's handle of a reader that began at `started`.
+gemel_restore* HandleOf(const std::shared_ptr<Runtime>& runtime, Reader reader, TimePoint started) {
+  auto* handle = new gemel_restore;
+  handle->runtime = runtime;
+  handle->reader = std::move(reader);
+  handle->begin = runtime->loop()->Now() - started;
+  return handle;
 }
 
 // All ranges at once, so that the window of fetches is always full.
@@ -143,6 +174,13 @@ absl::Status CheckOpen(const gemel_restore& restore, bool ended) {
                : absl::OkStatus();
 }
 
+absl::Status CheckReported(const gemel_restore& restore) {
+  return restore.reads ? error::FailedPrecondition(
+                             "{} is read, not restored: there is nothing to report or to wait for",
+                             restore.reader->snapshot().ToString())
+                       : absl::OkStatus();
+}
+
 absl::Status Read(gemel_restore* restore, std::span<const gemel_range> ranges) {
   GEMEL_RETURN_IF_ERROR(restore->runtime->Check());
   MutexLock lock(&restore->mutex);
@@ -168,6 +206,7 @@ absl::Status Read(gemel_restore* restore, std::span<const gemel_range> ranges) {
 
 absl::Status Report(gemel_restore* restore, bool verified, std::string why) {
   GEMEL_RETURN_IF_ERROR(restore->runtime->Check());
+  GEMEL_RETURN_IF_ERROR(CheckReported(*restore));
   MutexLock lock(&restore->mutex);
   GEMEL_RETURN_IF_ERROR(CheckOpen(*restore, restore->ended));
   std::vector<uint32_t> unreadable;
@@ -186,6 +225,7 @@ absl::Status Report(gemel_restore* restore, bool verified, std::string why) {
 
 absl::StatusOr<gemel_restore_end> AwaitEndOf(gemel_restore* restore, Duration timeout) {
   GEMEL_RETURN_IF_ERROR(restore->runtime->Check());
+  GEMEL_RETURN_IF_ERROR(CheckReported(*restore));
   MutexLock lock(&restore->mutex);
   GEMEL_RETURN_IF_ERROR(CheckOpen(*restore, restore->ended));
   Runtime* runtime = restore->runtime.get();
@@ -249,11 +289,31 @@ gemel_status gemel_restore_begin(gemel_client* client, const gemel_restore_optio
   const gemel::TimePoint started = runtime->loop()->Now();
   absl::StatusOr<gemel::Reader> reader = gemel::Begin(runtime, *options);
   if (reader.ok() && *reader != nullptr) {
-    *restore = new gemel_restore;
-    (*restore)->runtime = client->runtime;
-    (*restore)->reader = std::move(*reader);
-    (*restore)->begin = runtime->loop()->Now() - started;
+    *restore = gemel::HandleOf(client->runtime, std::move(*reader), started);
     (*restore)->timeout = gemel::ClampTimeout(options->timeout_ms);
+  }
+  return gemel::ToC(reader.status());
+}
+
+gemel_status gemel_read_begin(gemel_client* client, const gemel_read_options* options,
+                              gemel_restore** restore) {
+  *restore = nullptr;
+  absl::Status sized =
+      gemel::RequireSize(options->struct_bytes, sizeof(gemel_read_options), "gemel_read_options");
+  if (!sized.ok()) {
+    return gemel::ToC(sized);
+  }
+  gemel::Runtime* runtime = client->runtime.get();
+  const gemel::TimePoint started = runtime->loop()->Now();
+  absl::StatusOr<gemel::Reader> reader = gemel::BeginReading(runtime, *options);
+  if (reader.ok() && *reader == nullptr) {
+    reader = gemel::error::Internal(
+        "the server answers a read of job {} as a restore without a snapshot", options->job);
+  }
+  if (reader.ok()) {
+    *restore = gemel::HandleOf(client->runtime, std::move(*reader), started);
+    (*restore)->timeout = gemel::ClampTimeout(options->timeout_ms);
+    (*restore)->reads = true;
   }
   return gemel::ToC(reader.status());
 }

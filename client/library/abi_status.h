@@ -29,6 +29,16 @@ inline EpochId FromC(gemel_epoch epoch) { return {epoch.generation, epoch.counte
 
 inline gemel_epoch ToC(EpochId epoch) { return {epoch.generation, epoch.counter}; }
 
+// What the caller gave, with zeros for fields that its version of the structure does not have.
+// REQUIRES: RequireSize().
+template <typename T>
+T TakeIn(const T* given) {
+  T taken{};
+  std::memcpy(&taken, given, given->struct_bytes < sizeof(T) ? given->struct_bytes : sizeof(T));
+  taken.struct_bytes = sizeof(T);
+  return taken;
+}
+
 // Gives `result` to the caller's structure, as far as that one reaches. REQUIRES: RequireSize().
 template <typename T>
 void GiveOut(T result, T* out) {

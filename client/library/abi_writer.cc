@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // gemel_writer: a ShardWriter, with the states that keep its calls in order.
+#include <cstddef>
 #include <string>
 
 #include "client/core/shard_writer.h"
@@ -21,6 +22,9 @@ struct gemel_writer {
 
 namespace gemel {
 namespace {
+
+// Of the first version, which had nothing after the time-out.
+constexpr size_t kOptionsBytesLeast = offsetof(gemel_snapshot_options, persist_every);
 
 absl::Status CheckOptions(const gemel_snapshot_options& given) {
   GEMEL_RETURN_IF_ERROR(RequireText(given.job, "the job's name"));
@@ -59,6 +63,10 @@ SaveOptions OptionsOf(const gemel_snapshot_options& given) {
   options.min_copies = given.min_copies;
   options.keep_latest = given.keep_latest;
   options.on_busy = given.on_busy == GEMEL_ON_BUSY_SKIP ? OnBusyPolicy::kSkip : OnBusyPolicy::kWait;
+  options.persist_every = given.persist_every;
+  options.persist_interval_s = given.persist_interval_s;
+  options.persist_copies = given.persist_copies;
+  options.persist_keep = given.persist_keep;
   options.save_timeout = ClampTimeout(given.timeout_ms);
   return options;
 }
@@ -187,13 +195,13 @@ void Dispose(std::unique_ptr<gemel_writer> writer) {
 gemel_status gemel_snapshot_open(gemel_client* client, const gemel_snapshot_options* options,
                                  gemel_writer** writer) {
   *writer = nullptr;
-  absl::Status sized = gemel::RequireSize(options->struct_bytes, sizeof(gemel_snapshot_options),
+  absl::Status sized = gemel::RequireSize(options->struct_bytes, gemel::kOptionsBytesLeast,
                                           "gemel_snapshot_options");
   if (!sized.ok()) {
     return gemel::ToC(sized);
   }
   absl::StatusOr<std::shared_ptr<gemel::ShardWriter>> shard =
-      gemel::Open(client->runtime.get(), *options);
+      gemel::Open(client->runtime.get(), gemel::TakeIn(options));
   if (shard.ok() && *shard != nullptr) {
     *writer = new gemel_writer;
     (*writer)->runtime = client->runtime;

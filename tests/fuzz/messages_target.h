@@ -26,6 +26,10 @@ void ForEachMessage(auto&& visit) {
   visit(AcquireEpochDone());
   visit(OpenShard());
   visit(OpenShardReply());
+  visit(StageShard());
+  visit(StageShardReply());
+  visit(SealStage());
+  visit(DropStage());
   visit(PrepareSlabs());
   visit(PrepareSlabsReply());
   visit(ChunksFilled());
@@ -35,6 +39,10 @@ void ForEachMessage(auto&& visit) {
   visit(AbortShard());
   visit(BeginRestore());
   visit(BeginRestoreDone());
+  visit(BeginRead());
+  visit(ListSnapshots());
+  visit(ListSnapshotsReply());
+  visit(RemoveSnapshot());
   visit(FetchChunks());
   visit(FetchChunksReply());
   visit(ReportRestore());

@@ -37,7 +37,7 @@ class ServerMessages {
         return;
       }
       Message::Fields(message, Filler{this, choices});
-      FitRoot(&message);
+      Fit(&message, choices);
       body = EncodeMessage(message);
     });
     return body;
@@ -107,7 +107,9 @@ class ServerMessages {
         FrameType::kPrepareSlabs,   FrameType::kChunksFilled,  FrameType::kSealShard,
         FrameType::kAwaitCommit,    FrameType::kAbortShard,    FrameType::kBeginRestore,
         FrameType::kFetchChunks,    FrameType::kReportRestore, FrameType::kAwaitRestore,
-        FrameType::kReleaseRestore, FrameType::kPeerHello,     FrameType::kOffer,
+        FrameType::kReleaseRestore, FrameType::kStageShard,    FrameType::kSealStage,
+        FrameType::kDropStage,      FrameType::kBeginRead,     FrameType::kListSnapshots,
+        FrameType::kRemoveSnapshot, FrameType::kPeerHello,     FrameType::kOffer,
         FrameType::kWrite,          FrameType::kPeerSeal,      FrameType::kRevoke,
         FrameType::kDescribe,       FrameType::kRead,          FrameType::kProbe};
     return kTypes;
@@ -115,6 +117,7 @@ class ServerMessages {
 
  private:
   static constexpr uint8_t kWildFrom = 244;
+  static constexpr uint8_t kStagedBelow = 64;
   static constexpr uint64_t kSizes[] = {100, kChunkBytes, kChunkBytes + 1, 2 * kChunkBytes + 5};
   static constexpr size_t kKept = 8;
 
@@ -153,6 +156,25 @@ class ServerMessages {
         return visit(AwaitRestore(), AwaitRestoreDone());
       case FrameType::kReleaseRestore:
         return visit(ReleaseRestore(), Nothing());
+      case FrameType::kBeginRead:
+        return visit(BeginRead(), BeginRestoreDone());
+      case FrameType::kListSnapshots:
+        return visit(ListSnapshots(), ListSnapshotsReply());
+      case FrameType::kRemoveSnapshot:
+        return visit(RemoveSnapshot(), Nothing());
+      default:
+        return VisitStage(type, visit);
+    }
+  }
+
+  static void VisitStage(FrameType type, auto&& visit) {
+    switch (type) {
+      case FrameType::kStageShard:
+        return visit(StageShard(), StageShardReply());
+      case FrameType::kSealStage:
+        return visit(SealStage(), Nothing());
+      case FrameType::kDropStage:
+        return visit(DropStage(), Nothing());
       default:
         return VisitPeer(type, visit);
     }
@@ -179,18 +201,23 @@ class ServerMessages {
     }
   }
 
-  // The root that the content has, most of the time.
-  void FitRoot(auto*) {}
+  // What makes a message go through most of the time: the root that the content has, a stage only
+  // now and then.
+  void Fit(auto*, Choices*) {}
 
-  void FitRoot(SealShard* seal) {
+  void Fit(OpenShard* open, Choices* choices) {
+    open->stage = choices->Byte() < kStagedBelow ? open->stage : StageId();
+  }
+
+  void Fit(SealShard* seal, Choices*) {
     seal->root = RootOf({snapshot_, 0}, ZeroDigests(), object_bytes());
   }
 
-  void FitRoot(PeerSeal* seal) { seal->root = RootFor(seal->shard); }
+  void Fit(PeerSeal* seal, Choices*) { seal->root = RootFor(seal->shard); }
 
-  void FitRoot(Describe* describe) { describe->root = RootFor(describe->shard); }
+  void Fit(Describe* describe, Choices*) { describe->root = RootFor(describe->shard); }
 
-  void FitRoot(Read* read) { read->root = RootFor(read->shard); }
+  void Fit(Read* read, Choices*) { read->root = RootFor(read->shard); }
 
   Digest128 RootFor(const ShardId& shard) const {
     constexpr size_t kLabelBytes = 1000;
@@ -237,6 +264,10 @@ class ServerMessages {
 
     void operator()(std::string_view, EpochToken& id) const {
       id.bytes[0] = choices->Byte() >= kWildFrom ? 2 : 1;
+    }
+
+    void operator()(std::string_view, StageId& id) const {
+      id.bytes[0] = static_cast<uint8_t>(1 + choices->Byte() % 2);
     }
 
     void operator()(std::string_view, Digest128& digest) const {

@@ -89,24 +89,34 @@ TEST(LocalMessagesGolden, OpenShard) {
   m.on_busy = OnBusyPolicy::kSkip;
   m.wait_ms = 0x4d4c4b4a;
   m.deadline_ms = 0x51504f4e;
+  m.persist_every = 0x55545352;
+  m.persist_interval_s = 0x59585756;
+  m.persist_copies = 0x5d5c5b5a;
+  m.persist_keep = 0x61605f5e;
+  m.stage = IdOf<StageId>(0x62);
   ExpectMessage(m,
-                "030000006a6f62"                    // job
-                "0102030405060708"                  // epoch.generation
-                "090a0b0c0d0e0f10"                  // epoch.counter
-                "1112131415161718191a1b1c1d1e1f20"  // token
-                "040000006e616d65"                  // name
-                "12131415"                          // attempt
-                "16171819"                          // rank
-                "1a1b1c1d"                          // world_size
-                "1e1f202122232425262728292a2b2c2d"  // layout_hash, low then high
-                "2e2f303132333435"                  // shard_bytes
-                "363738393a3b3c3d"                  // layout_bytes
-                "3e3f4041"                          // copies
-                "42434445"                          // min_copies
-                "46474849"                          // keep_latest
-                "01"                                // on_busy
-                "4a4b4c4d"                          // wait_ms
-                "4e4f5051");                        // deadline_ms
+                "030000006a6f62"                      // job
+                "0102030405060708"                    // epoch.generation
+                "090a0b0c0d0e0f10"                    // epoch.counter
+                "1112131415161718191a1b1c1d1e1f20"    // token
+                "040000006e616d65"                    // name
+                "12131415"                            // attempt
+                "16171819"                            // rank
+                "1a1b1c1d"                            // world_size
+                "1e1f202122232425262728292a2b2c2d"    // layout_hash, low then high
+                "2e2f303132333435"                    // shard_bytes
+                "363738393a3b3c3d"                    // layout_bytes
+                "3e3f4041"                            // copies
+                "42434445"                            // min_copies
+                "46474849"                            // keep_latest
+                "01"                                  // on_busy
+                "4a4b4c4d"                            // wait_ms
+                "4e4f5051"                            // deadline_ms
+                "52535455"                            // persist_every
+                "56575859"                            // persist_interval_s
+                "5a5b5c5d"                            // persist_copies
+                "5e5f6061"                            // persist_keep
+                "62636465666768696a6b6c6d6e6f7071");  // stage
 }
 
 TEST(LocalMessagesGolden, OpenShardReply) {
@@ -116,12 +126,54 @@ TEST(LocalMessagesGolden, OpenShardReply) {
   m.snapshot = GoldenSnapshot();
   m.upload = 0x0807060504030201;
   m.pieces = GoldenPieces();
+  m.digests.resize(2);
+  m.digests[0] = {0x302f2e2d2c2b2a29, 0x3837363534333231};
+  m.digests[1] = {0x403f3e3d3c3b3a39, 0x4847464544434241};
   ExpectMessage(m,
-                "02"                      // decision
-                "06000000726561736f6e" +  // reason
-                    kSnapshotHex +        // snapshot
-                    "0102030405060708" +  // upload
-                    kPiecesHex);          // pieces
+                "02"                                      // decision
+                "06000000726561736f6e" +                  // reason
+                    kSnapshotHex +                        // snapshot
+                    "0102030405060708" +                  // upload
+                    kPiecesHex +                          // pieces
+                    "02000000"                            // digests, count
+                    "292a2b2c2d2e2f303132333435363738"    // digests[0], low then high
+                    "393a3b3c3d3e3f404142434445464748");  // digests[1], low then high
+}
+
+TEST(LocalMessagesGolden, StageShard) {
+  StageShard m;
+  m.stage = IdOf<StageId>(0x01);
+  m.shard_bytes = 0x1817161514131211;
+  m.layout_bytes = 0x201f1e1d1c1b1a19;
+  ExpectMessage(m,
+                "0102030405060708090a0b0c0d0e0f10"  // stage
+                "1112131415161718"                  // shard_bytes
+                "191a1b1c1d1e1f20");                // layout_bytes
+}
+
+TEST(LocalMessagesGolden, StageShardReply) {
+  StageShardReply m;
+  m.wait = true;
+  m.reason = "reason";
+  m.upload = 0x0807060504030201;
+  m.pieces = GoldenPieces();
+  ExpectMessage(m,
+                "01"                    // wait
+                "06000000726561736f6e"  // reason
+                "0102030405060708" +    // upload
+                    kPiecesHex);        // pieces
+}
+
+TEST(LocalMessagesGolden, SealStage) {
+  SealStage m;
+  m.upload = 0x0807060504030201;
+  ExpectMessage(m, "0102030405060708");  // upload
+}
+
+TEST(LocalMessagesGolden, DropStage) {
+  DropStage m;
+  m.stage = IdOf<StageId>(0x01);
+  ExpectMessage(m, "0102030405060708090a0b0c0d0e0f10");  // stage
 }
 
 TEST(LocalMessagesGolden, PrepareSlabs) {
@@ -250,6 +302,63 @@ TEST(LocalMessagesGolden, BeginRestoreDone) {
                     "02000000"                          // lost, count
                     "040000006c6f7374"                  // lost[0]
                     "040000006c6f7374");                // lost[1]
+}
+
+TEST(LocalMessagesGolden, BeginRead) {
+  BeginRead m;
+  m.job = "job";
+  m.name = "name";
+  m.wait_ms = 0x04030201;
+  ExpectMessage(m,
+                "030000006a6f62"    // job
+                "040000006e616d65"  // name
+                "01020304");        // wait_ms
+}
+
+TEST(LocalMessagesGolden, ListSnapshots) {
+  ListSnapshots m;
+  m.job = "job";
+  ExpectMessage(m, "030000006a6f62");  // job
+}
+
+TEST(LocalMessagesGolden, ListSnapshotsReply) {
+  ListSnapshotsReply m;
+  m.snapshots.resize(2);
+  m.snapshots[0].snapshot = GoldenSnapshot();
+  m.snapshots[0].world_size = 0x04030201;
+  m.snapshots[0].bytes = 0x0c0b0a0908070605;
+  m.snapshots[0].committed_unix_s = 0x14131211100f0e0d;
+  m.snapshots[0].persisted = true;
+  m.snapshots[0].in_memory = true;
+  m.snapshots[1].snapshot = GoldenSnapshot();
+  m.snapshots[1].world_size = 0x18171615;
+  m.snapshots[1].bytes = 0x201f1e1d1c1b1a19;
+  m.snapshots[1].committed_unix_s = 0x2827262524232221;
+  m.snapshots[1].persisted = true;
+  m.snapshots[1].in_memory = true;
+  ExpectMessage(m,
+                "02000000" +            // snapshots, count
+                    kSnapshotHex +      // snapshots[0].snapshot
+                    "01020304"          // snapshots[0].world_size
+                    "05060708090a0b0c"  // snapshots[0].bytes
+                    "0d0e0f1011121314"  // snapshots[0].committed_unix_s
+                    "01"                // snapshots[0].persisted
+                    "01" +              // snapshots[0].in_memory
+                    kSnapshotHex +      // snapshots[1].snapshot
+                    "15161718"          // snapshots[1].world_size
+                    "191a1b1c1d1e1f20"  // snapshots[1].bytes
+                    "2122232425262728"  // snapshots[1].committed_unix_s
+                    "01"                // snapshots[1].persisted
+                    "01");              // snapshots[1].in_memory
+}
+
+TEST(LocalMessagesGolden, RemoveSnapshot) {
+  RemoveSnapshot m;
+  m.job = "job";
+  m.name = "name";
+  ExpectMessage(m,
+                "030000006a6f62"      // job
+                "040000006e616d65");  // name
 }
 
 TEST(LocalMessagesGolden, FetchChunks) {

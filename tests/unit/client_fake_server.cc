@@ -102,8 +102,25 @@ absl::StatusOr<Reply> FakeServer::Dispatch(Session* session, const IncomingReque
       return Say(Acknowledged());
     }
     case FrameType::kBeginRestore: {
-      GEMEL_ASSIGN_OR_RETURN(BeginRestore message, DecodeMessage<BeginRestore>(request.body));
-      return Begin(message);
+      GEMEL_RETURN_IF_ERROR(DecodeMessage<BeginRestore>(request.body).status());
+      return Begin("");
+    }
+    case FrameType::kBeginRead: {
+      GEMEL_ASSIGN_OR_RETURN(BeginRead message, DecodeMessage<BeginRead>(request.body));
+      GEMEL_ASSIGN_OR_RETURN(Reply begun, Begin(message.name));
+      GEMEL_ASSIGN_OR_RETURN(BeginRestoreDone done, DecodeMessage<BeginRestoreDone>(begun.body));
+      if (done.decision == RestoreDecision::kNeverCommitted) {
+        return error::NotFound("job {} has no snapshot '{}'", message.job, message.name);
+      }
+      return begun;
+    }
+    case FrameType::kListSnapshots: {
+      GEMEL_ASSIGN_OR_RETURN(ListSnapshots message, DecodeMessage<ListSnapshots>(request.body));
+      return List(message.job);
+    }
+    case FrameType::kRemoveSnapshot: {
+      GEMEL_ASSIGN_OR_RETURN(RemoveSnapshot message, DecodeMessage<RemoveSnapshot>(request.body));
+      return Remove(message);
     }
     case FrameType::kFetchChunks: {
       GEMEL_ASSIGN_OR_RETURN(FetchChunks message, DecodeMessage<FetchChunks>(request.body));
@@ -154,6 +171,8 @@ SlabPiece FakeServer::Piece(Session* session, uint32_t slab, std::pair<uint64_t,
 
 absl::StatusOr<Reply> FakeServer::Open(Session* session, const OpenShard& message) {
   OpenShardReply open;
+  persist_every = message.persist_every;
+  persist_keep = message.persist_keep;
   if (faults.skip.load()) {
     open.decision = OpenDecision::kSkip;
     return Say(open);
@@ -202,11 +221,35 @@ absl::StatusOr<Reply> FakeServer::Seal(const SealShard& message) {
   return Say(Acknowledged());
 }
 
-absl::StatusOr<Reply> FakeServer::Begin(const BeginRestore& /*message*/) {
+Reply FakeServer::List(const std::string& job) const {
+  ListSnapshotsReply listed;
+  for (const auto& [number, object] : uploads_) {
+    if (object.committed && object.snapshot.job == job) {
+      listed.snapshots.push_back({.snapshot = object.snapshot,
+                                  .world_size = 1,
+                                  .bytes = object.bytes,
+                                  .committed_unix_s = 1'700'000'000,
+                                  .in_memory = true});
+    }
+  }
+  return Say(listed);
+}
+
+absl::StatusOr<Reply> FakeServer::Remove(const RemoveSnapshot& message) {
+  const size_t removed = std::erase_if(uploads_, [&message](const auto& one) {
+    return one.second.committed && one.second.snapshot.name == message.name;
+  });
+  if (removed == 0) {
+    return error::NotFound("job {} has no snapshot '{}'", message.job, message.name);
+  }
+  return Say(Acknowledged());
+}
+
+absl::StatusOr<Reply> FakeServer::Begin(const std::string& name) {
   BeginRestoreDone begun;
   begun.decision = RestoreDecision::kNeverCommitted;
   for (const auto& [number, object] : uploads_) {
-    if (object.committed) {
+    if (object.committed && (name.empty() || object.snapshot.name == name)) {
       begun.decision = RestoreDecision::kChosen;
       begun.restore = number;
       begun.snapshot = object.snapshot;

@@ -46,7 +46,9 @@ class FakeServer final : public SessionHandler {
   Faults faults;
   std::atomic<int> aborts{0};
   std::atomic<int> releases{0};
-  std::atomic<int> unreadable_shards{0};  // named by the last report
+  std::atomic<int> unreadable_shards{0};   // named by the last report
+  std::atomic<uint32_t> persist_every{0};  // of the last open
+  std::atomic<uint32_t> persist_keep{0};
 
   // SessionHandler.
   Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override;
@@ -72,7 +74,9 @@ class FakeServer final : public SessionHandler {
   absl::StatusOr<Reply> Open(Session* session, const OpenShard& message);
   absl::StatusOr<Reply> Filled(const ChunksFilled& message);
   absl::StatusOr<Reply> Seal(const SealShard& message);
-  absl::StatusOr<Reply> Begin(const BeginRestore& message);
+  absl::StatusOr<Reply> Begin(const std::string& name);
+  Reply List(const std::string& job) const;
+  absl::StatusOr<Reply> Remove(const RemoveSnapshot& message);
   absl::StatusOr<Reply> Fetch(Session* session, const FetchChunks& message);
   // One piece of slab `slab`, with its memory when this connection has not been given it.
   SlabPiece Piece(Session* session, uint32_t slab, std::pair<uint64_t, uint64_t> range,

@@ -75,6 +75,19 @@ Task<absl::StatusOr<std::string>> FakePlacement::Handle(std::shared_ptr<RpcCall>
                                               : pb::AwaitRestoreReply::VERIFIED);
     co_return reply.SerializeAsString();
   }
+  if (method == "BeginRead") {
+    co_return co_await BeginRead(std::move(request));
+  }
+  if (method == "EndRead") {
+    reads.erase(Parse<pb::EndReadRequest>(request).read_id());
+    co_return pb::EndReadReply().SerializeAsString();
+  }
+  if (method == "ListSnapshots") {
+    co_return ListSnapshots(Parse<pb::ListSnapshotsRequest>(request));
+  }
+  if (method == "RemoveSnapshots") {
+    co_return RemoveSnapshots(Parse<pb::RemoveSnapshotsRequest>(request));
+  }
   co_return error::Unimplemented("{}", method);
 }
 
@@ -276,16 +289,87 @@ pb::BeginRestoreReply FakePlacement::BeginRestore(const pb::BeginRestoreRequest&
     reply.set_progress("waiting for server-9");
     return reply;
   }
-  reply.set_record(save->record);
-  reply.set_manifest(corrupt_manifest.empty() ? save->manifest : corrupt_manifest);
-  for (const auto& [rank, shard] : save->ranks) {
-    pb::ShardSources* sources = reply.add_sources();
+  Describe(*save, &reply);
+  return reply;
+}
+
+void FakePlacement::Describe(const Save& save, auto* reply) {
+  reply->set_record(save.record);
+  reply->set_manifest(corrupt_manifest.empty() ? save.manifest : corrupt_manifest);
+  for (const auto& [rank, shard] : save.ranks) {
+    pb::ShardSources* sources = reply->add_sources();
     sources->set_rank(rank);
     for (const std::string& holder : shard.receipts) {
       *sources->add_holders() = members[holder].member;
     }
   }
-  return reply;
+}
+
+Task<absl::StatusOr<std::string>> FakePlacement::BeginRead(std::string raw) {
+  const auto request = Parse<pb::BeginReadRequest>(raw);
+  co_await loop_->Sleep(read_takes);
+  Save* found = nullptr;
+  for (auto& [sequence, save] : saves) {
+    const bool named = request.name().empty() || other_name || save.open.name() == request.name();
+    found = save.committed && !save.dropped && named ? &save : found;
+  }
+  if (found == nullptr) {
+    co_return error::NotFound("job {} has no snapshot '{}'; it has: none", request.job(),
+                              request.name());
+  }
+  reads[request.read_id()] = found->id.sequence();
+  pb::BeginReadReply reply;
+  reply.set_decision(read_decision);
+  if (read_decision == pb::BeginReadReply::CHOSEN) {
+    Describe(*found, &reply);
+  } else {
+    reply.set_progress("waiting for server-9");
+  }
+  co_return reply.SerializeAsString();
+}
+
+absl::StatusOr<std::string> FakePlacement::ListSnapshots(
+    const pb::ListSnapshotsRequest& request) const {
+  pb::ListSnapshotsReply reply;
+  // The newest first, which is not the order that a client is told.
+  for (auto at = saves.rbegin(); at != saves.rend(); ++at) {
+    const Save& save = at->second;
+    if (save.open.job() != request.job() || save.dropped) {
+      continue;
+    }
+    pb::SnapshotInfo* info = reply.add_snapshots();
+    *info->mutable_snapshot() = save.id;
+    info->set_state(save.committed ? pb::SNAPSHOT_COMMITTED : pb::SNAPSHOT_OPEN);
+    info->set_world_size(save.open.world_size());
+    info->set_bytes(save.ranks.at(0).bytes);
+    info->set_committed_unix_s(1000 + static_cast<int64_t>(save.id.sequence()));
+    info->set_persisted(save.id.sequence() == 1 ? pb::PERSIST_DONE : pb::PERSIST_RUNNING);
+    info->set_in_memory(save.id.sequence() != 1);
+  }
+  if (reply.snapshots_size() == 0) {
+    return error::NotFound("job {} is not known", request.job());
+  }
+  return reply.SerializeAsString();
+}
+
+absl::StatusOr<std::string> FakePlacement::RemoveSnapshots(
+    const pb::RemoveSnapshotsRequest& request) {
+  pb::RemoveSnapshotsReply reply;
+  for (auto& [sequence, save] : saves) {
+    if (save.open.job() == request.job() && save.open.name() == request.name() && !save.dropped) {
+      save.dropped = true;
+      reply.set_removed(reply.removed() + 1);
+    }
+  }
+  if (reply.removed() == 0) {
+    return error::NotFound("job {} has no snapshot '{}'; it has: none", request.job(),
+                           request.name());
+  }
+  if (lose_removals > 0) {
+    lose_removals -= 1;
+    return error::Unavailable("the answer was lost");
+  }
+  return reply.SerializeAsString();
 }
 
 uint64_t FakePlacement::Direct(const std::string& server_name, pb::Directive directive) {

@@ -79,6 +79,11 @@ class FakePlacement final : public RpcService {
   std::set<std::string> no_holders;  // names that are not planned
   pb::OpenReply::Decision decision = pb::OpenReply::ACCEPT;
   pb::BeginRestoreReply::Decision restore_decision = pb::BeginRestoreReply::CHOSEN;
+  pb::BeginReadReply::Decision read_decision = pb::BeginReadReply::CHOSEN;
+  std::map<std::string, uint64_t> reads;   // begun and not ended: the sequence each keeps
+  Duration read_takes{};                   // before it is answered
+  uint32_t lose_removals = 0;              // answers of removals that are lost
+  bool other_name = false;                 // a read is given the newest, whatever it asks for
   std::string corrupt_manifest;            // sent instead of the manifest when not empty
   pb::ReportReceiptsReply receipts_reply;  // to the next receipts
   std::vector<pb::ReportRestoreRequest> restore_reports;
@@ -99,6 +104,11 @@ class FakePlacement final : public RpcService {
   pb::ReportReceiptsReply Receipts(const pb::ReportReceiptsRequest& request);
   Task<absl::StatusOr<std::string>> AwaitCommit(std::string raw);
   pb::BeginRestoreReply BeginRestore(const pb::BeginRestoreRequest& request);
+  Task<absl::StatusOr<std::string>> BeginRead(std::string raw);
+  absl::StatusOr<std::string> ListSnapshots(const pb::ListSnapshotsRequest& request) const;
+  absl::StatusOr<std::string> RemoveSnapshots(const pb::RemoveSnapshotsRequest& request);
+  // Record, manifest and sources of a save, as both kinds of reply have them.
+  void Describe(const Save& save, auto* reply);
   void CommitWhenComplete(Save* save);
   bool RecordsStored(const Save& save) const;
 

@@ -17,7 +17,7 @@
 
 namespace gemel {
 
-constexpr uint32_t kClientProtocolVersion = 1;
+constexpr uint32_t kClientProtocolVersion = 2;
 
 // Memory of the server given to a client: slab `slab` is the handle sent with it once; the client
 // keeps its mapping (amendment 6).
@@ -160,7 +160,8 @@ struct OpenShardReply {
 };
 
 // Memory for a shard that has no name yet: filled by this client (ChunksFilled with its `upload`),
-// sealed, and later opened under a name by any client process of this host and user.
+// sealed, and later opened under a name by any client process of this host and user. The same again
+// is the same stage.
 struct StageShard {
   static constexpr std::string_view kName = "stage shard";
   StageId stage;  // drawn by the client, not zero
@@ -176,10 +177,14 @@ struct StageShard {
 
 struct StageShardReply {
   static constexpr std::string_view kName = "stage shard reply";
+  bool wait = false;    // no memory now: ask again
+  std::string reason;   // of the wait
   uint64_t upload = 0;  // names it on this connection, apart from those of OpenShard
   std::vector<SlabPiece> pieces;
 
   static void Fields(auto& m, auto&& field) {
+    field("wait", m.wait);
+    field("reason", m.reason);
     field("upload", m.upload);
     field("pieces", m.pieces);
   }

@@ -88,6 +88,8 @@ struct Free {
   void operator()(gemel_writer* handle) const { gemel_writer_free(handle); }
 
   void operator()(gemel_restore* handle) const { gemel_restore_free(handle); }
+
+  void operator()(gemel_listing* handle) const { gemel_listing_free(handle); }
 };
 }  // namespace internal
 
@@ -104,6 +106,7 @@ inline Token DrawToken() {
 
 // Plain structures of gemel.h. Sizes are bytes, names ending in _ms milliseconds.
 using Epoch = gemel_epoch;
+using Listed = gemel_listed;
 using Commit = gemel_commit;
 using RestoreEnd = gemel_restore_end;
 using Range = gemel_range;
@@ -152,7 +155,7 @@ class SnapshotWriter {
   std::unique_ptr<gemel_writer, internal::Free> handle_;
 };
 
-// One rank's part of a restore: read what it needs, report, wait.
+// One rank's part of a restore: read what it needs, report, wait. From BeginRead(): read only.
 class Restore {
  public:
   Restore() = default;
@@ -215,12 +218,42 @@ class Restore {
   std::unique_ptr<gemel_restore, internal::Free> handle_;
 };
 
+// What is committed of a job, by rising order.
+class Listing {
+ public:
+  Listing() = default;
+
+  // Takes over the handle.
+  explicit Listing(gemel_listing* handle) : handle_(handle) {}
+
+  size_t size() const { return gemel_listing_count(handle_.get()); }
+
+  // The name in it is this object's. GEMEL_INVALID_ARGUMENT from size() on.
+  Result<Listed> Entry(size_t index) const {
+    Listed entry{};
+    entry.struct_bytes = sizeof(entry);
+    Status status(gemel_listing_entry(handle_.get(), index, &entry));
+    return status.ok() ? Result<Listed>(entry) : Result<Listed>(std::move(status));
+  }
+
+ private:
+  std::unique_ptr<gemel_listing, internal::Free> handle_;
+};
+
 // One connection to the server of this host.
 class Client {
  public:
   struct Options {
     std::string address;          // unix:///PATH of the socket of this host's server
     int64_t timeout_ms = 30'000;  // of the connection, and of calls without one of their own
+  };
+
+  // Which committed snapshots also go to disk: zeros, none.
+  struct PersistOptions {
+    uint32_t every = 0;       // every n-th
+    uint32_t interval_s = 0;  // and the first after so many seconds
+    uint32_t copies = 0;      // disks that hold each shard; 0: 1
+    uint32_t keep = 0;        // persisted snapshots that stay on disk; 0: 2
   };
 
   // What is not given has the value that suits one process on a laptop.
@@ -239,6 +272,7 @@ class Client {
     uint32_t keep_latest = 1;               // 0: all
     bool skip_when_busy = false;            // else wait until earlier saves have made room
     int64_t timeout_ms = 120'000;  // of the open; uncommitted after it, the attempt is aborted
+    PersistOptions persist;
   };
 
   struct RestoreOptions {
@@ -246,6 +280,12 @@ class Client {
     Epoch epoch{};
     uint32_t rank = 0;
     uint32_t world_size = 1;       // any: need not be the saved one
+    int64_t timeout_ms = 300'000;  // of the begin, and of all reads together
+  };
+
+  struct ReadOptions {
+    std::string job;
+    std::string name;              // empty: the newest committed
     int64_t timeout_ms = 300'000;  // of the begin, and of all reads together
   };
 
@@ -296,6 +336,10 @@ class Client {
     given.keep_latest = options.keep_latest;
     given.on_busy = options.skip_when_busy ? GEMEL_ON_BUSY_SKIP : GEMEL_ON_BUSY_WAIT;
     given.timeout_ms = options.timeout_ms;
+    given.persist_every = options.persist.every;
+    given.persist_interval_s = options.persist.interval_s;
+    given.persist_copies = options.persist.copies;
+    given.persist_keep = options.persist.keep;
     gemel_writer* handle = nullptr;
     return Given<SnapshotWriter>(gemel_snapshot_open(handle_.get(), &given, &handle), &handle);
   }
@@ -311,6 +355,31 @@ class Client {
     given.timeout_ms = options.timeout_ms;
     gemel_restore* handle = nullptr;
     return Given<Restore>(gemel_restore_begin(handle_.get(), &given, &handle), &handle);
+  }
+
+  // One committed snapshot for reading, without an epoch. GEMEL_NOT_FOUND names what is there
+  // instead. It stays until the Restore is dropped.
+  Result<Restore> BeginRead(const ReadOptions& options) {
+    gemel_read_options given{};
+    given.struct_bytes = sizeof(given);
+    given.job = options.job.c_str();
+    given.name = options.name.empty() ? nullptr : options.name.c_str();
+    given.timeout_ms = options.timeout_ms;
+    gemel_restore* handle = nullptr;
+    Status status(gemel_read_begin(handle_.get(), &given, &handle));
+    return status.ok() ? Result<Restore>(Restore(handle)) : Result<Restore>(std::move(status));
+  }
+
+  // What is committed; nothing of a job that was never seen.
+  Result<Listing> List(const std::string& job) {
+    gemel_listing* handle = nullptr;
+    Status status(gemel_list(handle_.get(), job.c_str(), &handle));
+    return status.ok() ? Result<Listing>(Listing(handle)) : Result<Listing>(std::move(status));
+  }
+
+  // Removes every committed snapshot of that name. GEMEL_NOT_FOUND when there is none.
+  Status Remove(const std::string& job, const std::string& name) {
+    return Status(gemel_remove(handle_.get(), job.c_str(), name.c_str()));
   }
 
   // Ends the connection; calls that wait fail. Sealed saves go on in the cluster. Idempotent.

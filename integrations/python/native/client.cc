@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <memory>
+#include <optional>
 #include <string>
 
 #include "native.h"
@@ -48,7 +51,52 @@ class Client {
     return restore != nullptr ? MakeRestore(restore) : nb::none();
   }
 
+  nb::object BeginRead(const std::string& job, const std::optional<std::string>& name,
+                       double timeout_s) {
+    gemel_read_options options{};
+    options.struct_bytes = sizeof(options);
+    options.job = job.c_str();
+    options.name = name.has_value() ? name->c_str() : nullptr;
+    options.timeout_ms = MillisecondsOf(timeout_s);
+    gemel_restore* restore = nullptr;
+    Run([&]() { return gemel_read_begin(handle_, &options, &restore); });
+    return MakeRestore(restore);
+  }
+
+  nb::list ListSnapshots(const std::string& job) {
+    gemel_listing* made = nullptr;
+    Run([&]() { return gemel_list(handle_, job.c_str(), &made); });
+    const std::unique_ptr<gemel_listing, decltype(&gemel_listing_free)> listing(made,
+                                                                                gemel_listing_free);
+    nb::list told;
+    for (size_t i = 0; i < gemel_listing_count(listing.get()); ++i) {
+      gemel_listed entry{};
+      entry.struct_bytes = sizeof(entry);
+      RaiseUnlessOk(gemel_listing_entry(listing.get(), i, &entry));
+      told.append(Told(entry));
+    }
+    return told;
+  }
+
+  void RemoveSnapshot(const std::string& job, const std::string& name) {
+    Run([&]() { return gemel_remove(handle_, job.c_str(), name.c_str()); });
+  }
+
  private:
+  static nb::dict Told(const gemel_listed& entry) {
+    nb::dict told;
+    told["name"] = entry.name;
+    told["epoch"] = EpochTuple(entry.epoch);
+    told["sequence"] = entry.sequence;
+    told["attempt"] = entry.attempt;
+    told["world_size"] = entry.world_size;
+    told["bytes"] = entry.bytes;
+    told["committed_unix_s"] = entry.committed_unix_s;
+    told["persisted"] = entry.persisted != 0;
+    told["in_memory"] = entry.in_memory != 0;
+    return told;
+  }
+
   gemel_client* handle_ = nullptr;
 };
 
@@ -85,7 +133,8 @@ void BindClient(nb::module_& module) {
       [](Client& c, const std::string& job, nb::handle epoch, const std::string& name,
          uint32_t attempt, uint32_t rank, uint32_t world_size, uint64_t shard_bytes,
          uint64_t layout_bytes, nb::bytes layout_hash, uint32_t copies, uint32_t min_copies,
-         uint32_t keep_latest, const std::string& on_busy, double timeout_s) {
+         uint32_t keep_latest, const std::string& on_busy, double timeout_s, uint32_t persist_every,
+         uint32_t persist_interval_s, uint32_t persist_copies, uint32_t persist_keep) {
         gemel_snapshot_options options{};
         options.job = job.c_str();
         options.epoch = EpochOf(epoch);
@@ -101,12 +150,17 @@ void BindClient(nb::module_& module) {
         options.keep_latest = keep_latest;
         options.on_busy = OnBusyOf(on_busy);
         options.timeout_ms = MillisecondsOf(timeout_s);
+        options.persist_every = persist_every;
+        options.persist_interval_s = persist_interval_s;
+        options.persist_copies = persist_copies;
+        options.persist_keep = persist_keep;
         return Open(c, options);
       },
       nb::arg("job"), nb::arg("epoch"), nb::arg("name"), nb::arg("attempt"), nb::arg("rank"),
       nb::arg("world_size"), nb::arg("shard_bytes"), nb::arg("layout_bytes"),
       nb::arg("layout_hash"), nb::arg("copies"), nb::arg("min_copies"), nb::arg("keep_latest"),
-      nb::arg("on_busy"), nb::arg("timeout_s"),
+      nb::arg("on_busy"), nb::arg("timeout_s"), nb::arg("persist_every") = 0,
+      nb::arg("persist_interval_s") = 0, nb::arg("persist_copies") = 0, nb::arg("persist_keep") = 0,
       "A Writer of this rank's shard, or None when the cluster skips this snapshot.");
   client.def(
       "begin_restore",
@@ -115,6 +169,14 @@ void BindClient(nb::module_& module) {
       nb::arg("job"), nb::arg("epoch"), nb::arg("rank"), nb::arg("world_size"),
       nb::arg("timeout_s"),
       "The Restore that all ranks share, or None when nothing was ever committed.");
+  client.def("begin_read", &Client::BeginRead, nb::arg("job"), nb::arg("name") = nb::none(),
+             nb::arg("timeout_s") = 300.0,
+             "A Restore of one committed snapshot (None: the newest) for read() and fetch() alone, "
+             "without an epoch. NotFound when it is not there.");
+  client.def("list_snapshots", &Client::ListSnapshots, nb::arg("job"),
+             "What is committed, by rising order: one dict each.");
+  client.def("remove_snapshot", &Client::RemoveSnapshot, nb::arg("job"), nb::arg("name"),
+             "Removes every committed snapshot of that name, in memory and on disk.");
 }
 
 }  // namespace gemel::python
