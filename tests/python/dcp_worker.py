@@ -39,7 +39,7 @@ BIG = 600_000  # elements of a tensor that replicas share when it is staged
 
 
 def writer(job, name=None, **options):
-    return gt.StorageWriter(job, name, **{"copies": COPIES, "timeout_s": 60, **options})
+    return gt.StorageWriter(job, name, **{"copies": COPIES, "timeout_s": 60, "persist_every": 0, **options})
 
 
 def reader(job, name=None, **options):

@@ -240,9 +240,6 @@ class Restore:
         self.shards = [json.loads(handle.shard(self.sequence, r).with_suffix(".json").read_text())
                        for r in range(self.world_size)]
 
-    def close(self) -> None:
-        pass
-
     def read(self, shard: int, offset: int, nbytes: int) -> bytes:
         if self._faults.get("lost") == self.name:
             raise errors.DataLoss(f"shard {shard} of {self.name} is lost")

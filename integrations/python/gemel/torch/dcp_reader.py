@@ -91,7 +91,7 @@ class StorageReader(storage.StorageReader):
         if self._record is None:
             self._record = self._begin()
         try:
-            self._read(plan, planner, self._record)
+            self._read(plan, planner)
         except Unavailable:
             clients.discard(self._client())
             raise
@@ -101,7 +101,7 @@ class StorageReader(storage.StorageReader):
         future.set_result(None)
         return future
 
-    def _read(self, plan: LoadPlan, planner: LoadPlanner, record) -> None:
+    def _read(self, plan: LoadPlan, planner: LoadPlanner) -> None:
         requests, objects, tensors = [], [], []
         for item in plan.items:
             place = self._place_of(item)
@@ -114,7 +114,7 @@ class StorageReader(storage.StorageReader):
                 tensors.append(_Target(item, place, planner))
                 requests.extend(tensors[-1].requests())
         if requests:
-            record.fetch(requests)
+            self._record.fetch(requests)
         for target in tensors:
             target.give(planner)
         for item, place, buffer in objects:
@@ -156,9 +156,7 @@ class StorageReader(storage.StorageReader):
             raise
 
     def _close(self) -> None:
-        record, self._record = self._record, None
-        if record is not None:
-            record.close()
+        self._record = None  # the snapshot is pinned as long as somebody holds it
 
 
 class _Target:
