@@ -66,15 +66,21 @@ def token_of(job: str, drawn_from: bytes) -> bytes:
 
 
 def issue(job: str, name: str, drawn_from: bytes, world: int, committed_attempt: int) -> list[Ticket]:
-    """The tickets of one save. ``committed_attempt`` is the highest one of that name in this epoch."""
-    global _last_attempt
+    """The tickets of one save; ``committed_attempt`` as for ``next_attempt``."""
     token = token_of(job, drawn_from)
+    attempt = next_attempt(committed_attempt)
+    return [Ticket(job, name, token, attempt, world, index) for index in range(world)]
+
+
+def next_attempt(committed_attempt: int) -> int:
+    """A number for an attempt; ``committed_attempt`` is the highest one of its name in this epoch."""
+    global _last_attempt
     with _lock:
         # The clock of the boot, because a coordinator that was restarted inside an epoch knows no
         # attempt that failed before; an epoch never outlives a boot.
         ticks = int(time.monotonic() * _TICKS_PER_S) % _ATTEMPT_MAX
         _last_attempt = max(ticks, committed_attempt + 1, _last_attempt + 1)
-        return [Ticket(job, name, token, _last_attempt, world, index) for index in range(world)]
+        return _last_attempt
 
 
 def register(ticket: Ticket) -> Ticket:

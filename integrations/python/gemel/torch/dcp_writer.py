@@ -28,12 +28,11 @@ from torch.distributed.checkpoint.staging import AsyncStager
 from torch.futures import Future
 
 from gemel import clients, names
-from gemel.errors import Error, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from gemel.errors import FailedPrecondition, InvalidArgument
 from gemel.torch import dcp_metadata, dcp_ticket, shard, staged, values
 from gemel.torch import layout as fmt
+from gemel.torch.dcp_attempt import Attempt
 from gemel.torch.dcp_metadata import OPAQUE, TENSOR, VALUE, Stored
-
-_GIVE_UP_S = 2.0
 
 
 class StorageWriter(storage.StorageWriter, AsyncStager):
@@ -124,49 +123,47 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
     # ---- the data
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[storage.WriteResult]]:
-        self._ticket = ticket = self._take(plan)
-        opened: list = []
+        self._ticket = self._take(plan)
+        attempt = self._attempt()
         try:
-            results = self._write(ticket, plan, planner, opened)
+            results = self._write(attempt, plan, planner)
         except BaseException as error:
-            self._give_up(ticket, ticket.index, opened, error)
+            attempt.give_up(self._ticket.index, error)
             raise
         future: Future[list[storage.WriteResult]] = Future()
         future.set_result(results)
         return future
 
     def finish(self, metadata: Metadata, results: list[list[storage.WriteResult]]) -> None:
-        ticket = self._ticket
-        if ticket is None:
+        if self._ticket is None:
             raise FailedPrecondition("finish() without write_data(): torch calls both on the coordinator")
-        opened: list = []
+        attempt = self._attempt()
         try:
-            writer = self._write_metadata(ticket, metadata, results, opened)
-            writer.wait(self._open_options["timeout_s"])
+            self._write_metadata(attempt, metadata, results)
+            attempt.writer.wait(self._open_options["timeout_s"])
         except BaseException as error:
-            self._give_up(ticket, ticket.world, opened, error)
+            attempt.give_up(self._ticket.world, error)
             raise
         finally:
             self._ticket = None
 
-    def _write(self, ticket, plan: SavePlan, planner: SavePlanner, opened: list) -> list[storage.WriteResult]:
+    def _write(self, attempt: Attempt, plan: SavePlan, planner: SavePlanner) -> list[storage.WriteResult]:
+        ticket = attempt.ticket
         results = [self._encode(item, planner) for item in plan.items if item.type == WriteItemType.BYTE_IO]
         tensors = [item for item in plan.items if item.type != WriteItemType.BYTE_IO]
         held = staged.find(tensors, planner, ticket)
         if held is not None:
             try:
-                opened.append(self._open(ticket, ticket.index, held.shard_bytes, held.layout_bytes, held.stage))
+                attempt.open(ticket.index, held.shard_bytes, held.layout_bytes, stage=held.stage)
             finally:
                 held.let_go()
             return results + held.results
         content, placed = _assemble(ticket, tensors, planner)
-        writer = self._open(ticket, ticket.index, content.layout.shard_bytes, content.layout.layout_bytes)
-        opened.append(writer)
-        shard.write(content, writer)
-        writer.seal()
+        attempt.write(ticket.index, content)
         return results + placed
 
-    def _write_metadata(self, ticket, metadata: Metadata, results: list, opened: list):
+    def _write_metadata(self, attempt: Attempt, metadata: Metadata, results: list) -> None:
+        ticket = attempt.ticket
         blobs, stored = [], {}
         at = 0
         for result in (r for of_rank in results for r in of_rank):
@@ -180,11 +177,7 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
         contents = {dcp_metadata.DCP: dcp_metadata.encode(metadata, stored), dcp_metadata.ITEMS: b"".join(blobs)}
         content = shard.assemble((ticket.world, ticket.world + 1), dcp_metadata.LAYOUT_HASH, contents, [])
         metadata.storage_data, metadata.storage_meta = stored, self.storage_meta()
-        writer = self._open(ticket, ticket.world, content.layout.shard_bytes, content.layout.layout_bytes)
-        opened.append(writer)
-        shard.write(content, writer)
-        writer.seal()
-        return writer
+        attempt.write(ticket.world, content)
 
     def _encode(self, item: WriteItem, planner: SavePlanner) -> storage.WriteResult:
         data, kind = b"", VALUE
@@ -220,43 +213,8 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
             raise FailedPrecondition(f"this rank saves {job}/{name}, the coordinator {said}: give all ranks the same id")
         return ticket
 
-    def _open(self, ticket, index: int, shard_bytes: int, layout_bytes: int, stage: bytes | None = None, **options):
-        client = self._client()
-        more = {} if stage is None else {"stage": stage}
-        try:
-            epoch = client.acquire_epoch(ticket.job, ticket.token)
-            return client.open_snapshot(
-                job=ticket.job, epoch=epoch, name=ticket.name, attempt=ticket.attempt, rank=index,
-                world_size=ticket.world + 1, shard_bytes=shard_bytes, layout_bytes=layout_bytes,
-                layout_hash=dcp_metadata.LAYOUT_HASH, **{**self._open_options, **options}, **more)
-        except Unavailable:
-            clients.discard(client)
-            raise
-        except ResourceExhausted as error:
-            raise ResourceExhausted(self._how_to_make_room(client, ticket, error)) from None
-
-    def _how_to_make_room(self, client, ticket, error: Error) -> str:
-        try:
-            kept = client.list_snapshots(ticket.job)
-        except Error:
-            kept = []
-        oldest = f"; {len(kept)} snapshots of it are kept, the oldest goes with: gemel rm {ticket.job}@{kept[0]['name']}" \
-            if kept else ""
-        return (f"job {ticket.job!r}, snapshot {ticket.name!r}: {error}{oldest}. Or give the servers more --memory, "
-                "or let only the newest stay in memory: StorageWriter(..., keep=1)")
-
-    def _give_up(self, ticket, index: int, opened: list, error: BaseException) -> None:
-        # A rank that failed before it had a writer opens an empty one, only to abort the attempt: the
-        # others' memory would be held until the deadline otherwise.
-        why = f"rank {ticket.index}: {type(error).__name__}: {error}"
-        try:
-            if not opened:
-                layout = fmt.place(index, ticket.world + 1, dcp_metadata.LAYOUT_HASH, [])
-                opened.append(self._open(ticket, index, layout.shard_bytes, layout.layout_bytes,
-                                         timeout_s=min(_GIVE_UP_S, self._open_options["timeout_s"])))
-            opened[0].abort(why)
-        except Error:
-            pass  # the cluster gives up the attempts of clients that it has lost, and late ones
+    def _attempt(self) -> Attempt:
+        return Attempt(self._ticket, self._client, self._open_options)
 
     # ---- AsyncStager: with async_save, when no other stager was given
 
