@@ -17,19 +17,13 @@ import os
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import measured
 from measured import Report
-
-RANKS = 2
-LEAST_STEPS = 4
-STEPS_MAX = 60
+from training import RANKS, Loop, leave, lost_ms, run_ranks
 
 
 def parse_args():
@@ -38,54 +32,6 @@ def parse_args():
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-class Loop:
-    """The training of one rank."""
-
-    def __init__(self, mib):
-        import torch
-        import torch.distributed as dist
-        from torch import nn
-        from torch.distributed.fsdp import fully_shard
-
-        self.torch, self.dist = torch, dist
-        torch.set_num_threads(1)
-        torch.manual_seed(1)
-        width, layers = 1024, max(1, round(mib * (1 << 20) / 12 / 1024 ** 2))
-        self.model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
-        for layer in self.model:
-            fully_shard(layer)
-        fully_shard(self.model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self.batch = torch.randn(16, width)
-        self.state_bytes = layers * width * width * 12
-        self.before_update = lambda: None  # what must end before the state changes
-
-    def step(self, done=True):
-        """(seconds, whether all ranks are done): one step; every rank takes the same number of them."""
-        began = time.perf_counter()
-        loss = self.model(self.batch).square().mean()
-        loss.backward()
-        self.before_update()
-        self.before_update = lambda: None
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        flag = self.torch.tensor(1.0 if done else 0.0)
-        self.dist.all_reduce(flag, op=self.dist.ReduceOp.MIN)
-        return time.perf_counter() - began, flag.item() == 1.0
-
-    def turn(self, save):
-        """One turn: ``save()`` gives a function that says whether it is done. (blocked, [seconds a step])."""
-        self.dist.barrier()
-        began = time.perf_counter()
-        is_done = save()
-        blocked, steps, all_done = time.perf_counter() - began, [], False
-        while (len(steps) < LEAST_STEPS or not all_done) and len(steps) < STEPS_MAX:
-            taken, all_done = self.step(is_done())
-            steps.append(taken)
-        assert all_done, f"the save was not done after {STEPS_MAX} steps"
-        return blocked, steps
 
 
 class GemelMode:
@@ -152,34 +98,7 @@ def worker(args):
         mode.close()
     if dist.get_rank() == 0:
         Path(facts["out"]).write_text(json.dumps(result))
-    dist.barrier()
-    dist.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)
-
-
-def run_workers(args, addresses, folder):
-    """Rank 0's measurements."""
-    out = Path(folder, "result.json")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, __file__, "--mib", str(args.mib), "--turns", str(args.turns), "--worker",
-               json.dumps({"folder": folder, "out": str(out)})]
-    env = measured.cluster.environment(
-        WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
-        OMP_NUM_THREADS="1", GEMEL_ADDRESS=",".join(addresses))
-    ranks = [subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(RANKS)]
-    try:
-        for rank, process in enumerate(ranks):
-            if process.wait(150) != 0:
-                raise SystemExit(f"error: rank {rank} ended with {process.returncode}")
-    finally:
-        for process in ranks:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-    return json.loads(out.read_text())
+    leave(dist)
 
 
 def report_of(result, args):
@@ -188,7 +107,7 @@ def report_of(result, args):
     base = measured.spread(base_steps)["median"]
 
     def lost(turns):
-        return [1e3 * (blocked + sum(steps) - len(steps) * base) for blocked, steps in turns]
+        return lost_ms(turns, base)
 
     report.fact("state", round(result["state_bytes"] / (1 << 20)), f"MiB on {RANKS} ranks, FSDP2, AdamW, gloo")
     report.row("step without a save", [s * 1e3 for s in base_steps], "ms")
@@ -211,7 +130,8 @@ def main(args):
     folder = tempfile.mkdtemp(prefix=f"gemel-bench-{secrets.token_hex(2)}-", dir=shared_memory)
     try:
         made.up()
-        return report_of(run_workers(args, made.sockets[:RANKS], folder), args)
+        return report_of(run_ranks(__file__, ["--mib", str(args.mib), "--turns", str(args.turns)],
+                                  made.sockets[:RANKS], folder), args)
     finally:
         made.wipe()
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,8 @@ gemel_test(placement_manager_test
   SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_manager_admin_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_members_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_order_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_persist_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_read_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_recover_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_restore_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_save_test.cc

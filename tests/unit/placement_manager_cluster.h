@@ -125,6 +125,13 @@ struct ScriptedServer {
   std::map<SnapshotId, std::string> manifests;
   std::map<std::string, EpochId> epochs;
   std::set<ShardId> corrupt;
+  std::map<ShardId, pb::HeldObject> disk;  // the persistent tier: outlives a kill
+  std::map<SnapshotId, std::string> disk_records;
+  std::map<SnapshotId, std::string> disk_manifests;
+  std::set<SnapshotId> marked;
+  absl::Status disk_refuses;  // what PersistShard fails with
+  bool disk_hangs = false;    // PersistShard is not answered
+  std::string tier_trouble;
   absl::Status joined = error::Unavailable("not joined");
   std::shared_ptr<ScriptedCall> poll;  // shared with the manager's handler
   int pulled = 0;
@@ -143,6 +150,7 @@ struct JobRun {
   uint32_t keep = 1;
   uint32_t deadline_ms = 5000;
   uint64_t shard_bytes = 1000;
+  pb::PersistPolicy persist;
 };
 
 class Cluster {
@@ -332,6 +340,7 @@ class Cluster {
     request.set_min_copies(run.min_copies);
     request.set_keep_latest(run.keep);
     request.set_deadline_ms(run.deadline_ms);
+    *request.mutable_persist() = run.persist;
     return request;
   }
 
@@ -493,6 +502,73 @@ class Cluster {
     return record.ok() ? record->snapshot.name : "none";
   }
 
+  // Shards of a snapshot of that name on all disks together.
+  size_t OnDisk(const std::string& name) {
+    size_t count = 0;
+    for (const auto& server : servers) {
+      for (const auto& [shard, object] : server->disk) {
+        count += shard.snapshot.name == name ? 1 : 0;
+      }
+    }
+    return count;
+  }
+
+  // What is listed of the newest snapshot of that name; state UNKNOWN when there is none.
+  pb::SnapshotInfo InfoOf(const std::string& job, const std::string& name) {
+    pb::SnapshotInfo found;
+    const auto listed = List(job);
+    for (const pb::SnapshotInfo& info :
+         listed.ok() ? listed->snapshots()
+                     : google::protobuf::RepeatedPtrField<pb::SnapshotInfo>()) {
+      if (info.snapshot().name() == name) {
+        found = info;
+      }
+    }
+    return found;
+  }
+
+  bool RunUntilPersisted(const std::string& job, const std::string& name, Duration limit = 20s) {
+    const TimePoint end = Add(scheduler.now(), limit);
+    while (scheduler.now() < end) {
+      if (InfoOf(job, name).persisted() == pb::PERSIST_DONE) {
+        return true;
+      }
+      Run(50ms);
+    }
+    return false;
+  }
+
+  absl::StatusOr<pb::PersistSnapshotReply> Persist(const std::string& job, const std::string& name,
+                                                   uint32_t wait_ms = 5000) {
+    pb::PersistSnapshotRequest request;
+    *request.mutable_caller() = Person();
+    request.set_job(job);
+    request.set_name(name);
+    request.set_wait_ms(wait_ms);
+    return Call<pb::PersistSnapshotReply>("PersistSnapshot", request);
+  }
+
+  absl::StatusOr<pb::BeginReadReply> BeginRead(const std::string& job, const std::string& name,
+                                               const ReadId& id, size_t at = 0,
+                                               uint32_t wait_ms = 3000) {
+    pb::BeginReadRequest request;
+    *request.mutable_caller() = CallerOf(server(at));
+    request.set_job(job);
+    request.set_name(name);
+    request.set_read_id(id.ToBytes());
+    request.set_wait_ms(wait_ms);
+    return Call<pb::BeginReadReply>("BeginRead", request);
+  }
+
+  absl::Status EndRead(const ReadId& id, size_t at = 0) {
+    pb::EndReadRequest request;
+    *request.mutable_caller() = CallerOf(server(at));
+    request.set_read_id(id.ToBytes());
+    return Call<pb::EndReadReply>("EndRead", request).status();
+  }
+
+  ReadId NewReadId() { return ReadId::Draw(&random_); }
+
   size_t Holders(const pb::SnapshotId& snapshot, uint32_t rank) {
     auto id = FromProto(snapshot);
     size_t count = 0;
@@ -570,6 +646,14 @@ class Cluster {
     for (const std::string& member : server->last_members) {
       request.add_last_members(member);
     }
+    for (const auto& [shard, object] : server->disk) {
+      pb::PersistedShard* persisted = request.add_persisted();
+      *persisted->mutable_object() = object;
+      persisted->set_complete(server->marked.contains(shard.snapshot));
+    }
+    for (const auto& [id, record] : server->disk_records) {
+      request.add_persisted_records(record);
+    }
     auto call = std::make_shared<ScriptedCall>();
     Result raw = co_await Ask(call, "Join", request.SerializeAsString());
     server->joined = raw.status();
@@ -601,6 +685,7 @@ class Cluster {
         pb::HeartbeatRequest request;
         *request.mutable_caller() = CallerOf(*server);
         request.set_capacity_bytes(server->capacity);
+        request.mutable_tier()->set_trouble(server->tier_trouble);
         auto call = std::make_shared<ScriptedCall>();
         const Result raw = co_await Ask(call, "Heartbeat", request.SerializeAsString());
         pb::HeartbeatReply reply;
@@ -644,7 +729,39 @@ class Cluster {
       }
     } else if (directive.has_fetch_manifest()) {
       server->manifests_fetched += 1;
-      result->set_manifest(server->manifests[*FromProto(directive.fetch_manifest().snapshot())]);
+      const SnapshotId id = *FromProto(directive.fetch_manifest().snapshot());
+      result->set_manifest(server->manifests.contains(id) ? server->manifests[id]
+                                                          : server->disk_manifests[id]);
+    } else {
+      DoOnDisk(server, directive, result);
+    }
+  }
+
+  static void DoOnDisk(ScriptedServer* server, const pb::Directive& directive,
+                       pb::DirectiveResult* result) {
+    if (directive.has_persist_shard()) {
+      const pb::PersistShard& work = directive.persist_shard();
+      const ShardId shard = ShardOf(work.object());
+      const absl::Status refused =
+          server->objects.contains(shard)
+              ? server->disk_refuses
+              : error::NotFound("{} is not held in memory", shard.ToString());
+      if (!refused.ok()) {
+        result->set_code(static_cast<uint32_t>(refused.code()));
+        result->set_message(std::string(MessageOf(refused)));
+        return;
+      }
+      server->disk[shard] = work.object();
+      server->disk_records[shard.snapshot] = work.record();
+      server->disk_manifests[shard.snapshot] = work.manifest();
+    } else if (directive.has_mark_persisted()) {
+      server->marked.insert(*FromProto(directive.mark_persisted().snapshot()));
+    } else if (directive.has_drop_persisted()) {
+      const SnapshotId id = *FromProto(directive.drop_persisted().snapshot());
+      std::erase_if(server->disk, [&](const auto& entry) { return entry.first.snapshot == id; });
+      server->disk_records.erase(id);
+      server->disk_manifests.erase(id);
+      server->marked.erase(id);
     }
   }
 
@@ -685,7 +802,8 @@ class Cluster {
       }
       results.clear();
       for (const pb::Directive& directive : reply.directives()) {
-        if (directive.has_store_commit() && !server->stores_commits) {
+        if ((directive.has_store_commit() && !server->stores_commits) ||
+            (directive.has_persist_shard() && server->disk_hangs)) {
           continue;
         }
         pb::DirectiveResult& result = results[directive.id()];

@@ -18,6 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 import secrets
 import sys
 import time
@@ -58,7 +59,10 @@ class Checkpointer:
     address: one server address, or several with commas: process ``LOCAL_RANK`` of this host
       takes that entry, modulo their number. Default: the environment's GEMEL_ADDRESS.
     copies: how many servers keep each shard; min_copies: below it a save fails (default: copies).
-    keep: how many committed snapshots stay.
+    keep: how many committed snapshots stay in memory.
+    persist_every: every n-th committed snapshot also goes to the disks; 0: none for its number.
+    persist_interval_s: so does the first one committed that long after the last; 0: none for its time.
+    persist_copies: disks that keep each shard; persist_keep: snapshots that stay on disk.
     on_busy: "wait" or "skip", when memory or the network is still taken by earlier saves.
     if_missing: "start" gives step 0 for a job that never committed here, "fail" raises NotFound.
     timeout_s: the longest that a save may take to its commit, or a restore to VERIFIED.
@@ -67,7 +71,9 @@ class Checkpointer:
 
     def __init__(self, job: str, address: str | None = None, *, copies: int = 2,
                  min_copies: int | None = None, keep: int = 1, on_busy: str = "wait",
-                 timeout_s: float = 300.0, process_group=None, if_missing: str = "start") -> None:
+                 timeout_s: float = 300.0, process_group=None, if_missing: str = "start",
+                 persist_every: int = 0, persist_interval_s: float = 600.0, persist_copies: int = 1,
+                 persist_keep: int = 2) -> None:
         _check_choice("on_busy", on_busy, ("wait", "skip"))
         _check_choice("if_missing", if_missing, ("start", "fail"))
         self.job = job
@@ -76,7 +82,9 @@ class Checkpointer:
         self.restored: Restored | None = None
         self._open_options = {
             "copies": copies, "min_copies": copies if min_copies is None else min_copies,
-            "keep_latest": keep, "on_busy": on_busy, "timeout_s": timeout_s}
+            "keep_latest": keep, "on_busy": on_busy, "timeout_s": timeout_s,
+            "persist_every": persist_every, "persist_interval_s": math.ceil(persist_interval_s),
+            "persist_copies": persist_copies, "persist_keep": persist_keep}
         self._timeout_s = timeout_s
         self._if_missing = if_missing
         self._attempt = 0

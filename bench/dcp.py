@@ -1,0 +1,247 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""torch.distributed.checkpoint on Gemel beside its own writers, in one run.
+
+    bench/dcp.py [--mib 1490] [--rounds 5] [--turns 3]
+
+Two gloo ranks train with FSDP2 and AdamW. Three questions, each way in turn:
+  save    dcp.save with Gemel (committed: copies=2, verified) and with FileSystemWriter to tmpfs and to disk; and
+          safetensors' save_file of each rank's pieces. The yardstick is memcpy of the same bytes on both ranks at once.
+  async   dcp.async_save in a thread and in a process, with torch's stagers and with ours: blocked, and lost in all =
+          blocked + the slow-down of every step until all ranks are done.
+  load    dcp.load of the same from Gemel, tmpfs and disk (warm), into the live state.
+Takes some minutes: the process modes of torch are slow.
+"""
+
+import argparse
+import functools
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measured
+from measured import Report
+from training import RANKS, Loop, leave, lost_ms, run_ranks
+
+LIMIT_S = 1500
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mib", type=int, default=1490, help="state over both ranks: parameters and both moments")
+    parser.add_argument("--rounds", type=int, default=5, help="of saves and loads")
+    parser.add_argument("--turns", type=int, default=3, help="of asynchronous saves")
+    parser.add_argument("--skip-process", action="store_true", help="leave the process modes out")
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+class Ways:
+    """The writers and readers, and where they put things."""
+
+    def __init__(self, loop, facts):
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        import gemel.torch as gt
+
+        self.loop, self.dcp, self.gt = loop, dcp, gt
+        self.folders = {"tmpfs": Path(facts["folder"]), "disk": Path(facts["disk"])}
+        self.state = lambda: dict(zip(("model", "optimizer"), get_state_dict(loop.model, loop.optimizer)))
+
+    def writer(self, way):
+        if way == "gemel":
+            # One name: each save replaces the one before, as overwrite=True does with files.
+            return self.gt.StorageWriter("bench-dcp", "step", timeout_s=120, persist_every=0)
+        return self.dcp.FileSystemWriter(str(self.folders[way] / "checkpoint"), sync_files=False, overwrite=True)
+
+    def save(self, way):
+        if way.startswith("safetensors"):
+            return self._save_safetensors(way.rpartition(" ")[2])
+        return self.dcp.save(self.state(), storage_writer=self.writer(way))
+
+    def load(self, way):
+        reader = (self.gt.StorageReader("bench-dcp", "step") if way == "gemel" else
+                  self.dcp.FileSystemReader(str(self.folders[way] / "checkpoint")))
+        state = self.state()
+        self.dcp.load(state, storage_reader=reader)
+
+    def _save_safetensors(self, where):
+        import safetensors.torch
+
+        pieces = {}
+        for part, tensors in self.state().items():
+            for name, value in self._flat(part, tensors):
+                pieces[name] = value.to_local() if hasattr(value, "to_local") else value
+        path = self.folders[where] / f"pieces-{self.loop.dist.get_rank()}.safetensors"
+        safetensors.torch.save_file(pieces, path)
+
+    def _flat(self, prefix, value):
+        if isinstance(value, self.loop.torch.Tensor):
+            yield prefix, value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                yield from self._flat(f"{prefix}.{key}", item)
+
+    def memcpy(self, source, target):
+        target.copy_(source)
+
+
+class AsyncWay:
+    """One mode of dcp.async_save."""
+
+    def __init__(self, ways, name, where, stager, process):
+        from torch.distributed.checkpoint import AsyncCheckpointerType
+
+        self.name, self.ways, self.where = name, ways, where
+        self.stager = stager() if stager else None
+        self.kind = AsyncCheckpointerType.PROCESS if process else AsyncCheckpointerType.THREAD
+        self.group = ways.loop.dist.new_group(backend="gloo")  # its collectives must not meet the training's
+
+    def save(self):
+        writer = self.ways.writer(self.where)
+        saving = self.ways.dcp.async_save(self.ways.state(), storage_writer=writer, async_stager=self.stager,
+                                          process_group=self.group, async_checkpointer_type=self.kind)
+        if not hasattr(saving, "staging_completion"):
+            return self._done(saving)
+        self.ways.loop.before_update = saving.staging_completion.result
+        return self._done(saving.upload_completion)
+
+    @staticmethod
+    def _done(future):
+        def is_done():
+            if future.done():
+                future.result()  # raises what the save failed with
+                return True
+            return False
+
+        return is_done
+
+    def close(self):
+        if self.stager is not None:
+            self.stager.close()
+
+
+def async_ways(ways, with_process):
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+    def torchs(shared, ahead):
+        # pinned memory and non-blocking copies need an accelerator
+        return functools.partial(DefaultStager, StagingOptions(False, shared, ahead, False))
+
+    for process in (False, True) if with_process else (False,):
+        kind = "process" if process else "thread"
+        yield AsyncWay(ways, f"gemel, {kind}", "gemel", lambda: ways.gt.Stager(), process)
+        yield AsyncWay(ways, f"torch, {kind}, default stager", "tmpfs", None, process)
+        yield AsyncWay(ways, f"torch, {kind}, reused shared memory", "tmpfs", torchs(True, False), process)
+        yield AsyncWay(ways, f"torch, {kind}, asynchronous staging", "tmpfs", torchs(True, True), process)
+
+
+def timed(loop, work):
+    """Seconds of the slowest rank."""
+    loop.dist.barrier()
+    taken = loop.torch.tensor(measured.seconds(work), dtype=loop.torch.float64)
+    loop.dist.all_reduce(taken, op=loop.dist.ReduceOp.MAX)
+    return taken.item()
+
+
+def measure(args, loop, ways):
+    torch = loop.torch
+    own_bytes = loop.state_bytes // RANKS
+    source, target = torch.ones(own_bytes, dtype=torch.uint8), torch.ones(own_bytes, dtype=torch.uint8)
+    save_ways = ["gemel", "tmpfs", "disk", "safetensors tmpfs", "safetensors disk"]
+    result = {"state_bytes": loop.state_bytes, "save": {}, "load": {}, "async": {}, "memcpy": [], "none": []}
+    for way in save_ways:  # warm: pages, caches, connections
+        ways.save(way)
+    for _ in range(args.rounds):
+        result["memcpy"].append(timed(loop, lambda: ways.memcpy(source, target)))
+        for way in save_ways:
+            result["save"].setdefault(way, []).append(timed(loop, lambda: ways.save(way)))
+        for way in ("gemel", "tmpfs", "disk"):
+            result["load"].setdefault(way, []).append(timed(loop, lambda: ways.load(way)))
+    del source, target
+    for way in async_ways(ways, not args.skip_process):
+        loop.turn(way.save)  # starts its threads and processes, fills its buffers
+        turns = []
+        for _ in range(args.turns):
+            result["none"].append(loop.turn(lambda: lambda: True))
+            turns.append(loop.turn(way.save))
+        way.close()
+        result["async"][way.name] = turns
+    return result
+
+
+def worker(args):
+    import torch.distributed as dist
+
+    facts = json.loads(args.worker)
+    dist.init_process_group("gloo")
+    loop = Loop(args.mib)
+    for _ in range(3):
+        loop.step()
+    result = measure(args, loop, Ways(loop, {**facts, "disk": os.environ["GEMEL_BENCH_DISK"]}))
+    if dist.get_rank() == 0:
+        Path(facts["out"]).write_text(json.dumps(result))
+    leave(dist)
+
+
+def report_of(result):
+    report = Report("dcp")
+    median = lambda values: measured.spread(values)["median"]
+    report.fact("state", round(result["state_bytes"] / (1 << 20)), f"MiB on {RANKS} ranks, FSDP2, AdamW, gloo")
+    report.row("memcpy of it, both ranks at once", [s * 1e3 for s in result["memcpy"]], "ms")
+    for what in ("save", "load"):
+        for way, taken in result[what].items():
+            title = "committed at copies=2" if what == "save" and way == "gemel" else way
+            report.row(f"dcp.{what}: gemel, {title}" if way == "gemel" and what == "save" else f"{what}: {way}",
+                       [s * 1e3 for s in taken], "ms")
+    step_s = median([s for _, steps in result["none"] for s in steps])
+    report.fact("step without a save", step_s * 1e3, "ms")
+    report.row("noise: lost without a save", lost_ms(result["none"], step_s), "ms")
+    lost = {}
+    for name, turns in result["async"].items():
+        report.row(f"{name}: blocked", [1e3 * blocked for blocked, _ in turns], "ms")
+        report.row(f"{name}: done", [1e3 * (blocked + sum(steps)) for blocked, steps in turns], "ms, by steps")
+        report.row(f"{name}: lost in all", lost_ms(turns, step_s), "ms")
+        lost[name] = median(lost_ms(turns, step_s))
+    ratio = median(result["save"]["gemel"]) / median(result["save"]["tmpfs"])
+    report.target("save and commit / dcp.save to tmpfs", ratio, ratio <= 1.0, "<= 1")
+    best = min(value for name, value in lost.items() if name.startswith("torch"))
+    ours = min(value for name, value in lost.items() if name.startswith("gemel"))
+    report.target("lost in all, gemel / the best of torch", ours / best, ours <= 0.5 * best, "<= 0.5")
+    return report.finish()
+
+
+def main(args):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Committed, in flight, staged and one for a pin, on each of two servers that keep each other's.
+    made = measured.cluster.Cluster(servers=3, memory=f"{4 * args.mib + 512}MiB", slab_bytes="64MiB")
+    shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = tempfile.mkdtemp(prefix=f"gemel-bench-{secrets.token_hex(2)}-", dir=shared_memory)
+    disk = tempfile.mkdtemp(prefix="gemel-bench-", dir=measured.ROOT / "build")
+    os.environ["GEMEL_BENCH_DISK"] = disk
+    flags = ["--mib", str(args.mib), "--rounds", str(args.rounds), "--turns", str(args.turns)]
+    flags += ["--skip-process"] if args.skip_process else []
+    try:
+        made.up()
+        return report_of(run_ranks(__file__, flags, made.sockets[:RANKS], folder, LIMIT_S))
+    finally:
+        made.wipe()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(disk, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    options = parse_args()
+    if options.worker:
+        worker(options)
+    timer = measured.end_after(LIMIT_S + 60)
+    code = main(options)
+    timer.cancel()
+    sys.exit(code)

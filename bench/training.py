@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training that saves are measured in: two gloo ranks, FSDP2, AdamW; and how its ranks are started."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import measured
+
+RANKS = 2
+LEAST_STEPS = 4
+STEPS_MAX = 60
+
+
+class Loop:
+    """The training of one rank."""
+
+    def __init__(self, mib):
+        import torch
+        import torch.distributed as dist
+        from torch import nn
+        from torch.distributed.fsdp import fully_shard
+
+        self.torch, self.dist = torch, dist
+        torch.set_num_threads(1)
+        torch.manual_seed(1)
+        width, layers = 1024, max(1, round(mib * (1 << 20) / 12 / 1024 ** 2))
+        self.model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
+        for layer in self.model:
+            fully_shard(layer)
+        fully_shard(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.batch = torch.randn(16, width)
+        self.state_bytes = layers * width * width * 12
+        self.before_update = lambda: None  # what must end before the state changes
+
+    def step(self, done=True):
+        """(seconds, whether all ranks are done): one step; every rank takes the same number of them."""
+        began = time.perf_counter()
+        loss = self.model(self.batch).square().mean()
+        loss.backward()
+        self.before_update()
+        self.before_update = lambda: None
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        flag = self.torch.tensor(1.0 if done else 0.0)
+        self.dist.all_reduce(flag, op=self.dist.ReduceOp.MIN)
+        return time.perf_counter() - began, flag.item() == 1.0
+
+    def turn(self, save):
+        """One turn: ``save()`` gives a function that says whether it is done. (blocked, [seconds a step])."""
+        self.dist.barrier()
+        began = time.perf_counter()
+        is_done = save()
+        blocked, steps, all_done = time.perf_counter() - began, [], False
+        while (len(steps) < LEAST_STEPS or not all_done) and len(steps) < STEPS_MAX:
+            taken, all_done = self.step(is_done())
+            steps.append(taken)
+        assert all_done, f"the save was not done after {STEPS_MAX} steps"
+        return blocked, steps
+
+
+def lost_ms(turns, step_s):
+    """What each turn took from the training: blocked + its steps - as many steps without a save."""
+    return [1e3 * (blocked + sum(steps) - len(steps) * step_s) for blocked, steps in turns]
+
+
+def run_ranks(program, arguments, addresses, folder, limit_s=150):
+    """Runs ``program`` as both ranks with ``--worker FACTS``; what rank 0 wrote to FACTS["out"]."""
+    out = Path(folder, "result.json")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, program, *arguments, "--worker", json.dumps({"folder": folder, "out": str(out)})]
+    env = measured.cluster.environment(
+        WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
+        OMP_NUM_THREADS="1", GEMEL_ADDRESS=",".join(addresses))
+    ranks = [subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(RANKS)]
+    try:
+        for rank, process in enumerate(ranks):
+            if process.wait(limit_s) != 0:
+                raise SystemExit(f"error: rank {rank} ended with {process.returncode}")
+    finally:
+        for process in ranks:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+    return json.loads(out.read_text())
+
+
+def leave(dist):
+    """Ends a rank: gloo's threads may abort an ordinary exit after all work is done."""
+    dist.barrier()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The persistent tier as placement sees it: which snapshots go to disk, PERSISTED as a second
+// commit, retention there, what is found again after everything was killed, and what a bad disk
+// does.
+#include <gtest/gtest.h>
+
+#include "tests/unit/placement_manager_cluster.h"
+
+namespace gemel::placement_test {
+namespace {
+
+class PlacementPersist : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(cluster.Start().ok());
+    ASSERT_TRUE(cluster.RunUntilJoined());
+    run = cluster.NewRun();
+    run.persist.set_every(1);
+  }
+
+  // kill -9 of every server: memory is gone, disks stay.
+  void KillAllServers() {
+    for (size_t i = 0; i < cluster.servers.size(); ++i) {
+      cluster.KillServer(i);
+    }
+    cluster.Run(2s);
+    for (size_t i = 0; i < cluster.servers.size(); ++i) {
+      cluster.RestartServer(i);
+    }
+    ASSERT_TRUE(cluster.RunUntilJoined());
+  }
+
+  // kill -9 of the manager, and another on the same store.
+  void RestartManager() {
+    cluster.Kill();
+    ASSERT_TRUE(cluster.Start().ok());
+    for (const auto& server : cluster.servers) {
+      server->joined = error::Unavailable("not joined");
+    }
+    ASSERT_TRUE(cluster.RunUntilJoined());
+  }
+
+  bool Marked(const std::string& name) {
+    for (const auto& server : cluster.servers) {
+      for (const auto& [shard, object] : server->disk) {
+        if (shard.snapshot.name == name && !server->marked.contains(shard.snapshot)) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  Cluster cluster;
+  JobRun run;
+};
+
+TEST_F(PlacementPersist, EveryShardGoesToOneDiskAndIsMarked) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1")) << cluster.events.All();
+  EXPECT_EQ(cluster.OnDisk("1"), 2U);
+  EXPECT_TRUE(cluster.RunUntil([&] { return Marked("1"); }));
+  EXPECT_TRUE(cluster.events.Has("snapshot_persisted"));
+}
+
+TEST_F(PlacementPersist, PersistCopiesAsksForSoManyDisks) {
+  run.persist.set_copies(2);
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  EXPECT_EQ(cluster.OnDisk("1"), 4U);
+}
+
+TEST_F(PlacementPersist, HostsShareTheWork) {
+  run.world = 3;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  for (const auto& server : cluster.servers) {
+    EXPECT_EQ(server->disk.size(), 1U) << server->name;
+  }
+}
+
+TEST_F(PlacementPersist, EveryNthIsTaken) {
+  run.persist.set_every(3);
+  for (const char* name : {"1", "2", "3", "4"}) {
+    ASSERT_TRUE(cluster.Save(run, name).ok());
+  }
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "3"));
+  EXPECT_EQ(cluster.OnDisk("1") + cluster.OnDisk("2") + cluster.OnDisk("4"), 0U);
+}
+
+TEST_F(PlacementPersist, TheFirstAfterAnIntervalIsTaken) {
+  run.persist.set_every(0);
+  run.persist.set_interval_s(10);
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  cluster.Run(5s);
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Run(6s);
+  EXPECT_EQ(cluster.OnDisk("1") + cluster.OnDisk("2"), 0U);
+  ASSERT_TRUE(cluster.Save(run, "3").ok());
+  ASSERT_TRUE(cluster.Save(run, "4").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "3"));
+  EXPECT_EQ(cluster.OnDisk("4"), 0U);
+}
+
+TEST_F(PlacementPersist, ByHand) {
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  const auto reply = cluster.Persist("gpt", "");
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->state(), pb::PERSIST_DONE);
+  EXPECT_EQ(reply->snapshot().name(), "1");
+  EXPECT_EQ(reply->shards_done(), 2U);
+  EXPECT_EQ(reply->bytes_done(), 2 * run.shard_bytes);
+  EXPECT_EQ(cluster.OnDisk("1"), 2U);
+  EXPECT_EQ(cluster.Persist("gpt", "7").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(PlacementPersist, AJobThatKeepsAllHasAllOnDisk) {
+  run.keep = 0;
+  for (const char* name : {"1", "2", "3", "4", "5"}) {
+    ASSERT_TRUE(cluster.Save(run, name).ok());
+  }
+  for (const char* name : {"1", "2", "3", "4", "5"}) {
+    EXPECT_TRUE(cluster.RunUntilPersisted("gpt", name)) << name;
+  }
+}
+
+TEST_F(PlacementPersist, OlderOnesAreRetiredAfterNewerOnesAreWhole) {
+  for (const char* name : {"1", "2", "3", "4"}) {
+    ASSERT_TRUE(cluster.Save(run, name).ok());
+    ASSERT_TRUE(cluster.RunUntilPersisted("gpt", name)) << name;
+  }
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") + cluster.OnDisk("2") == 0; }));
+  EXPECT_EQ(cluster.OnDisk("3"), 2U);  // two stay by default
+  EXPECT_EQ(cluster.OnDisk("4"), 2U);
+}
+
+TEST_F(PlacementPersist, AnOlderOneStaysWhileTheNewerIsNotWholeOnDisk) {
+  run.persist.set_keep(1);
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = true;
+  }
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Run(5s);
+  EXPECT_EQ(cluster.OnDisk("1"), 2U);
+  EXPECT_FALSE(cluster.InfoOf("gpt", "1").in_memory());
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = false;
+  }
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "2"));
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }));
+}
+
+TEST_F(PlacementPersist, ASnapshotOnDiskLeavesMemoryWhenItIsRetiredThere) {
+  const auto first = cluster.Save(run, "1");
+  ASSERT_TRUE(first.ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.Holders(*first, 0) == 0; }));
+  EXPECT_EQ(cluster.Names("gpt"), "1 2 ");
+  const pb::SnapshotInfo info = cluster.InfoOf("gpt", "1");
+  EXPECT_FALSE(info.in_memory());
+  EXPECT_EQ(info.persisted(), pb::PERSIST_DONE);
+}
+
+TEST_F(PlacementPersist, AllServersKilledTheNewestOnDiskIsChosen) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  KillAllServers();
+  const JobRun next = cluster.NewRun();
+  const auto begun = cluster.Begin(next, 0, 1);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_EQ(Cluster::NameOf(*begun), "1");
+  ASSERT_EQ(begun->lost_size(), 1);
+  EXPECT_NE(begun->lost(0).find("@2"), std::string::npos) << begun->lost(0);
+  ASSERT_EQ(begun->sources_size(), 2);
+  for (const pb::ShardSources& sources : begun->sources()) {
+    ASSERT_EQ(sources.holders_size(), 1);
+    const ScriptedServer* disk = cluster.Find(sources.holders(0).server_id());
+    EXPECT_EQ(disk->disk.size(), 1U);
+  }
+}
+
+TEST_F(PlacementPersist, ServersAndManagerKilled) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Kill();
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    cluster.KillServer(i, false);
+    cluster.RestartServer(i);
+  }
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  const auto begun = cluster.Begin(cluster.NewRun(), 0, 2);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_EQ(Cluster::NameOf(*begun), "1");
+}
+
+TEST_F(PlacementPersist, TheNewestInMemoryIsBroughtBackFromDisk) {
+  const auto first = cluster.Save(run, "1");
+  ASSERT_TRUE(first.ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  KillAllServers();
+  EXPECT_TRUE(cluster.RunUntil([&] {
+    return cluster.Holders(*first, 0) == 2 && cluster.Holders(*first, 1) == 2;
+  })) << cluster.events.All();
+}
+
+TEST_F(PlacementPersist, MemoryLostAndMetaStoreLost) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  ASSERT_TRUE(cluster.RunUntil([&] { return Marked("1"); }));
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Kill();
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    cluster.KillServer(i, false);
+    cluster.server(i).records.clear();
+    cluster.RestartServer(i);
+  }
+  cluster.store = SimStoreState();
+  cluster.options.recover_from_servers = true;
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined(20s));
+  const auto begun = cluster.Begin(cluster.NewRun(), 0, 2);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_EQ(Cluster::NameOf(*begun), "1");
+}
+
+TEST_F(PlacementPersist, WhatIsNotWholeIsNeverFoundAndItsSpaceComesBack) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  for (size_t i = 1; i < cluster.servers.size(); ++i) {
+    cluster.server(i).disk_hangs = true;
+  }
+  run.persist.set_copies(2);  // so that no single disk can be enough
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Run(2s);
+  ASSERT_GT(cluster.OnDisk("2"), 0U);
+  ASSERT_LT(cluster.OnDisk("2"), 4U);
+  KillAllServers();
+  const auto begun = cluster.Begin(cluster.NewRun(), 0, 2);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  if (Cluster::NameOf(*begun) == "1") {
+    EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("2") == 0; }));
+  }
+  EXPECT_EQ(cluster.InfoOf("gpt", "2").persisted(), pb::PERSIST_NONE);
+}
+
+TEST_F(PlacementPersist, ADiskThatRefusesIsSaidAndSavesGoOn) {
+  for (const auto& server : cluster.servers) {
+    server->disk_refuses = error::ResourceExhausted("the disk is full: free 1000 bytes");
+  }
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("persist_given_up"); }));
+  EXPECT_NE(cluster.events.All().find("the disk is full: free 1000 bytes"), std::string::npos);
+  EXPECT_EQ(cluster.InfoOf("gpt", "1").persisted(), pb::PERSIST_NONE);
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  const auto by_hand = cluster.Persist("gpt", "2");
+  EXPECT_EQ(by_hand.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(ToText(by_hand.status()).find("the disk is full"), std::string::npos);
+  for (const auto& server : cluster.servers) {
+    server->disk_refuses = absl::OkStatus();
+  }
+  EXPECT_TRUE(cluster.Persist("gpt", "2").ok());
+}
+
+TEST_F(PlacementPersist, OneBadDiskLeavesItToTheOtherHolder) {
+  cluster.server(0).disk_refuses = error::Unavailable("fsync failed");
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  EXPECT_TRUE(cluster.server(0).disk.empty());
+}
+
+TEST_F(PlacementPersist, AHangingDiskHoldsUpNoSaveAndIsAWarning) {
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = true;
+    server->tier_trouble = "the disk has not answered for 10 s";
+  }
+  for (int step = 1; step <= 20; ++step) {
+    ASSERT_TRUE(cluster.Save(run, std::to_string(step)).ok()) << step;
+    cluster.Run(3s);
+  }
+  EXPECT_TRUE(cluster.events.Has("tier_trouble"));
+  pb::GetStatusRequest request;
+  *request.mutable_caller() = Cluster::Person();
+  const auto status = cluster.Call<pb::GetStatusReply>("GetStatus", request);
+  ASSERT_TRUE(status.ok());
+  EXPECT_NE(status->ShortDebugString().find("has not answered for 10 s"), std::string::npos);
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = false;
+    server->tier_trouble.clear();
+  }
+  ASSERT_TRUE(cluster.Save(run, "21").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "21", 60s)) << cluster.events.All();
+  EXPECT_TRUE(cluster.events.Has("tier_well"));
+  EXPECT_EQ(cluster.OnDisk("1"), 0U);
+}
+
+TEST_F(PlacementPersist, APersistGivesUpItsMemoryToASave) {
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = true;
+    server->capacity = 6 * run.shard_bytes;
+  }
+  cluster.Run(1s);
+  for (int step = 1; step <= 6; ++step) {
+    ASSERT_TRUE(cluster.Save(run, std::to_string(step)).ok()) << step << cluster.events.All();
+    const ReadId id = cluster.NewReadId();
+    ASSERT_TRUE(cluster.BeginRead("gpt", std::to_string(step), id).ok());
+    ASSERT_TRUE(cluster.EndRead(id).ok());
+  }
+}
+
+TEST_F(PlacementPersist, AServerThatDiesInAPersistLeavesItToOthers) {
+  cluster.server(0).disk_hangs = true;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  cluster.Run(1s);
+  cluster.KillServer(0);
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "1")) << cluster.events.All();
+}
+
+TEST_F(PlacementPersist, ARestartedManagerKnowsWhatIsOnDisk) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Run(2s);
+  RestartManager();
+  EXPECT_EQ(cluster.Names("gpt"), "1 2 ");
+  EXPECT_EQ(cluster.InfoOf("gpt", "1").persisted(), pb::PERSIST_DONE);
+  EXPECT_EQ(cluster.OnDisk("1"), 2U);
+  const auto reply = cluster.BeginRead("gpt", "1", cluster.NewReadId());
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->sources(0).holders_size(), 1);
+}
+
+TEST_F(PlacementPersist, AMarkThatWasNotToldIsToldAgain) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  for (const auto& server : cluster.servers) {
+    server->marked.clear();
+  }
+  RestartManager();
+  EXPECT_TRUE(cluster.RunUntil([&] { return Marked("1"); }));
+}
+
+TEST_F(PlacementPersist, WhatNobodyKnowsIsDroppedFromAJoiningDisk) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  std::vector<std::map<ShardId, pb::HeldObject>> disks;
+  for (const auto& server : cluster.servers) {
+    disks.push_back(server->disk);
+  }
+  pb::RemoveSnapshotsRequest request;
+  *request.mutable_caller() = Cluster::Person();
+  request.set_job("gpt");
+  request.set_name("1");
+  ASSERT_TRUE(cluster.Call<pb::RemoveSnapshotsReply>("RemoveSnapshots", request).ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }))
+      << "removed from disk too";
+  for (size_t i = 0; i < disks.size(); ++i) {
+    cluster.server(i).disk = disks[i];
+  }
+  ASSERT_EQ(cluster.OnDisk("1"), 2U);
+  RestartManager();
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }));
+}
+
+TEST_F(PlacementPersist, AReplacedNameStaysOnDiskUntilTheNewerAttemptIsThere) {
+  run.keep = 0;
+  ASSERT_TRUE(cluster.Save(run, "1", 1).ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = true;
+  }
+  ASSERT_TRUE(cluster.Save(run, "1", 2).ok());
+  cluster.Run(3s);
+  EXPECT_EQ(cluster.OnDisk("1"), 2U);
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = false;
+  }
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  cluster.Run(3s);
+  EXPECT_EQ(cluster.OnDisk("1"), 2U);
+  EXPECT_EQ(cluster.Names("gpt"), "1 ");
+}
+
+}  // namespace
+}  // namespace gemel::placement_test
