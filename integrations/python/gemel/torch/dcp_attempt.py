@@ -65,7 +65,6 @@ def _how_to_make_room(client, ticket: dcp_ticket.Ticket, error: Error) -> str:
         kept = client.list_snapshots(ticket.job)
     except Error:
         kept = []
-    oldest = (f"; {len(kept)} snapshots of it are kept, the oldest goes with: gemel rm {ticket.job}@{kept[0]['name']}"
-              if kept else "")
-    return (f"job {ticket.job!r}, snapshot {ticket.name!r}: {error}{oldest}. Or give the servers more --memory, "
-            "or let only the newest stay in memory: StorageWriter(..., keep=1)")
+    oldest = f", the oldest goes with: gemel rm {ticket.job}@{kept[0]['name']}" if kept else ""
+    return (f"{error}. Job {ticket.job!r} keeps {len(kept)} snapshots{oldest}; StorageWriter(..., keep=1) keeps only "
+            "the newest")

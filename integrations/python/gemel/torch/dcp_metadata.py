@@ -171,9 +171,10 @@ def _decode_value(fqn: str, item: tuple, shard: int, items_at: tuple[int, int]) 
 
 def _check_place(where: str, place: tuple, shard_bytes: Sequence[int]) -> None:
     shard, offset, nbytes = place
-    if nbytes and (shard >= len(shard_bytes) or offset + nbytes > shard_bytes[shard]):
-        raise DataLoss(f"{where}: {nbytes} bytes at {offset} of shard {shard}; the snapshot has {len(shard_bytes)} shards"
-                       + (f", that one {shard_bytes[shard]} bytes" if shard < len(shard_bytes) else ""))
+    held = shard_bytes[shard] if shard < len(shard_bytes) - 1 else 0  # no tensor is in the metadata shard
+    if nbytes and offset + nbytes > held:
+        raise DataLoss(f"{where}: {nbytes} bytes at {offset} of data shard {shard}, which has {held}; "
+                       f"there are {len(shard_bytes) - 1} of them")
 
 
 def _planner_data(found):

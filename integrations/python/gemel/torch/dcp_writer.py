@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 
 import torch
@@ -46,7 +47,7 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
     keep: committed snapshots of the job that stay; 0: all, until memory is full.
     overwrite: whether an existing snapshot of that name is replaced, atomically, or the save refused.
     timeout_s: the longest that the save may take.
-    persist_every, persist_interval_s: which snapshots also go to disk: every n-th, or by time; 0: none.
+    persist_every, persist_interval_s, persist_copies, persist_keep: what also goes to disk, as for Checkpointer.
     allow_pickle: keep objects that Gemel's own format cannot hold as what the planner makes of them.
     The others are FileSystemWriter's, accepted so that it can be replaced; nothing depends on them here.
     """
@@ -55,7 +56,8 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
 
     def __init__(self, job, name=None, *, address: str | None = None, copies: int = 2,
                  min_copies: int | None = None, keep: int = 0, overwrite: bool = True, timeout_s: float = 300.0,
-                 persist_every: int = 1, persist_interval_s: int = 0, allow_pickle: bool = False,
+                 persist_every: int = 1, persist_interval_s: float = 0.0, persist_copies: int = 1,
+                 persist_keep: int = 2, allow_pickle: bool = False,
                  single_file_per_rank: bool = True, sync_files: bool = True, thread_count: int = 1,
                  per_thread_copy_ahead: int = 0, cache_staged_state_dict: bool = False, _extensions=None,
                  serialization_format=None) -> None:
@@ -66,7 +68,8 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
         self._open_options = {
             "copies": copies, "min_copies": copies if min_copies is None else min_copies, "keep_latest": keep,
             "on_busy": "wait", "timeout_s": timeout_s,
-            "persist_every": persist_every, "persist_interval_s": persist_interval_s}
+            "persist_every": persist_every, "persist_interval_s": math.ceil(persist_interval_s),
+            "persist_copies": persist_copies, "persist_keep": persist_keep}
         self.overwrite = overwrite
         self._allow_pickle = allow_pickle
         self._seed = dcp_ticket.seed()
