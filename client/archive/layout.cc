@@ -60,6 +60,14 @@ uint64_t TableBytes(const LayoutEntry& entry) {
   return kEntryBytes + kDimBytes * entry.dims.size() + entry.name.size();
 }
 
+std::vector<uint64_t> OffsetsOf(const LayoutEntry& entry) {
+  std::vector<uint64_t> offsets;
+  for (const Dim& dim : entry.dims) {
+    offsets.push_back(dim.offset);
+  }
+  return offsets;
+}
+
 absl::Status CheckEntry(const LayoutEntry& entry, const std::string& where) {
   if (entry.name.empty() || entry.name.size() > kTensorNameBytesMax) {
     return error::InvalidArgument("{}.name: has {} bytes", where, entry.name.size());
@@ -113,7 +121,7 @@ absl::Status CheckHead(const ShardLayout& layout) {
 absl::Status CheckLayout(const ShardLayout& layout) {
   GEMEL_RETURN_IF_ERROR(CheckHead(layout));
   uint64_t end = layout.layout_bytes;
-  std::set<std::string_view> names;
+  std::set<std::pair<std::string_view, std::vector<uint64_t>>> boxes;
   for (size_t i = 0; i < layout.entries.size(); ++i) {
     const LayoutEntry& entry = layout.entries[i];
     const std::string where = fmt::format("layout.entries[{}]", i);
@@ -128,8 +136,9 @@ absl::Status CheckLayout(const ShardLayout& layout) {
                                     entry.data_bytes, entry.data_offset, layout.shard_bytes);
     }
     end = entry.data_offset + entry.data_bytes;
-    if (!names.insert(entry.name).second) {
-      return error::InvalidArgument("{}.name: '{}' is there twice", where, entry.name);
+    if (!boxes.emplace(entry.name, OffsetsOf(entry)).second) {
+      return error::InvalidArgument("{}.name: '{}' at ({}) is there twice", where, entry.name,
+                                    fmt::join(OffsetsOf(entry), ", "));
     }
   }
   if (end != layout.shard_bytes) {

@@ -94,7 +94,7 @@ struct LayoutEntry {
 };
 
 // Invariants: what DecodeLayout() checks. Entries lie one after the other, each at the next
-// multiple of kLayoutAlignBytes; no name is there twice.
+// multiple of kLayoutAlignBytes; no name is there twice with the same offsets.
 struct ShardLayout {
   uint32_t rank = 0;
   uint32_t world_size = 1;

@@ -86,13 +86,13 @@ TEST(ArchiveLayout, RefusesSizesWhoseProductIsMoreThan64Bits) {
   EXPECT_NAMES(DecodeLayout(AsBytes(table)).status(), "more than 64 bits");
 }
 
-TEST(ArchiveLayout, RefusesNamesThatAreTwiceOrNotUtf8) {
+TEST(ArchiveLayout, RefusesBoxesThatAreTwiceAndNamesThatAreNotUtf8) {
   ShardLayout layout;
   layout.entries = {Bytes("aa", 1), Bytes("ab", 1)};
   ASSERT_TRUE(PlaceEntries(&layout).ok());
   std::string table = EncodeLayout(layout);
   table.replace(table.find("ab"), 2, "aa");
-  EXPECT_NAMES(DecodeLayout(AsBytes(table)).status(), "entries[1].name: 'aa' is there twice");
+  EXPECT_NAMES(DecodeLayout(AsBytes(table)).status(), "entries[1].name: 'aa' at () is there twice");
   table.replace(table.rfind("aa"), 2, "\xc0\x80");
   EXPECT_NAMES(DecodeLayout(AsBytes(table)).status(), "entries[1].name: not UTF-8");
 }
