@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/cli/archiving.h"
 
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -9,7 +12,7 @@
 #include "client/cli/archiving_ground.h"
 #include "client/cli/cluster_file.h"
 #include "client/cli/host_processes.h"
-#include "common/daemon.h"
+#include "common/check.h"
 #include "common/errors.h"
 #include "common/real_process.h"
 #include "common/status_macros.h"
@@ -61,7 +64,22 @@ Archiving::Ground::~Ground() {
 absl::StatusOr<std::unique_ptr<Archiving::Ground>> Archiving::Prepare() const {
   auto ground = std::make_unique<Ground>();
   GEMEL_ASSIGN_OR_RETURN(ground->loop, EpollLoop::Create());
-  GEMEL_ASSIGN_OR_RETURN(ground->signal_fd, OpenSignals(ground->loop.get(), &ground->stop));
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  // Before the first thread is made, which inherits what is blocked.
+  GEMEL_CHECK_EQ(sigprocmask(SIG_BLOCK, &signals, nullptr), 0);
+  ground->signal_fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
+  if (ground->signal_fd < 0) {
+    return error::ResourceExhausted("no descriptor for signals: raise `ulimit -n`");
+  }
+  ground->loop->Watch(ground->signal_fd, EPOLLIN, [ground = ground.get()](uint32_t) {
+    signalfd_siginfo info;
+    while (read(ground->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+      ground->stop = true;
+    }
+  });
   ground->pace = std::make_unique<archive::LoopPace>(ground->loop.get(), &ground->stop);
   return ground;
 }

@@ -16,7 +16,7 @@ import pytest
 import tensors
 import torch
 import torch.distributed.checkpoint as dcp
-from cluster import GEMEL, environment, until
+from cluster import GEMEL, Cluster, environment, until
 from gemel import _native
 from safetensors import safe_open
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -83,11 +83,17 @@ def saved(shared):
 
 
 @pytest.fixture(scope="module")
-def big(shared):
-    """A job whose export takes a moment."""
-    with tensors.Trainer("big", shared.sockets, world=2, spec=tensors.large(LARGE_MIB), copies=1, min_copies=1) as t:
-        t.save(1)
-    return shared
+def big():
+    """A job whose export takes a moment, on a cluster that has room for it several times."""
+    made = Cluster(servers=2, memory="768MiB")
+    try:
+        made.up()
+        with tensors.Trainer("big", made.sockets, spec=tensors.large(LARGE_MIB), copies=1, min_copies=1) as trainer:
+            trainer.save(1)
+        yield made
+    finally:
+        left = made.wipe()
+    assert not left, left
 
 
 # ---- what is written
