@@ -38,6 +38,8 @@ constexpr std::array kSettings = {
             "tcp address for other servers; port 0: any"},
     Setting{"memory", &ServerConfig::memory, "memory to keep state in, as 4GiB"},
     Setting{"slab_bytes", &ServerConfig::slab_bytes, "size of a slab, a multiple of 1MiB"},
+    Setting{"persist_dir", &ServerConfig::persist_dir,
+            "folder of persisted snapshots; empty: none are persisted"},
     Setting{"metrics", &ServerConfig::metrics, "loopback address for Prometheus"},
     Setting{"congestion", &ServerConfig::congestion, "TCP congestion control of data connections"},
     Setting{"ready_file", &ServerConfig::ready_file, "written as JSON once clients may connect"},
@@ -129,6 +131,9 @@ absl::Status CheckServerConfig(ServerConfig* config, uint64_t machine_bytes) {
   }
   config->domain = config->domain.empty() ? config->name : config->domain;
   config->socket = config->socket.empty() ? config->dir + "/server.sock" : config->socket;
+  if (config->persist_dir == kPersistDirDefault) {
+    config->persist_dir = config->dir + "/persist";
+  }
   constexpr std::string_view kTcp = "tcp://";
   if (!config->data_listen.starts_with(kTcp)) {
     config->data_listen = std::string(kTcp) + config->data_listen;

@@ -15,6 +15,9 @@
 
 namespace gemel {
 
+// The default of persist_dir: follows from dir.
+inline constexpr const char* kPersistDirDefault = "DIR/persist";
+
 struct ServerConfig {
   std::string dir;
   std::string name = "server-0";
@@ -24,7 +27,8 @@ struct ServerConfig {
   std::string data_listen = "tcp://127.0.0.1:0";
   std::string memory = "1GiB";
   std::string slab_bytes = "64MiB";
-  std::string metrics;  // empty: no endpoint
+  std::string persist_dir = kPersistDirDefault;  // empty: no persistent tier
+  std::string metrics;                           // empty: no endpoint
   std::string congestion = "cubic";
   std::string ready_file;
   // From the texts above, by CheckServerConfig().

@@ -13,7 +13,9 @@ namespace {
 constexpr uint32_t kBusyPollMs = 50;  // while results of background work are to come
 
 bool RunsInBackground(const pb::Directive& directive) {
-  return directive.has_pull_shard() || directive.has_verify_shard();
+  return directive.has_pull_shard() || directive.has_verify_shard() ||
+         directive.has_fetch_manifest() || directive.has_persist_shard() ||
+         directive.has_mark_persisted() || directive.has_drop_persisted();
 }
 
 }  // namespace
@@ -22,6 +24,7 @@ Directives::Directives(const ServerSeams& seams, const Parts& parts)
     : seams_(seams), parts_(parts) {
   GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr && parts.objects != nullptr);
   GEMEL_CHECK(parts.uploads != nullptr && parts.holder != nullptr && parts.fetches != nullptr);
+  GEMEL_CHECK(parts.tier != nullptr);
 }
 
 Task<void> Directives::Run(Gate* gate) {
@@ -120,8 +123,11 @@ Task<absl::Status> Directives::Do(pb::Directive directive, std::string* manifest
     case pb::Directive::kFetchManifest:
       co_return co_await FetchManifest(directive.fetch_manifest(), manifest);
     case pb::Directive::kPersistShard:
+      co_return co_await PersistShard(directive.persist_shard());
     case pb::Directive::kMarkPersisted:
+      co_return co_await MarkPersisted(directive.mark_persisted());
     case pb::Directive::kDropPersisted:
+      co_return co_await DropPersisted(directive.drop_persisted());
     case pb::Directive::WORK_NOT_SET:
       break;
   }
@@ -218,7 +224,13 @@ Task<absl::Status> Directives::VerifyShard(pb::VerifyShard work) {
 Task<absl::Status> Directives::FetchManifest(pb::FetchManifest work, std::string* manifest) {
   GEMEL_CO_ASSIGN_OR_RETURN(const Digest128 root, ReadDigestField(work.root(), "root"));
   const SnapshotId snapshot = ReadSnapshotId(work.snapshot());
-  GEMEL_CO_ASSIGN_OR_RETURN(*manifest, co_await parts_.identity->ReadManifest(snapshot, root));
+  absl::StatusOr<std::string> read = co_await parts_.identity->ReadManifest(snapshot, root);
+  if (!read.ok()) {
+    absl::StatusOr<std::string> persisted = co_await parts_.tier->ReadManifest(snapshot, root);
+    read = persisted.ok() ? std::move(persisted) : std::move(read);
+  }
+  GEMEL_CO_RETURN_IF_ERROR(read.status());
+  *manifest = *std::move(read);
   co_return absl::OkStatus();
 }
 

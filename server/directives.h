@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Directives: what placement asks of this server, in a long poll. Short work is done in order
-// before the next poll, which carries its results; pulling and verifying run beside it.
+// before the next poll, which carries its results; pulling, verifying and what the disk does run
+// beside it.
 //
 // Thread safety: one loop.
 // Ownership: Run() is spawned by the server and ends when the gate closes.
@@ -26,6 +27,7 @@
 #include "server/holder.h"
 #include "server/identity.h"
 #include "server/objects.h"
+#include "server/tier.h"
 #include "server/uploads.h"
 
 namespace gemel {
@@ -39,6 +41,7 @@ class Directives {
     Uploads* uploads = nullptr;
     Holder* holder = nullptr;
     Fetches* fetches = nullptr;
+    Tier* tier = nullptr;
   };
 
   using Rejoin = std::function<void(std::string why)>;
@@ -68,6 +71,9 @@ class Directives {
   Task<absl::Status> PullShard(pb::PullShard work);
   Task<absl::Status> VerifyShard(pb::VerifyShard work);
   Task<absl::Status> FetchManifest(pb::FetchManifest work, std::string* manifest);
+  Task<absl::Status> PersistShard(pb::PersistShard work);
+  Task<absl::Status> MarkPersisted(pb::MarkPersisted work);
+  Task<absl::Status> DropPersisted(pb::DropPersisted work);
 
   const ServerSeams seams_;
   const Parts parts_;

@@ -22,7 +22,7 @@ bool IsTransient(const absl::Status& status) {
 
 Fetches::Fetches(const ServerSeams& seams, const Parts& parts) : seams_(seams), parts_(parts) {
   GEMEL_CHECK(parts.control != nullptr && parts.objects != nullptr);
-  GEMEL_CHECK(parts.peers != nullptr && parts.receipts != nullptr);
+  GEMEL_CHECK(parts.peers != nullptr && parts.receipts != nullptr && parts.tier != nullptr);
 }
 
 std::shared_ptr<ShardFetch> Fetches::Get(const WantedShard& wanted) {
@@ -42,16 +42,33 @@ ShardFetch::ShardFetch(Fetches* fetches, WantedShard wanted)
 
 ShardFetch::~ShardFetch() { fetches_->fetches_.erase({wanted_.shard, wanted_.root}); }
 
+bool ShardFetch::IsThisServer(const PeerMember& member) const {
+  return member.server == fetches_->parts_.control->server();
+}
+
 void ShardFetch::SetSources(const std::vector<PeerMember>& sources) {
+  const auto own = [this](const PeerMember& member) { return IsThisServer(member); };
   for (const PeerMember& member : sources) {
-    if (member.server == fetches_->parts_.control->server()) {
-      continue;
+    if (!own(member)) {
+      AddSource(member);
     }
-    Source& source = sources_[member.server];
-    if (!(source.member == member)) {
-      source.member = member;
-      source.failures = 0;
-    }
+  }
+  const bool named = std::any_of(sources.begin(), sources.end(), own);
+  if ((named || sources.empty()) &&
+      fetches_->parts_.tier->Find(wanted_.shard, wanted_.root) != nullptr) {
+    PeerMember self;
+    self.server = fetches_->parts_.control->server();
+    self.incarnation = fetches_->parts_.control->incarnation();
+    self.name = "this server's disk";
+    AddSource(self);
+  }
+}
+
+void ShardFetch::AddSource(const PeerMember& member) {
+  Source& source = sources_[member.server];
+  if (!(source.member == member)) {
+    source.member = member;
+    source.failures = 0;
   }
 }
 
@@ -186,7 +203,21 @@ Task<absl::Status> ShardFetch::AskDigests(std::shared_ptr<Object> object) {
                                    reasons.empty() ? "no holder is known" : reasons));
 }
 
+Task<absl::Status> ShardFetch::DescribeOnDisk(std::shared_ptr<Object> object) {
+  Tier* const tier = fetches_->parts_.tier;
+  const PersistedShard* const there = tier->Find(wanted_.shard, wanted_.root);
+  DescribeReply described;
+  described.bytes = there == nullptr ? 0 : there->bytes;
+  GEMEL_CO_ASSIGN_OR_RETURN(const Tier::Digests digests,
+                            co_await tier->ReadDigests(wanted_.shard, wanted_.root));
+  described.digests = *digests;
+  co_return CheckDescription(std::move(described), object.get());
+}
+
 Task<absl::Status> ShardFetch::DescribeAt(PeerMember member, std::shared_ptr<Object> object) {
+  if (IsThisServer(member)) {
+    co_return co_await DescribeOnDisk(std::move(object));
+  }
   const TimePoint deadline = Add(fetches_->seams_.loop->Now(), kReadDeadline);
   GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
                             co_await fetches_->parts_.peers->SessionTo(member, deadline));
@@ -200,11 +231,11 @@ Task<absl::Status> ShardFetch::DescribeAt(PeerMember member, std::shared_ptr<Obj
       co_await session->Call(std::move(request), MutableByteSpan(), deadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CO_RETURN_IF_ERROR(reply->status);
-  co_return CheckDescription(reply->body, object.get());
+  GEMEL_CO_ASSIGN_OR_RETURN(DescribeReply described, DecodeMessage<DescribeReply>(reply->body));
+  co_return CheckDescription(std::move(described), object.get());
 }
 
-absl::Status ShardFetch::CheckDescription(const std::string& body, Object* object) const {
-  GEMEL_ASSIGN_OR_RETURN(DescribeReply described, DecodeMessage<DescribeReply>(body));
+absl::Status ShardFetch::CheckDescription(DescribeReply described, Object* object) const {
   if (described.bytes != wanted_.bytes || described.digests.size() != object->chunks()) {
     return error::DataLoss("{} has {} bytes and {} digests there where {} and {} belong",
                            wanted_.shard.ToString(), described.bytes, described.digests.size(),
@@ -295,8 +326,16 @@ Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server
   }
 }
 
-Task<absl::Status> ShardFetch::ReadChunk(PeerMember member, std::shared_ptr<Object> object,
-                                         uint32_t chunk) {
+// Bytes that came into the chunk's place.
+Task<absl::StatusOr<uint64_t>> ShardFetch::ReadFrom(PeerMember member,
+                                                    std::shared_ptr<Object> object,
+                                                    uint32_t chunk) {
+  const MutableByteSpan place = object->Chunk(chunk);
+  if (IsThisServer(member)) {
+    GEMEL_CO_RETURN_IF_ERROR(co_await fetches_->parts_.tier->ReadChunk(wanted_.shard, wanted_.root,
+                                                                       chunk, place, object));
+    co_return place.size();
+  }
   const TimePoint deadline = Add(fetches_->seams_.loop->Now(), kReadDeadline);
   GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
                             co_await fetches_->parts_.peers->SessionTo(member, deadline));
@@ -307,15 +346,21 @@ Task<absl::Status> ShardFetch::ReadChunk(PeerMember member, std::shared_ptr<Obje
   Request request;
   request.type = FrameType::kRead;
   request.body = EncodeMessage(read);
-  const MutableByteSpan place = object->Chunk(chunk);
   absl::StatusOr<Reply> reply = co_await session->Call(std::move(request), place, deadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CO_RETURN_IF_ERROR(reply->status);
+  co_return reply->payload.size();
+}
+
+Task<absl::Status> ShardFetch::ReadChunk(PeerMember member, std::shared_ptr<Object> object,
+                                         uint32_t chunk) {
+  GEMEL_CO_ASSIGN_OR_RETURN(const uint64_t bytes,
+                            co_await ReadFrom(std::move(member), object, chunk));
+  const MutableByteSpan place = object->Chunk(chunk);
   const Digest128 found = Xxh3_128(place);
-  if (reply->payload.size() != place.size() || found != object->digests()[chunk]) {
-    co_return error::DataLoss("{} bytes with digest {} came where {} with {} belong",
-                              reply->payload.size(), ToHex(found), place.size(),
-                              ToHex(object->digests()[chunk]));
+  if (bytes != place.size() || found != object->digests()[chunk]) {
+    co_return error::DataLoss("{} bytes with digest {} came where {} with {} belong", bytes,
+                              ToHex(found), place.size(), ToHex(object->digests()[chunk]));
   }
   co_return absl::OkStatus();
 }
@@ -329,9 +374,11 @@ void ShardFetch::Arrived(Source* source, uint32_t chunk) {
   work_.erase(work);
   const Digest128 digest = object_->digests()[chunk];
   object_->SetPresent(chunk, digest);
-  fetches_->seams_.metrics
-      ->Counter("gemel_fetched_bytes_total", "Bytes that were brought here from other servers.")
-      .Add(static_cast<int64_t>(object_->Chunk(chunk).size()));
+  if (!IsThisServer(source->member)) {
+    fetches_->seams_.metrics
+        ->Counter("gemel_fetched_bytes_total", "Bytes that were brought here from other servers.")
+        .Add(static_cast<int64_t>(object_->Chunk(chunk).size()));
+  }
   SealWhenWhole();
   changed_.NotifyAll();
 }

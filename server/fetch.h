@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ShardFetch and Fetches: bring chunks of a committed shard to this host, from all of its holders
-// at once (DESIGN section 4).
+// ShardFetch and Fetches: bring chunks of a committed shard to this host's memory, from all of its
+// holders at once, or from this server's own disk (DESIGN section 4).
 //
 // A shard that is sealed here is used as it is. Otherwise a partial object is made, its digests are
 // asked of a holder and checked against the shard's root, and reading lanes (kReadWindow a source)
@@ -32,6 +32,7 @@
 #include "server/objects.h"
 #include "server/peers.h"
 #include "server/receipts.h"
+#include "server/tier.h"
 
 namespace gemel {
 
@@ -51,7 +52,8 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   ShardFetch(Fetches* fetches, WantedShard wanted);
   ~ShardFetch();
 
-  // Members that may have it; this server is left out.
+  // Members that may have it. This server is one for its disk's sake: when it is named and the
+  // shard is there, or when nobody is named.
   void SetSources(const std::vector<PeerMember>& sources);
 
   // Chunks [first, first + count) are in this host's memory, verified when they arrived.
@@ -74,7 +76,7 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
 
  private:
   struct Source {
-    PeerMember member;
+    PeerMember member;  // this server: its disk
     size_t lanes = 0;
     uint32_t failures = 0;  // in a row
     absl::Status error;     // of the last
@@ -92,13 +94,18 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   Task<absl::Status> MakeObject();
   absl::Status Want(uint32_t first, uint32_t count);
   Task<absl::Status> AskDigests(std::shared_ptr<Object> object);
+  bool IsThisServer(const PeerMember& member) const;
+  void AddSource(const PeerMember& member);
   Task<absl::Status> DescribeAt(PeerMember member, std::shared_ptr<Object> object);
-  absl::Status CheckDescription(const std::string& body, Object* object) const;
+  Task<absl::Status> DescribeOnDisk(std::shared_ptr<Object> object);
+  absl::Status CheckDescription(DescribeReply described, Object* object) const;
   uint32_t OpenFor(const Source& source) const;
   void StartLanes();
   static Task<void> RunLane(std::shared_ptr<ShardFetch> self, ServerId server);
   bool TakeWork(const Source& source, uint32_t* chunk);
   Task<absl::Status> ReadChunk(PeerMember member, std::shared_ptr<Object> object, uint32_t chunk);
+  Task<absl::StatusOr<uint64_t>> ReadFrom(PeerMember member, std::shared_ptr<Object> object,
+                                          uint32_t chunk);
   void Arrived(Source* source, uint32_t chunk);
   void Failed(Source* source, uint32_t chunk, const absl::Status& why);
   void GiveUpUnreadable();
@@ -125,6 +132,7 @@ class Fetches {
     ObjectTable* objects = nullptr;
     Peers* peers = nullptr;
     Receipts* receipts = nullptr;
+    Tier* tier = nullptr;
   };
 
   Fetches(const ServerSeams& seams, const Parts& parts);

@@ -13,6 +13,7 @@ namespace gemel {
 Holder::Holder(const ServerSeams& seams, const Parts& parts) : seams_(seams), parts_(parts) {
   GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr);
   GEMEL_CHECK(parts.objects != nullptr && parts.peers != nullptr && parts.receipts != nullptr);
+  GEMEL_CHECK(parts.tier != nullptr);
 }
 
 Holder::~Holder() {
@@ -68,9 +69,9 @@ Task<absl::StatusOr<Reply>> Holder::Dispatch(std::shared_ptr<Session> session,
     case FrameType::kRevoke:
       co_return OnRevoke(request);
     case FrameType::kDescribe:
-      co_return OnDescribe(request);
+      co_return co_await OnDescribe(std::move(request));
     case FrameType::kRead:
-      co_return OnRead(request);
+      co_return co_await OnRead(std::move(request));
     default:
       co_return error::InvalidArgument("frame type {} is not for a server's data address",
                                        static_cast<int>(type));

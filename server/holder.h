@@ -29,6 +29,7 @@
 #include "server/objects.h"
 #include "server/peers.h"
 #include "server/receipts.h"
+#include "server/tier.h"
 #include "transport/peer/messages.h"
 #include "transport/region.h"
 #include "transport/session.h"
@@ -44,6 +45,7 @@ class Holder final : private SessionHandler {
     ObjectTable* objects = nullptr;
     Peers* peers = nullptr;
     Receipts* receipts = nullptr;
+    Tier* tier = nullptr;
   };
 
   // Called with an object whose memory failed its digest.
@@ -105,8 +107,10 @@ class Holder final : private SessionHandler {
   absl::Status SealGrant(const PeerSeal& seal, const RegionTable::Closed& closed);
 
   // holder_read.cc
-  absl::StatusOr<Reply> OnDescribe(const IncomingRequest& request);
-  absl::StatusOr<Reply> OnRead(const IncomingRequest& request);
+  Task<absl::StatusOr<Reply>> OnDescribe(IncomingRequest request);
+  Task<absl::StatusOr<Reply>> OnRead(IncomingRequest request);
+  absl::StatusOr<Reply> ReadMemory(const std::shared_ptr<Object>& object, uint32_t chunk);
+  Task<absl::StatusOr<Reply>> ReadDisk(Read read, uint64_t bytes);
 
   const ServerSeams seams_;
   const Parts parts_;

@@ -47,6 +47,21 @@ inline constexpr Duration kHeartbeatDeadline = 250ms;
 inline constexpr uint32_t kAbortTriesMax = 20;
 inline constexpr size_t kReceiptsPerCallMax = 1024;
 
+// The persistent tier.
+inline constexpr size_t kPersistWritesMax = 64;  // that wait; more: ResourceExhausted
+inline constexpr size_t kPersistReadsMax = 64;   // that wait; more: ResourceExhausted
+inline constexpr size_t kPersistReadThreads = 4;
+inline constexpr uint64_t kPersistFileBytes = 1 * kGiB;      // of a shard; then a further file
+inline constexpr uint64_t kPersistSyncBytes = 8 * kMiB;      // written back while more is written
+inline constexpr uint64_t kPersistReserveBytes = 16 * kMiB;  // of the disk that no shard fills
+inline constexpr Duration kPersistTendEvery = 1s;      // free space asked, a lost handle reopened
+inline constexpr Duration kPersistReopenMax = 30s;     // back-off of a disk that fails
+inline constexpr Duration kPersistSilenceMax = 10s;    // without progress: the tier is in trouble
+inline constexpr Duration kPersistListPatience = 10s;  // at start; then it joins without the disk
+inline constexpr Duration kPersistWatchEvery = 500ms;
+inline constexpr Duration kPersistStopPatience = 2s;  // for a disk that hangs, at the end
+inline constexpr size_t kPersistDigestsKept = 64;     // lists of shards that are being read
+
 // Clients.
 inline constexpr size_t kUploadsPerClientMax = 64;  // more: ResourceExhausted
 inline constexpr size_t kRestoresPerClientMax = 64;
@@ -59,6 +74,9 @@ static_assert(kSlabBytesMax % kChunkBytes == 0 && kSlabBytesDefault <= kSlabByte
 static_assert(kPrepareLeavesPercent < 100);
 static_assert(kWriteWindow > 0 && kReadWindow > 0);
 static_assert(kBackoffMin < kBackoffMax && kBackoffMax < kConnectDeadline);
+static_assert(kPersistWritesMax > 0 && kPersistReadThreads > 0 && kPersistDigestsKept > 0);
+static_assert(kPersistFileBytes % kChunkBytes == 0 && kPersistSyncBytes < kPersistFileBytes);
+static_assert(kPersistTendEvery < kPersistReopenMax && kPersistWatchEvery < kPersistSilenceMax);
 static_assert(kFetchChunksMax * 32 < kFrameBodyBytesMax);
 
 }  // namespace gemel

@@ -24,6 +24,7 @@
 #include "common/real_process.h"
 #include "common/status_macros.h"
 #include "server/config.h"
+#include "server/persist/rocksdb_persist.h"
 #include "server/server.h"
 #include "transport/control/grpc_channel.h"
 #include "transport/local/real_host.h"
@@ -118,6 +119,12 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
                          OpenWhenFree(loop, [&] { return RealDisk::Open(loop, config.dir); }));
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<GrpcChannel> placement,
                          GrpcChannel::Create(loop, config.placement));
+  std::unique_ptr<RocksdbPersist> persist;  // it may hold objects until it is destroyed
+  if (!config.persist_dir.empty()) {
+    RocksdbPersist::Options tier;
+    tier.dir = config.persist_dir;
+    persist = RocksdbPersist::Start(loop, std::move(tier));
+  }
   ServerSeams seams;
   seams.loop = loop;
   seams.net = &net;
@@ -127,6 +134,7 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
   seams.placement = placement.get();
   seams.events = &events;
   seams.metrics = &metrics;
+  seams.persist = persist.get();
   ServerOptions options;
   options.name = config.name;
   options.domain = config.domain;

@@ -14,6 +14,7 @@ Membership::Membership(const ServerSeams& seams, const Parts& parts)
     : seams_(seams), parts_(parts), interval_(kHeartbeatDefault) {
   GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr && parts.pool != nullptr);
   GEMEL_CHECK(parts.objects != nullptr && parts.peers != nullptr && parts.receipts != nullptr);
+  GEMEL_CHECK(parts.tier != nullptr);
 }
 
 bool Membership::IsFinal(const absl::Status& status) {
@@ -44,6 +45,8 @@ pb::JoinRequest Membership::JoinRequest(std::set<ShardId>* reported) const {
   for (const ServerId& member : parts_.identity->last_members()) {
     request.add_last_members(member.ToBytes());
   }
+  parts_.tier->WriteInventory(&request);
+  parts_.tier->WriteState(request.mutable_tier());
   return request;
 }
 
@@ -151,6 +154,7 @@ Task<absl::Status> Membership::Heartbeat() {
   request.set_capacity_bytes(parts_.pool->capacity_bytes());
   request.set_used_bytes(parts_.pool->used_bytes());
   request.set_map_version(map_version_);
+  parts_.tier->WriteState(request.mutable_tier());
   const size_t told = unreachable_.size();
   for (const ServerId& server : unreachable_) {
     request.add_unreachable(server.ToBytes());

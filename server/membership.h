@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Membership: this server's life in the cluster: it joins with its whole inventory, heartbeats,
+// Membership: this server's life in the cluster: it joins with its whole inventory (memory
+// and disk), heartbeats,
 // joins again when placement forgot it or its inventory shrank, and follows the map.
 //
 // Thread safety: one loop.
@@ -28,6 +29,7 @@
 #include "server/objects.h"
 #include "server/peers.h"
 #include "server/receipts.h"
+#include "server/tier.h"
 
 namespace gemel {
 
@@ -40,6 +42,7 @@ class Membership {
     ObjectTable* objects = nullptr;
     Peers* peers = nullptr;
     Receipts* receipts = nullptr;
+    Tier* tier = nullptr;
   };
 
   struct Self {

@@ -16,6 +16,10 @@ constexpr std::array kGauges = {
     Name{"gemel_memory_used_bytes", "Memory of slabs that hold objects."},
     Name{"gemel_memory_idle_bytes", "Memory that clients keep mapped for a save."},
     Name{"gemel_objects", "Objects on this server, in any state."},
+    Name{"gemel_persisted_shards", "Shards on this server's disk."},
+    Name{"gemel_persist_used_bytes", "Bytes of persisted shards."},
+    Name{"gemel_persist_free_bytes", "Bytes free on the persistent tier's disk."},
+    Name{"gemel_persist_trouble", "1 while the persistent tier is in trouble."},
 };
 
 constexpr std::array kCounters = {
@@ -26,6 +30,12 @@ constexpr std::array kCounters = {
     Name{"gemel_read_bytes_total", "Bytes that other servers read here."},
     Name{"gemel_fetched_bytes_total", "Bytes that were brought here from other servers."},
     Name{"gemel_chunks_corrupt_total", "Chunks that failed their digest."},
+    Name{"gemel_persisted_shards_total", "Shards written to disk."},
+    Name{"gemel_persisted_bytes_total", "Bytes of shards written to disk."},
+    Name{"gemel_persist_read_bytes_total", "Bytes that were read from disk."},
+    Name{"gemel_persist_dropped_total", "Shards that were removed from disk."},
+    Name{"gemel_persist_given_up_total", "Shards that were not persisted to the end."},
+    Name{"gemel_persist_errors_total", "Shards that could not be persisted."},
     Name{"gemel_heartbeat_errors_total", "Heartbeats without an answer."},
 };
 

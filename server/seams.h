@@ -17,6 +17,8 @@
 
 namespace gemel {
 
+class PersistStore;  // server/persist/persist_store.h
+
 struct ServerSeams {
   Loop* loop = nullptr;
   Net* net = nullptr;
@@ -26,6 +28,7 @@ struct ServerSeams {
   RpcChannel* placement = nullptr;
   EventSink* events = nullptr;
   MetricRegistry* metrics = nullptr;
+  PersistStore* persist = nullptr;  // null: no persistent tier
 };
 
 }  // namespace gemel

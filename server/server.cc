@@ -40,6 +40,7 @@ Task<absl::Status> Server::Start() {
   Connect();
   GEMEL_CO_RETURN_IF_ERROR(pool_->WarmFirst());
   GEMEL_CO_RETURN_IF_ERROR(ListenForPeers());
+  co_await tier_->Load(&gate_);
   GEMEL_CO_RETURN_IF_ERROR(co_await membership_->Join(&gate_));
   StartTasks();
   co_return ListenForClients();
@@ -63,24 +64,26 @@ Task<absl::Status> Server::Load() {
 
 void Server::MakeParts() {
   objects_ = std::make_unique<ObjectTable>(seams_, pool_);
+  tier_ = std::make_unique<Tier>(seams_, control_.get());
   peers_ = std::make_unique<Peers>(seams_, control_.get(), options_.name);
   receipts_ = std::make_unique<Receipts>(seams_, control_.get(), objects_.get());
   uploads_ = std::make_unique<Uploads>(seams_, control_.get(), objects_.get(), peers_.get(),
                                        receipts_.get());
   uploads_->SetGate(&gate_);
-  Holder::Parts holder{control_.get(), identity_.get(), objects_.get(), peers_.get(),
-                       receipts_.get()};
+  Holder::Parts holder{control_.get(), identity_.get(), objects_.get(),
+                       peers_.get(),   receipts_.get(), tier_.get()};
   holder_ = std::make_unique<Holder>(seams_, holder);
-  Fetches::Parts fetches{control_.get(), objects_.get(), peers_.get(), receipts_.get()};
+  Fetches::Parts fetches{control_.get(), objects_.get(), peers_.get(), receipts_.get(),
+                         tier_.get()};
   fetches_ = std::make_unique<Fetches>(seams_, fetches);
   fetches_->SetGate(&gate_);
   restores_ = std::make_unique<Restores>(seams_, control_.get(), fetches_.get());
   restores_->SetGate(&gate_, random_.Split("reads"));
-  Membership::Parts members{control_.get(), identity_.get(), pool_.get(),
-                            objects_.get(), peers_.get(),    receipts_.get()};
+  Membership::Parts members{control_.get(), identity_.get(), pool_.get(), objects_.get(),
+                            peers_.get(),   receipts_.get(), tier_.get()};
   membership_ = std::make_unique<Membership>(seams_, members);
-  Directives::Parts work{control_.get(), identity_.get(), objects_.get(),
-                         uploads_.get(), holder_.get(),   fetches_.get()};
+  Directives::Parts work{control_.get(), identity_.get(), objects_.get(), uploads_.get(),
+                         holder_.get(),  fetches_.get(),  tier_.get()};
   directives_ = std::make_unique<Directives>(seams_, work);
   ClientParts clients{control_.get(), identity_.get(), pool_.get(),  objects_.get(),
                       uploads_.get(), restores_.get(), options_.name};
@@ -108,6 +111,7 @@ void Server::Connect() {
   });
   directives_->OnRejoin([this](std::string why) { membership_->RequestRejoin(std::move(why)); });
   membership_->OnFatal(fatal_);
+  tier_->OnChanged([this](std::string why) { membership_->RequestRejoin(std::move(why)); });
 }
 
 // The object is not served any more. False when it was dropped before.
@@ -168,6 +172,7 @@ Task<void> Server::Stop() {
     clients_->CloseAll(why);
     uploads_->EndAll(why);
     holder_->EndAll(why);
+    tier_->EndAll(why);
     peers_->CloseAll(why);
     receipts_->Wake();
   }

@@ -2,7 +2,7 @@
 //
 // Server: one gemel-server, on its seams: ties the parts together and to their listeners.
 //
-//   disk → identity → slabs → data listener → join → client listener → ready
+//   disk → identity → slabs → data listener → persistent tier → join → client listener → ready
 //
 // Thread safety: one loop.
 // Ownership: owns every part. Stop() must have returned before the destructor, unless the loop was
@@ -26,6 +26,7 @@
 #include "server/membership.h"
 #include "server/receipts.h"
 #include "server/restore.h"
+#include "server/tier.h"
 #include "server/uploads.h"
 
 namespace gemel {
@@ -96,6 +97,7 @@ class Server {
   std::shared_ptr<SlabPool> pool_;  // shared: objects give their slabs back late
   std::unique_ptr<Control> control_;
   std::unique_ptr<ObjectTable> objects_;
+  std::unique_ptr<Tier> tier_;
   std::unique_ptr<Peers> peers_;
   std::unique_ptr<Receipts> receipts_;
   std::unique_ptr<Uploads> uploads_;

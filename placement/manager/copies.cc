@@ -91,11 +91,24 @@ bool PlacementCore::AllReported(std::string* waiting_for) const {
   return names.empty();
 }
 
+// Of whose disks it is not known what they hold, and why; empty: of all.
+std::string PlacementCore::UnknownDisks() const {
+  std::string names;
+  for (const auto& [id, member] : members_) {
+    if (member->alive() && member->reported && member->disk_unknown) {
+      names += fmt::format("{}{}: {}", names.empty() ? "" : "; ", member->record.name,
+                           member->tier_trouble);
+    }
+  }
+  return names;
+}
+
+// Neither in memory nor on disk anywhere. What an unknown disk might hold is not lost.
 std::vector<uint32_t> PlacementCore::LostShards(const Committed& snapshot,
                                                 const HolderTable& sources) const {
   GEMEL_CHECK_EQ(sources.size(), snapshot.record.world_size);
   std::vector<uint32_t> lost;
-  const bool known = AllReported(nullptr);
+  const bool known = AllReported(nullptr) && UnknownDisks().empty();
   for (uint32_t rank = 0; rank < sources.size(); ++rank) {
     if (known && sources[rank].empty()) {
       lost.push_back(rank);

@@ -257,6 +257,7 @@ class PlacementCore {
   void CountCopies(Committed* snapshot);
   std::vector<uint32_t> LostShards(const Committed& snapshot, const HolderTable& sources) const;
   bool AllReported(std::string* waiting_for) const;
+  std::string UnknownDisks() const;
   void CopyGone(MemberEntry* member, const ShardId& shard, std::string_view why);
   void TakeVerdict(const ServerId& server, const ShardId& shard,
                    const pb::DirectiveResult& verified);

@@ -49,6 +49,7 @@ void PlacementCore::ForgetSoftState(MemberEntry* member) {
   member->marked.clear();
   member->persists = 0;
   member->tier_trouble.clear();
+  member->disk_unknown = false;
   member->directives.clear();
   member->dropping_bytes = 0;
   member->pulls = 0;
@@ -102,6 +103,8 @@ absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinReq
   member->records = std::move(records);
   member->disk = std::move(disk.shards);
   member->marked = std::move(disk.marked);
+  member->disk_unknown = !request.tier().trouble().empty();
+  TakeTierState(member, request.tier());
   return absl::OkStatus();
 }
 

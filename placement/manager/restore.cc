@@ -66,11 +66,18 @@ PlacementCore::Choice PlacementCore::Examine(Job* job, model::SnapshotOrder orde
   Choice choice;
   Committed& snapshot = job->snapshots.at(order);
   const SnapshotId& id = snapshot.record.snapshot;
-  const std::vector<uint32_t> lost = LostShards(snapshot, SourcesOf(snapshot));
+  const HolderTable sources = SourcesOf(snapshot);
+  const std::vector<uint32_t> lost = LostShards(snapshot, sources);
   if (!lost.empty()) {
     choice.lost.push_back(
         fmt::format("{}: no live server holds the shards of ranks {} of {}, in memory or on disk",
                     id.ToString(), RankList(lost), snapshot.record.world_size));
+    return choice;
+  }
+  if (std::any_of(sources.begin(), sources.end(), [](const auto& of) { return of.empty(); })) {
+    choice.wait = true;
+    choice.progress =
+        fmt::format("{} may be on a disk that cannot be read: {}", id.ToString(), UnknownDisks());
     return choice;
   }
   if (!LearnManifest(&snapshot)) {

@@ -82,10 +82,11 @@ class Done(NamedTuple):
 class Cluster:
     """``gemel up`` ... ``gemel down --wipe`` of one folder."""
 
-    def __init__(self, servers=3, memory="256MiB", slab_bytes="4MiB"):
+    def __init__(self, servers=3, memory="256MiB", slab_bytes="4MiB", environment=None):
         # Short: a unix socket's name holds 107 bytes.
         self.dir = tempfile.mkdtemp(prefix="gemel-")
         self.sizes = ["--servers", str(servers), "--memory", memory, "--slab-bytes", slab_bytes]
+        self._environment = environment or {}  # of the daemons
         self._seen = {}  # (pid, start ticks) of everything that was ever started here
         self._children = []  # started without the CLI: reaped at the end
         self._guard = subprocess.Popen(["sh", "-c", _GUARD, str(GEMEL), self.dir], stdin=subprocess.PIPE,
@@ -93,7 +94,7 @@ class Cluster:
 
     def gemel(self, *arguments, code=0, timeout_s=COMMAND_TIMEOUT_S):
         """Runs the CLI on this cluster; fails when it ends with another code (None: any)."""
-        done = gemel(*arguments, "--dir", self.dir, timeout_s=timeout_s)
+        done = gemel(*arguments, "--dir", self.dir, timeout_s=timeout_s, env=environment(**self._environment))
         self._remember()
         assert code is None or done.code == code, f"gemel {' '.join(map(str, arguments))}: {done}"
         return done

@@ -34,6 +34,10 @@ def main() -> None:
     if command == "status":
         print(json.dumps({"map_version": 1, "servers": [
             {"name": s["name"], "state": "ALIVE" if alive(s["pid"]) else "DEAD"} for s in servers]}))
+    elif command == "jobs":
+        kept = json.loads((folder / "store" / "quickstart" / "state.json").read_text())["opens"]
+        names = [snapshot["name"] for snapshot in kept if snapshot["committed"]]
+        print(json.dumps({"jobs": [{"job": "quickstart", "persisted": names[-1] if names else ""}]}))
     elif command == "down":
         for pid in [facts["pids"]["placement"], *(s["pid"] for s in servers)]:
             if alive(pid):

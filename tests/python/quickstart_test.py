@@ -39,37 +39,54 @@ def run(tmp_path):
 
 
 def test_a_killed_job_goes_on_bit_for_bit(run, tmp_path):
-    done = run("--steps", "8", "--kill-at", "4", "--width", "64", "--layers", "2")
+    done = run("--steps", "12", "--kill-at", "4", "--kill-all-at", "9", "--width", "64", "--layers", "2")
     assert done.returncode == 0, done.stderr
-    assert "BIT-EQUAL" in done.stdout
+    assert done.stdout.count("BIT-EQUAL") == 2
     facts = json.loads((tmp_path / "out" / "quickstart.json").read_text())
     assert KEYS <= facts.keys()
     assert facts["bit_equal"] and facts["restored_step"] in (3, 4)
     assert facts["steps_lost"] == 4 - facts["restored_step"]
+    assert facts["power_cut"]["bit_equal"] and facts["power_cut"]["restored_step"] in (8, 9)
     assert (tmp_path / "out" / "timeline.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_trainer_that_fails_is_a_sentence_and_not_a_success(run):
     done = run("--steps", "8", "--width", "63")  # no multiple of the number of heads
     assert done.returncode == 1
-    assert "error: run 'uninterrupted': rank" in done.stderr
+    assert "error: run 'whole': rank" in done.stderr
 
 
 def story(step=2, steps=4):
     def run_of(first):
         return [{"event": "step", "step": s, "loss": float(s).hex()} for s in range(first, steps + 1)]
 
-    return report.Story("c", steps, 3, 1, 0.0, 1.0, 1.0, "server-0", [], [], [run_of(1)] * 2, [],
-                        [run_of(step + 1) for _ in range(2)])
+    whole = [run_of(1) + [{"event": "done"}] for _ in range(2)]
+    return whole, [run_of(step + 1) for _ in range(2)]
+
+
+def finished(run):
+    return [events + [{"event": "done"}] for events in run]
 
 
 def test_the_verdict_is_no_when_one_bit_of_one_rank_differs():
-    good = story()
-    assert report.is_bit_equal(good, [2, 2])
-    assert not report.is_bit_equal(good, [2, 1])
-    assert not report.is_bit_equal(good, [4, 4])
-    for change in (lambda s: s.resumed[1][0].update(loss="0x1.8000000000001p+1"), lambda s: s.resumed[1].pop(),
-                   lambda s: s.resumed[0].append({"event": "step", "step": 5, "loss": "0x1p+0"})):
-        bad = copy.deepcopy(good)
+    whole, run = story()
+    assert report.is_bit_equal(whole, finished(run), [2, 2], 4)
+    assert not report.is_bit_equal(whole, finished(run), [2, 1], 4)
+    assert not report.is_bit_equal(whole, finished(run), [4, 4], 4)
+    for change in (lambda r: r[1][0].update(loss="0x1.8000000000001p+1"), lambda r: r[1].pop(),
+                   lambda r: r[0].append({"event": "step", "step": 5, "loss": "0x1p+0"})):
+        bad = copy.deepcopy(run)
         change(bad)
-        assert not report.is_bit_equal(bad, [2, 2])
+        assert not report.is_bit_equal(whole, finished(bad), [2, 2], 4)
+
+
+def test_a_rank_that_was_killed_may_lack_its_last_line_and_no_other():
+    whole, run = story()
+    run[1].pop()
+    assert report.is_bit_equal(whole, run, [2, 2], 4)
+    assert not report.is_bit_equal(whole, finished(run), [2, 2], 4)
+    run[1].pop()
+    assert not report.is_bit_equal(whole, run, [2, 2], 4)
+    whole, run = story()
+    run[1][1].update(loss="0x1.8000000000001p+1")
+    assert not report.is_bit_equal(whole, run, [2, 2], 4)

@@ -63,7 +63,8 @@ struct Cluster::PlacementLife {
 struct Cluster::ServerLife {
   ServerLife(Cluster* cluster, uint32_t index, Random random)
       : node(&cluster->scheduler_, &cluster->world_, HostOf(index), &cluster->lines_),
-        disk(&node.loop, cluster->servers_[index].disk.get(), random) {}
+        disk(&node.loop, cluster->servers_[index].disk.get(), random),
+        tier(&node.loop, cluster->servers_[index].tier.get(), random.Split("tier")) {}
 
   ~ServerLife() {
     node.world->Kill(node.process);
@@ -73,6 +74,7 @@ struct Cluster::ServerLife {
 
   Node node;
   SimDisk disk;
+  SimPersist tier;
   std::unique_ptr<RpcChannel> placement;
   std::unique_ptr<Server> server;
 };
@@ -83,6 +85,7 @@ Cluster::Cluster(uint64_t seed, Shape shape)
   servers_.resize(shape.servers);
   for (ServerSlot& slot : servers_) {
     slot.disk = std::make_unique<SimDiskState>();
+    slot.tier = std::make_unique<SimPersistState>();
   }
 }
 
@@ -145,6 +148,7 @@ void Cluster::StartServer(uint32_t index) {
   seams.net = &life->node.net;
   seams.host = &life->node.host;
   seams.disk = &life->disk;
+  seams.persist = &life->tier;
   seams.process = life->node.process.get();
   seams.placement = life->placement.get();
   seams.events = &life->node.events;

@@ -22,6 +22,7 @@
 #include "common/sim_loop.h"
 #include "placement/manager/manager.h"
 #include "placement/store/sim_store.h"
+#include "server/persist/sim_persist.h"
 #include "server/server.h"
 #include "transport/sim/sim_host.h"
 #include "transport/sim/sim_net.h"
@@ -94,6 +95,8 @@ class Cluster {
 
   SimDiskState* disk(uint32_t index) { return servers_[index].disk.get(); }
 
+  SimPersistState* tier(uint32_t index) { return servers_[index].tier.get(); }
+
   const Shape& shape() const { return shape_; }
 
   void Note(std::string text);
@@ -106,6 +109,7 @@ class Cluster {
 
   struct ServerSlot {
     std::unique_ptr<SimDiskState> disk;
+    std::unique_ptr<SimPersistState> tier;
     std::unique_ptr<ServerLife> life;
   };
 

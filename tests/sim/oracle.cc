@@ -49,6 +49,13 @@ void Oracle::Watch(SimStoreState* store) {
     for (const auto& [key, value] : txn.puts) {
       if (key.starts_with(kSnapshotPrefix)) {
         SnapshotWritten(key, value, *store);
+      } else if (key.starts_with(kPersistedPrefix)) {
+        PersistedWritten(key, value);
+      }
+    }
+    for (const std::string& key : txn.deletes) {
+      if (key.starts_with(kPersistedPrefix)) {
+        PersistedDeleted(key);
       }
     }
     for (const auto& [key, value] : txn.puts) {
@@ -72,6 +79,29 @@ void Oracle::SnapshotWritten(const std::string& key, const std::string& value,
   }
 }
 
+void Oracle::PersistedWritten(const std::string& key, const std::string& value) {
+  const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(value);
+  GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
+  persisted_.insert(record->snapshot.sequence);
+  persists_ += 1;
+}
+
+void Oracle::PersistedDeleted(const std::string& key) {
+  const uint64_t sequence = std::strtoull(key.substr(key.rfind('/') + 1).c_str(), nullptr, 16);
+  if (persisted_.contains(sequence) && sequence == *persisted_.rbegin()) {
+    Violation(fmt::format("on disk: {} is retired, and nothing newer is PERSISTED", key));
+  }
+  persisted_.erase(sequence);
+}
+
+// Epochs that have not restored yet will do so from disk.
+void Oracle::PowerCut() {
+  newest_told_ = std::min(newest_told_, newest_persisted());
+  for (auto& [id, epoch] : epochs_) {
+    epoch.newest_told_before = std::min(epoch.newest_told_before, newest_persisted());
+  }
+}
+
 void Oracle::JobWritten(const std::string& key, const std::string& value,
                         const SimStoreState& store) {
   const auto record = DecodeStored<JobRecord>(key, value);
@@ -91,6 +121,11 @@ void Oracle::JobWritten(const std::string& key, const std::string& value,
                        StoredSnapshotKey(job, record->latest_epoch, record->latest_sequence))) {
     Violation(fmt::format("latest: {} names sequence {}, whose record is gone", key,
                           record->latest_sequence));
+  }
+  if (std::pair(record->persisted_epoch, record->persisted_sequence) <
+      std::pair(before.persisted_epoch, before.persisted_sequence)) {
+    Violation(fmt::format("on disk: {} went back from sequence {} to {}", key,
+                          before.persisted_sequence, record->persisted_sequence));
   }
   jobs_[key] = *record;
 }

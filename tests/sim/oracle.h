@@ -11,6 +11,9 @@
 //               as long as losses stayed within what the placement tolerates
 //   latest      in the MetaStore, after every transaction: `latest` and the epoch never go
 //               back, and `latest` names a commit record that is there
+//   on disk     PERSISTED is written with a commit record and never goes back, and is taken away only
+//               beside a newer one; after a power cut a restore gives at least the newest that was
+//               PERSISTED then
 //   fenced      no commit record of a superseded epoch is ever written, and no commit is told with
 //               a sequence above what a newer epoch restored from
 #pragma once
@@ -18,6 +21,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -53,6 +57,9 @@ class Oracle {
   void Restored(const EpochId& epoch, uint32_t rank, const std::optional<SnapshotId>& snapshot);
   void CheckContent(const SnapshotId& snapshot, uint32_t world, uint32_t rank, ByteSpan bytes);
 
+  // All memory is gone at once: what was told may be lost, what was PERSISTED may not.
+  void PowerCut();
+
   // Losses went beyond the placement's tolerance: "not lost" is no longer checked.
   void Overkill() { overkill_ = true; }
 
@@ -68,6 +75,10 @@ class Oracle {
 
   uint64_t newest_told() const { return newest_told_; }
 
+  uint64_t persists() const { return persists_; }
+
+  uint64_t newest_persisted() const { return persisted_.empty() ? 0 : *persisted_.rbegin(); }
+
  private:
   struct Epoch {
     uint64_t newest_told_before = 0;  // when it was acquired
@@ -78,11 +89,15 @@ class Oracle {
   void JobWritten(const std::string& key, const std::string& value, const SimStoreState& store);
   void SnapshotWritten(const std::string& key, const std::string& value,
                        const SimStoreState& store);
+  void PersistedWritten(const std::string& key, const std::string& value);
+  void PersistedDeleted(const std::string& key);
 
   std::map<EpochId, Epoch> epochs_;
   std::map<std::string, JobRecord> jobs_;  // by key, as last written
   std::vector<std::string> violations_;
   uint64_t newest_told_ = 0;  // sequence
+  std::set<uint64_t> persisted_;  // sequences that are PERSISTED
+  uint64_t persists_ = 0;
   uint64_t commits_ = 0;
   uint64_t restores_ = 0;
   bool overkill_ = false;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 
 #include "tests/sim/trainer.h"
@@ -15,6 +16,7 @@ constexpr Duration kFaultPhase = 6s;
 constexpr Duration kHealWithin = 90s;
 constexpr Duration kTick = 20ms;
 constexpr Duration kRelaunchAfter = 150ms;
+constexpr uint64_t kPowerCutsMax = 2;  // of one run
 
 class Run {
  public:
@@ -33,6 +35,8 @@ class Run {
   void Tick();
   void Strike();
   void StrikeServer();
+  void CutPower();
+  void TroubleTier();
   void Recover();
   void Relaunch();
   void HealAll();
@@ -56,6 +60,7 @@ class Run {
   TimePoint heal_at_ = kTimeNever;
   bool waits_for_redundancy_ = true;
   uint64_t kills_ = 0;
+  uint64_t power_cuts_ = 0;
   uint64_t launches_ = 0;
 };
 
@@ -186,6 +191,56 @@ void Run::StrikeServer() {
   relaunch_at_ = After(50, 800);
 }
 
+// Only when something is on disk: otherwise everything that was told would be lost, honestly.
+void Run::CutPower() {
+  if (oracle_.newest_persisted() == 0 || LiveServers().size() < cluster_.shape().servers ||
+      power_cuts_ >= kPowerCutsMax) {
+    return;
+  }
+  cluster_.Note("power cut");
+  power_cuts_ += 1;
+  for (uint32_t i = 0; i < cluster_.shape().servers; ++i) {
+    cluster_.KillServer(i);
+    restart_server_at_[i] = After(50, 2000);
+  }
+  launch_->Kill();
+  for (std::unique_ptr<Launch>& old : old_launches_) {
+    old->Kill();
+  }
+  if (random_.Chance(1, 2) && cluster_.placement_up()) {
+    cluster_.KillPlacement();
+    restart_placement_at_ = After(20, 1500);
+  }
+  oracle_.PowerCut();
+  waits_for_redundancy_ = true;
+  relaunch_at_ = After(2000, 2500);
+}
+
+void Run::TroubleTier() {
+  SimPersistState* tier =
+      cluster_.tier(static_cast<uint32_t>(random_.Below(cluster_.shape().servers)));
+  switch (random_.Below(4)) {
+    case 0:
+      cluster_.Note("a tier is slow");
+      tier->set_slowness(1 + static_cast<uint32_t>(random_.Below(50)));
+      break;
+    case 1:
+      cluster_.Note("a tier hangs");
+      tier->set_hung(true);
+      heal_at_ = std::min(heal_at_, After(100, 2500));
+      break;
+    case 2:
+      cluster_.Note("a tier fails");
+      tier->FailNextStep();
+      break;
+    default:
+      cluster_.Note("a tier is full");
+      tier->set_capacity_bytes(tier->occupied_bytes() + random_.Below(2 * kMiB));
+      heal_at_ = std::min(heal_at_, After(500, 2500));
+      break;
+  }
+}
+
 void Run::Strike() {
   if (enabled_.empty()) {
     return;
@@ -228,6 +283,12 @@ void Run::Strike() {
       cluster_.Note("a second launch beside the first");
       Relaunch();
       break;
+    case Fault::kPowerCut:
+      CutPower();
+      break;
+    case Fault::kTierTrouble:
+      TroubleTier();
+      break;
     case Fault::kClog:
       ClogLink();
       break;
@@ -249,6 +310,11 @@ void Run::HealAll() {
   }
   for (std::unique_ptr<Launch>& old : old_launches_) {
     old->Resume();
+  }
+  for (uint32_t i = 0; i < cluster_.shape().servers; ++i) {
+    cluster_.tier(i)->set_slowness(1);
+    cluster_.tier(i)->set_hung(false);
+    cluster_.tier(i)->set_capacity_bytes(std::numeric_limits<uint64_t>::max());
   }
   heal_at_ = kTimeNever;
 }
@@ -335,6 +401,8 @@ ScenarioResult Run::Go() {
   result.commits = oracle_.commits();
   result.restores = oracle_.restores();
   result.kills = kills_;
+  result.persists = oracle_.persists();
+  result.power_cuts = power_cuts_;
   result.launches = launches_;
   result.timeline.assign(cluster_.lines().begin(), cluster_.lines().end());
   return result;
@@ -346,7 +414,8 @@ std::string NameOf(Fault fault) {
   static constexpr const char* kNames[] = {
       "kill-server", "kill-placement", "kill-trainers", "pause-server", "pause-placement",
       "zombie",      "partition",      "lossy-calls",   "resets",       "late-writes",
-      "corruption",  "store-trouble",  "epoch-race",    "clog"};
+      "corruption",  "store-trouble",  "epoch-race",    "power-cut",    "tier-trouble",
+      "clog"};
   static_assert(std::size(kNames) == std::size(kAllFaults));
   return kNames[static_cast<size_t>(fault)];
 }

@@ -30,6 +30,8 @@ enum class Fault : uint8_t {
   kCorruption,    // bits flipped on the wire
   kStoreTrouble,  // transactions with unknown outcome
   kEpochRace,     // two launches at once
+  kPowerCut,      // all servers and trainers, sometimes placement, at once: only disks are left
+  kTierTrouble,   // persistent tiers that are slow, hang, fail or are full
   kClog,          // what one server sends to another is held up for a while, then comes at once
 };
 
@@ -37,7 +39,7 @@ inline constexpr Fault kAllFaults[] = {
     Fault::kKillServer,     Fault::kKillPlacement, Fault::kKillTrainers, Fault::kPauseServer,
     Fault::kPausePlacement, Fault::kZombieLaunch,  Fault::kPartition,    Fault::kLossyCalls,
     Fault::kResets,         Fault::kLateWrites,    Fault::kCorruption,   Fault::kStoreTrouble,
-    Fault::kEpochRace,      Fault::kClog};
+    Fault::kEpochRace,      Fault::kPowerCut,      Fault::kTierTrouble,  Fault::kClog};
 
 std::string NameOf(Fault fault);
 
@@ -54,6 +56,8 @@ struct ScenarioResult {
   uint64_t commits = 0;
   uint64_t restores = 0;
   uint64_t kills = 0;
+  uint64_t persists = 0;
+  uint64_t power_cuts = 0;
   uint64_t launches = 0;
   std::vector<std::string> timeline;
 };

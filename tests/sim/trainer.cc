@@ -27,7 +27,8 @@ Launch::Launch(Cluster* cluster, Oracle* oracle, std::vector<uint32_t> hosts, Ra
       hosts_(std::move(hosts)),
       random_(random),
       token_(EpochToken::Draw(&random_)),
-      saves_in_flight_max_(static_cast<uint32_t>(random_.Below(2)) + 1) {
+      saves_in_flight_max_(static_cast<uint32_t>(random_.Below(2)) + 1),
+      persist_every_(static_cast<uint32_t>(random_.Below(4))) {
   for (uint32_t i = 0; i < hosts_.size(); ++i) {
     Rank& rank = ranks_.emplace_back();
     rank.node = cluster_->StartTrainer(hosts_[i]);
@@ -221,6 +222,8 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   options.layout_bytes = kLayoutBytes;
   options.copies = 2;
   options.keep_latest = 1;
+  options.persist_every = persist_every_;
+  options.persist_copies = 1 + persist_every_ % 2;
   options.deadline = Add(loop->Now(), kRestoreWithin);
   options.save_timeout = 30s;
   auto writer = co_await ShardWriter::Open(self.core.get(), options);

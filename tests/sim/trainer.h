@@ -63,6 +63,7 @@ class Launch {
   Random random_;
   const EpochToken token_;
   const uint32_t saves_in_flight_max_;
+  const uint32_t persist_every_;
   std::vector<Rank> ranks_;
   bool failed_ = false;
   bool superseded_ = false;

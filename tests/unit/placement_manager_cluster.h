@@ -654,6 +654,7 @@ class Cluster {
     for (const auto& [id, record] : server->disk_records) {
       request.add_persisted_records(record);
     }
+    request.mutable_tier()->set_trouble(server->tier_trouble);
     auto call = std::make_shared<ScriptedCall>();
     Result raw = co_await Ask(call, "Join", request.SerializeAsString());
     server->joined = raw.status();

@@ -273,6 +273,32 @@ TEST_F(PlacementPersist, ADiskThatRefusesIsSaidAndSavesGoOn) {
   EXPECT_TRUE(cluster.Persist("gpt", "2").ok());
 }
 
+TEST_F(PlacementPersist, WhatADiskInTroubleMayHoldIsNotLost) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  std::vector<std::map<ShardId, pb::HeldObject>> disks;
+  for (const auto& server : cluster.servers) {
+    disks.push_back(std::exchange(server->disk, {}));  // not opened yet: nothing is listed
+    server->tier_trouble = "the disk cannot be read";
+  }
+  KillAllServers();
+  const JobRun next = cluster.NewRun();
+  auto begun = cluster.Begin(next, 0, 2);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_EQ(begun->decision(), pb::BeginRestoreReply::WAIT);
+  EXPECT_NE(begun->progress().find("the disk cannot be read"), std::string::npos)
+      << begun->progress();
+  for (size_t i = 0; i < disks.size(); ++i) {
+    cluster.server(i).disk = disks[i];
+    cluster.server(i).tier_trouble.clear();
+    cluster.server(i).joined = error::Unavailable("joins again");
+  }
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  begun = cluster.Begin(next, 0, 2);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_EQ(Cluster::NameOf(*begun), "1");
+}
+
 TEST_F(PlacementPersist, OneBadDiskLeavesItToTheOtherHolder) {
   cluster.server(0).disk_refuses = error::Unavailable("fsync failed");
   ASSERT_TRUE(cluster.Save(run, "1").ok());

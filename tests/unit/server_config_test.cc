@@ -69,6 +69,27 @@ TEST(ServerConfig, FillsInWhatFollowsFromTheRest) {
   EXPECT_EQ(config.slab_size, 64 * kMiB);
 }
 
+TEST(ServerConfig, ThePersistentTierLiesBelowDirUnlessToldOtherwise) {
+  ServerConfig config = Sound();
+  ASSERT_TRUE(CheckServerConfig(&config, kMachine).ok());
+  EXPECT_EQ(config.persist_dir, "/state/persist");
+  auto elsewhere = ReadFlags({"--dir", "/state", "--persist-dir", "/disk"});
+  ASSERT_TRUE(elsewhere.ok() && CheckServerConfig(&*elsewhere, kMachine).ok());
+  EXPECT_EQ(elsewhere->persist_dir, "/disk");
+}
+
+TEST(ServerConfig, AnEmptyPersistDirIsNoTierByFlagAndByFile) {
+  auto flag = ReadFlags({"--dir", "/state", "--persist-dir", ""});
+  ASSERT_TRUE(flag.ok() && CheckServerConfig(&*flag, kMachine).ok()) << flag.status();
+  EXPECT_EQ(flag->persist_dir, "");
+  const TemporaryDirectory folder;
+  const std::string file = folder.path() + "/gemel.toml";
+  WriteWholeFile(file, "[server]\ndir = \"/state\"\npersist_dir = \"\"\n");
+  auto read = ReadFlags({"--config", file.c_str()});
+  ASSERT_TRUE(read.ok() && CheckServerConfig(&*read, kMachine).ok()) << read.status();
+  EXPECT_EQ(read->persist_dir, "");
+}
+
 TEST(ServerConfig, RefusesAnAddressBeyondThisMachine) {
   ServerConfig config = Sound();
   config.data_listen = "tcp://10.0.0.1:0";

@@ -32,6 +32,7 @@ Task<absl::StatusOr<std::string>> FakePlacement::Handle(std::shared_ptr<RpcCall>
     const auto beat = Parse<pb::HeartbeatRequest>(request);
     Joined& member = members[beat.caller().server_id()];
     member.heartbeats += 1;
+    member.tier = beat.tier();
     member.unreachable.insert(beat.unreachable().begin(), beat.unreachable().end());
     pb::HeartbeatReply reply;
     reply.set_rejoin(std::exchange(member.rejoin, false));
@@ -299,8 +300,10 @@ void FakePlacement::Describe(const Save& save, auto* reply) {
   for (const auto& [rank, shard] : save.ranks) {
     pb::ShardSources* sources = reply->add_sources();
     sources->set_rank(rank);
-    for (const std::string& holder : shard.receipts) {
-      *sources->add_holders() = members[holder].member;
+    for (const auto& [id, member] : members) {
+      if (restore_names_all || shard.receipts.contains(id)) {
+        *sources->add_holders() = member.member;
+      }
     }
   }
 }

@@ -29,6 +29,7 @@ class FakePlacement final : public RpcService {
     pb::JoinRequest last_join;
     uint32_t joins = 0;
     uint32_t heartbeats = 0;
+    pb::TierState tier;  // of the last heartbeat
     std::set<std::string> unreachable;
     std::deque<pb::Directive> directives;  // not acknowledged
     std::map<uint64_t, pb::DirectiveResult> results;
@@ -77,6 +78,7 @@ class FakePlacement final : public RpcService {
   std::map<std::string, std::deque<absl::Status>> failures;  // of the next calls, by method
   std::map<std::string, uint32_t> calls;
   std::set<std::string> no_holders;  // names that are not planned
+  bool restore_names_all = false;    // every member is a source of every shard, by its disk
   pb::OpenReply::Decision decision = pb::OpenReply::ACCEPT;
   pb::BeginRestoreReply::Decision restore_decision = pb::BeginRestoreReply::CHOSEN;
   pb::BeginReadReply::Decision read_decision = pb::BeginReadReply::CHOSEN;

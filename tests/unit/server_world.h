@@ -15,6 +15,7 @@
 #include "common/fields.h"
 #include "common/sim_disk.h"
 #include "common/xxh3.h"
+#include "server/persist/sim_persist.h"
 #include "server/server.h"
 #include "tests/unit/server_fake_placement.h"
 #include "tests/unit/sim_fabric_nodes.h"
@@ -49,8 +50,11 @@ struct PlacementNode {
 
 struct ServerNode {
   ServerNode(World* world, const std::string& server_name, SimDiskState* disk_state,
-             uint64_t memory, uint64_t slab)
+             uint64_t memory, uint64_t slab, SimPersistState* tier_state = nullptr)
       : name(server_name), life(world, server_name), disk(&life.loop, disk_state, Random(7)) {
+    if (tier_state != nullptr) {
+      tier = std::make_unique<SimPersist>(&life.loop, tier_state, Random(9));
+    }
     channel = *SimRpcChannel::Create(life.process, "sim://placement/7601");
     options.name = name;
     options.domain = name;
@@ -63,8 +67,8 @@ struct ServerNode {
 
   // Before Start().
   void UseNet(Net* net) {
-    ServerSeams seams{&life.loop,         net,           &life.host, &disk,
-                      life.process.get(), channel.get(), &events,    &metrics};
+    ServerSeams seams{&life.loop,    net,     &life.host, &disk,     life.process.get(),
+                      channel.get(), &events, &metrics,   tier.get()};
     server =
         std::make_unique<Server>(seams, options, [this](const absl::Status& why) { fatal = why; });
   }
@@ -78,6 +82,7 @@ struct ServerNode {
   const std::string name;
   Life life;
   SimDisk disk;
+  std::unique_ptr<SimPersist> tier;  // null: no persistent tier
   CountedEvents events;
   MetricRegistry metrics;
   std::unique_ptr<RpcChannel> channel;
@@ -342,11 +347,13 @@ struct TestPeer : Speaker {
 
 class ServerWorld {
  public:
-  explicit ServerWorld(uint32_t servers, uint64_t memory = 32 * kMiB, uint64_t slab = 2 * kMiB)
+  explicit ServerWorld(uint32_t servers, uint64_t memory = 32 * kMiB, uint64_t slab = 2 * kMiB,
+                       bool tier = false)
       : world(1), memory_bytes(memory), slab_bytes(slab) {
     placement = std::make_unique<PlacementNode>(&world);
     for (uint32_t i = 0; i < servers; ++i) {
       disks.push_back(std::make_unique<SimDiskState>());
+      tiers.push_back(tier ? std::make_unique<SimPersistState>() : nullptr);
       nodes.push_back(nullptr);
       GEMEL_CHECK(Start(i).ok()) << "server " << i;
     }
@@ -357,7 +364,7 @@ class ServerWorld {
   absl::Status Start(uint32_t i) {
     nodes[i] = nullptr;
     nodes[i] = std::make_unique<ServerNode>(&world, "server-" + std::to_string(i), disks[i].get(),
-                                            memory_bytes, slab_bytes);
+                                            memory_bytes, slab_bytes, tiers[i].get());
     return nodes[i]->life.Run(nodes[i]->server->Start());
   }
 
@@ -396,6 +403,7 @@ class ServerWorld {
   const uint64_t slab_bytes;
   std::unique_ptr<PlacementNode> placement;
   std::vector<std::unique_ptr<SimDiskState>> disks;
+  std::vector<std::unique_ptr<SimPersistState>> tiers;  // null: none
   std::vector<std::unique_ptr<ServerNode>> nodes;
 };
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job: training loses a host in the middle of a save and goes on, bit for bit.
+"""The main job: training loses a host, then the whole cluster, and goes on, bit for bit.
 
     quickstart.py --out quickstart-out
 
 Three servers and a placement manager, two training ranks, one snapshot a step. Then
 server-0 and rank 0 (a host) and rank 1 are killed with SIGKILL while a step is being
 saved; the job starts again on the surviving servers and restores from their memory.
-The same seed was trained before without interruption: every loss from the restored step
-on must be equal to that run's in every bit, or the exit code is not 0.
+Some steps later the power fails: every server, the placement manager and both ranks are
+killed. The cluster comes back with nothing in memory, and the job goes on from disk.
+The same seed was trained before without interruption: every loss from a restored step on
+must be equal to that run's in every bit, or the exit code is not 0.
 
 Writes a table to the terminal, and quickstart.json, timeline.png and the logs to --out.
 """
@@ -15,6 +17,7 @@ Writes a table to the terminal, and quickstart.json, timeline.png and the logs t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -31,7 +34,9 @@ import quickstart_report as report
 
 RANKS = 2
 JOB = "quickstart"
+PERSIST_EVERY = 4  # committed snapshots
 TRAIN_TIMEOUT_S = 180.0
+PERSIST_TIMEOUT_S = 60.0
 DETECT_TIMEOUT_S = 30.0
 DEAD_STATES = ("dead", "down", "lost", "gone")
 
@@ -44,6 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--kill-at", type=int, default=0, help="the step to kill in; 0: drawn from the seed")
+    parser.add_argument("--kill-all-at", type=int, default=0, help="the step to kill everything in; 0: drawn too")
     parser.add_argument("--out", type=Path, default=Path("quickstart-out"))
     parser.add_argument("--bin-dir", type=Path, help="folder of the gemel command (default: PATH)")
     parser.add_argument("--json", action="store_true", help="print quickstart.json instead of the table")
@@ -53,12 +59,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=7)
     parser.add_argument("--width", type=int, default=256)
     args = parser.parse_args()
-    if args.steps < 6:
-        parser.error("--steps must be at least 6")
+    if args.steps < 8:
+        parser.error("--steps must be at least 8")
+    drawn = random.Random(args.seed)
     if args.kill_at == 0:
-        args.kill_at = random.Random(args.seed).randint(args.steps // 3, 2 * args.steps // 3)
-    if not 2 <= args.kill_at < args.steps:
-        parser.error(f"--kill-at must be from 2 to {args.steps - 1}")
+        args.kill_at = drawn.randint(args.steps // 4, args.steps // 2)
+    if args.kill_all_at == 0:
+        args.kill_all_at = drawn.randint((args.kill_at + args.steps) // 2 + 1, args.steps - 1)
+    if not 2 <= args.kill_at < args.kill_all_at < args.steps:
+        parser.error(f"--kill-at must be at least 2, below --kill-all-at, and that below {args.steps}")
     return args
 
 
@@ -76,6 +85,7 @@ class Cluster:
         facts = self.call("up", "--servers", "3", "--memory", "512MiB", "--slab-bytes", "8MiB", "-o", "json")
         self.id = facts["cluster"]
         self.servers = facts["pids"]["servers"]
+        self.placement = facts["pids"]["placement"]
 
     def down(self) -> None:
         try:
@@ -93,6 +103,20 @@ class Cluster:
             raise Failure(f"`gemel {' '.join(arguments)}` ended with {done.returncode}: "
                           f"{(done.stderr or done.stdout).strip()[-2000:]}")
         return json.loads(done.stdout) if "json" in arguments else {}
+
+    def processes(self) -> list[int]:
+        return [self.placement, *(server["pid"] for server in self.servers)]
+
+    def await_persisted(self) -> int:
+        """The newest step of the job on disk."""
+        end = time.monotonic() + PERSIST_TIMEOUT_S
+        while time.monotonic() < end:
+            jobs = self.call("jobs", "-o", "json")["jobs"]
+            names = [job["persisted"] for job in jobs if job["job"] == JOB]
+            if any(names):
+                return int(names[0])
+            time.sleep(0.02)
+        raise Failure(f"no snapshot was on disk after {PERSIST_TIMEOUT_S:.0f} s")
 
     def await_death(self, server: dict, began: float) -> float:
         """Seconds from ``began`` (monotonic) until the cluster says that ``server`` is dead."""
@@ -172,16 +196,16 @@ class Trainers:
 
 
 def main_job(args: argparse.Namespace, cluster: Cluster, started: list[Trainers]) -> report.Story:
-    """Runs the three trainings; ``started`` collects them for the clean-up."""
+    """Runs the four trainings; ``started`` collects them for the clean-up."""
     def train(name: str, servers: list[dict], *extra: str) -> Trainers:
         say(f"{name}: {args.steps} steps" + (f" on {', '.join(s['name'] for s in servers)}" if servers else ""))
         started.append(Trainers(name, args, list(extra), [s["socket"] for s in servers]))
         return started[-1]
 
     first, second, third = cluster.servers
-    whole = train("uninterrupted", [], "--no-save")
+    whole = train("whole", [], "--no-save")
     whole.finish()
-    cut = train("interrupted", [first, second])
+    cut = train("cut", [first, second])
     cut.await_save(args.kill_at)
     killed_at, began = time.time(), time.monotonic()
     for pid in (first["pid"], *(p.pid for p in cut.processes)):
@@ -189,14 +213,26 @@ def main_job(args: argparse.Namespace, cluster: Cluster, started: list[Trainers]
     say(f"killed {first['name']}, rank 0 and rank 1 in a save, at step {args.kill_at}")
     detect_s = cluster.await_death(first, began)
     cut.stop()
-    resumed = train("resumed", [third, second], "--if-missing", "fail")
-    resumed.finish()
+    saving = ("--if-missing", "fail", "--persist-every", str(PERSIST_EVERY))
+    resumed = train("resumed", [third, second], *saving)
+    resumed.await_save(args.kill_all_at)
+    persisted = cluster.await_persisted()
+    power_cut_at = time.time()
+    for pid in (*cluster.processes(), *(p.pid for p in resumed.processes)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    resumed.stop()
+    say(f"killed everything in the save of step {args.kill_all_at}: servers, placement, ranks; step {persisted} or a "
+        "newer one is on disk")
+    cluster.up()
+    up_s = time.time() - power_cut_at
+    returned = train("returned", cluster.servers[:RANKS], *saving)
+    returned.finish()
     return report.Story(
-        cluster=cluster.id, steps=args.steps, kill_at=args.kill_at, seed=args.seed, killed_at=killed_at,
-        detect_ms=detect_s * 1e3, resumed_at=resumed.began, lost_server=first["name"],
-        homes=[first["name"], second["name"]], new_homes=[third["name"], second["name"]],
-        whole=[whole.events(r) for r in range(RANKS)], cut=[cut.events(r) for r in range(RANKS)],
-        resumed=[resumed.events(r) for r in range(RANKS)])
+        cluster=cluster.id, steps=args.steps, seed=args.seed, killed_at=killed_at,
+        detect_ms=detect_s * 1e3, resumed_at=resumed.began, lost_server=first["name"], power_cut_at=power_cut_at,
+        up_ms=up_s * 1e3, homes=[first["name"], second["name"]], new_homes=[third["name"], second["name"]],
+        **{run.name: [run.events(r) for r in range(RANKS)] for run in (whole, cut, resumed, returned)})
 
 
 def say(what: str) -> None:

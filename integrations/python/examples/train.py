@@ -34,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--no-save", action="store_true", help="train without Gemel")
     parser.add_argument("--copies", type=int, default=2)
     parser.add_argument("--min-copies", type=int, default=None)
+    parser.add_argument("--persist-every", type=int, default=0, help="every n-th snapshot also goes to disk")
     parser.add_argument("--if-missing", default="start", choices=("start", "fail"))
     parser.add_argument("--batch", type=int, default=2, help="sequences a rank and step")
     parser.add_argument("--context", type=int, default=64, help="bytes a sequence")
@@ -134,7 +135,8 @@ def train(args: argparse.Namespace, log: Log) -> None:
         import gemel.torch as gt
 
         ckpt = gt.Checkpointer(args.job, copies=args.copies, min_copies=args.min_copies,
-                               if_missing=args.if_missing)                 # gemel
+                               if_missing=args.if_missing,
+                               persist_every=args.persist_every)           # gemel
         first = ckpt.restore(model=model, optimizer=optimizer)             # gemel
         log.write("restored", cluster=ckpt.cluster_id, **vars(ckpt.restored))
     if first and args.hash_every:

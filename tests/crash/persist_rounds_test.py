@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Power cuts in the middle of a persist: the newest snapshot that is whole on disk comes back, nothing else is seen.
+
+A round: a snapshot is committed that goes to disk; every server, or every server and the manager, is killed with
+SIGKILL at a random moment of that; all come back with nothing in memory; the job restores. It must get the snapshot of
+this round, or the one that was known to be on disk before, in every bit; what is listed as persisted must be what it
+got; and the space of what was cut short is given back. `--seed N` repeats the choices.
+"""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, is_alive, tail, until
+from crash_rounds_test import seed_of
+from jobs import Job
+
+NAME = "power"
+SHARD_BYTES = (5 << 20) + 4321
+WORLD = 2
+KEPT = 2  # persisted snapshots that stay; one more while it is written
+SLACK_BYTES = 4 << 20  # RocksDB's own files, on three servers
+PERSIST_S = 20.0
+MOMENT_MAX_S = 0.12
+
+
+class PowerCuts:
+    def __init__(self, cluster, seed):
+        self.cluster, self.draw = cluster, random.Random(seed)
+        self.job, self.step, self.floor = None, 0, 0
+        self.from_this_round = 0
+
+    def persisted(self):
+        """Steps that are listed as whole on disk."""
+        return {int(s["name"]) for s in self.cluster.snapshots(NAME) if s["persisted"] == "DONE"}
+
+    def save(self):
+        self.step += 1
+        return self.job.start_save(self.step, SHARD_BYTES, persist_every=1, persist_keep=KEPT)
+
+    def begin(self):
+        """The next incarnation: restores, and has a snapshot on disk before the round."""
+        self.job = Job(NAME, self.cluster.sockets, WORLD)
+        restored = self.job.restore()
+        if restored is not None:
+            self.job.check(restored, restored.step)
+        self.step = max(self.step, restored.step if restored else 0)
+        return restored
+
+    def settle(self):
+        self.job.commit(self.save())
+        until(f"step {self.step} is on disk", lambda: self.step in self.persisted(), PERSIST_S)
+        self.floor = self.step
+        limit = (KEPT + 1) * WORLD * SHARD_BYTES + SLACK_BYTES
+        until(f"at most {limit >> 20} MiB on the disks", lambda: self.disk_bytes() <= limit, PERSIST_S)
+
+    def disk_bytes(self):
+        total = 0
+        for path in Path(self.cluster.dir).glob("server-*/persist/**/*"):
+            try:
+                total += path.stat().st_size if path.is_file() else 0
+            except FileNotFoundError:  # removed while we look
+                continue
+        return total
+
+    def cut(self):
+        """Kills everything somewhere between the commit and the end of the persist; what was killed."""
+        writers = self.save()
+        self.job.commit(writers)
+        with_manager = self.draw.random() < 0.4
+        moment = time.monotonic() + self.draw.random() * MOMENT_MAX_S
+        names = [server["name"] for server in self.cluster.servers] + (["placement"] if with_manager else [])
+        processes = [self.cluster.process(name) for name in names]
+        while time.monotonic() < moment:
+            pass
+        for process in processes:
+            os.kill(process["pid"], signal.SIGKILL)
+        for process in processes:
+            until("everything is gone", lambda p=process: not is_alive(p))
+        self.job.close()
+        return with_manager
+
+    def bring_back(self, with_manager):
+        if with_manager:
+            self.cluster.up()
+        else:
+            for server in self.cluster.servers:
+                self.cluster.restart_server(server["name"])
+
+    def round(self, number):
+        self.settle()
+        with_manager = self.cut()
+        self.bring_back(with_manager)
+        restored = self.begin()
+        assert restored is not None, f"round {number}: nothing was found on disk, step {self.floor} was there"
+        assert restored.step in (self.floor, self.step), f"round {number}: {restored.step}, not {self.floor} or {self.step}"
+        listed = self.persisted()
+        assert max(listed) == restored.step, f"round {number}: restored {restored.step}, listed as persisted: {listed}"
+        self.from_this_round += restored.step == self.step
+        print(f"round {number:>2}: {'everything' if with_manager else 'all servers'} killed in the persist of step "
+              f"{self.step}, restored {restored.step}", flush=True)
+
+
+def run(seed, count):
+    print(f"replay with: --seed {seed}")
+    made = Cluster(memory="128MiB", slab_bytes="1MiB")
+    cuts, number = PowerCuts(made.up(), seed), 0
+    try:
+        cuts.begin()
+        for number in range(1, count + 1):
+            cuts.round(number)
+        cuts.settle()
+        cuts.job.close()
+    except BaseException:
+        print(f"failed in round {number} (seed {seed})")
+        for name in ("placement", "server-0", "server-1", "server-2"):
+            print(f"--- the end of {name}/log\n{tail(made.log(name))}")
+        raise
+    finally:
+        left = made.wipe()
+    assert not left, f"gemel down --wipe left {left}"
+    print(f"{count} power cuts: the newest whole snapshot came back each time, {cuts.from_this_round} times that of the "
+          f"round itself; {cuts.disk_bytes() >> 20} MiB left behind")
+
+
+def test_fifty_power_cuts_in_a_persist_bring_back_the_newest_whole_snapshot(request):
+    run(seed_of(request), 50)
+
+
+@pytest.mark.long
+def test_three_hundred_power_cuts_in_a_persist(request):
+    run(seed_of(request), 300)
