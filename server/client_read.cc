@@ -14,13 +14,6 @@
 namespace gemel {
 namespace {
 
-template <typename Message>
-Reply ReplyWith(const Message& message) {
-  Reply reply;
-  reply.body = EncodeMessage(message);
-  return reply;
-}
-
 ListSnapshotsReply CommittedOf(const pb::ListSnapshotsReply& answer) {
   ListSnapshotsReply done;
   for (const pb::SnapshotInfo& info : answer.snapshots()) {

@@ -9,17 +9,6 @@
 #include "server/client_session.h"
 
 namespace gemel {
-namespace {
-
-template <typename Message>
-Reply ReplyWith(const Message& message) {
-  Reply reply;
-  reply.body = EncodeMessage(message);
-  return reply;
-}
-
-}  // namespace
-
 ClientSession::Answer ClientSession::OnBeginRestore(BeginRestore request) {
   GEMEL_CO_RETURN_IF_ERROR(model::CheckJobName(request.job));
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckEpoch(request.job, request.epoch));

@@ -14,13 +14,6 @@
 namespace gemel {
 namespace {
 
-template <typename Message>
-Reply ReplyWith(const Message& message) {
-  Reply reply;
-  reply.body = EncodeMessage(message);
-  return reply;
-}
-
 absl::Status CheckOpen(const OpenShard& request) {
   GEMEL_RETURN_IF_ERROR(model::CheckJobName(request.job));
   GEMEL_RETURN_IF_ERROR(model::CheckSnapshotName(request.name));
@@ -114,6 +107,7 @@ ClientSession::Answer ClientSession::OnOpenShard(OpenShard request) {
     co_return error::ResourceExhausted("this client has {} uploads open: wait for their commits",
                                        uploads_.size());
   }
+  GEMEL_CO_RETURN_IF_ERROR(CheckStage(request));
   pb::OpenRequest ask = OpenRequestOf(request);
   const Duration held = std::chrono::milliseconds(ask.wait_ms());
   const absl::StatusOr<pb::OpenReply> answer =
@@ -156,7 +150,11 @@ absl::StatusOr<Reply> ClientSession::Accepted(const OpenShard& request,
     done.upload = open.lock() == upload ? id : done.upload;
   }
   GEMEL_CHECK_NE(done.upload, 0U);
-  done.pieces = upload->object->Pieces();
+  if (upload->stage.IsZero()) {
+    done.pieces = upload->object->Pieces();
+  } else {
+    done.digests = upload->object->digests();
+  }
   Reply reply;
   AttachHandles(&done.pieces, &reply.handles);
   reply.body = EncodeMessage(done);
@@ -168,7 +166,8 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::StartUpload(const OpenSha
                                                                    const ShardId& shard,
                                                                    const pb::OpenReply& answer) {
   if (std::shared_ptr<Upload> open = parts_.uploads->Find(shard)) {
-    const bool same = open->client == client_ && open->object->bytes() == request.shard_bytes &&
+    const bool same = open->client == client_ && open->stage == request.stage &&
+                      open->object->bytes() == request.shard_bytes &&
                       open->object->layout_bytes() == request.layout_bytes;
     if (same && !open->sealing) {
       return open;
@@ -186,15 +185,19 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::StartUpload(const OpenSha
   shape.token = request.token;
   shape.bytes = request.shard_bytes;
   shape.layout_bytes = request.layout_bytes;
-  absl::StatusOr<std::shared_ptr<Object>> object = parts_.objects->Stage(std::move(shape), holder_);
+  absl::StatusOr<std::shared_ptr<Object>> object =
+      request.stage.IsZero() ? parts_.objects->Stage(std::move(shape), holder_)
+                             : parts_.stages->TakeOver(request.stage, shape);
   if (!object.ok()) {
-    if (object.status().code() == absl::StatusCode::kResourceExhausted) {
+    // The other ranks must not wait for this one, unless its shard is here by another open.
+    if (object.status().code() != absl::StatusCode::kAlreadyExists) {
       seams_.loop->Spawn(
           parts_.uploads->AbortAtPlacement(shard.snapshot, request.token, ToText(object.status())));
     }
     return object.status();
   }
   std::shared_ptr<Upload> upload = parts_.uploads->Start(*std::move(object), client_, holders);
+  upload->stage = request.stage;
   uploads_[next_upload_++] = upload;
   return upload;
 }
@@ -237,8 +240,13 @@ absl::StatusOr<Reply> ClientSession::OnPrepareSlabs(const PrepareSlabs& request)
 }
 
 absl::StatusOr<Reply> ClientSession::OnChunksFilled(const ChunksFilled& request) {
+  if (staged_.contains(request.upload)) {
+    GEMEL_ASSIGN_OR_RETURN(const std::shared_ptr<Stage> stage, FindStage(request.upload));
+    GEMEL_RETURN_IF_ERROR(parts_.stages->Filled(stage.get(), request));
+    return ReplyWith(Acknowledged());
+  }
   GEMEL_ASSIGN_OR_RETURN(const std::shared_ptr<Upload> upload, FindUpload(request.upload));
-  GEMEL_RETURN_IF_ERROR(parts_.uploads->Filled(upload.get(), request.first_chunk, request.digests));
+  GEMEL_RETURN_IF_ERROR(parts_.uploads->Filled(upload.get(), request));
   return ReplyWith(Acknowledged());
 }
 

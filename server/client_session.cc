@@ -14,6 +14,7 @@ ClientSession::ClientSession(const ServerSeams& seams, const ClientParts& parts,
     : seams_(seams), parts_(parts), client_(client) {
   GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr && parts.pool != nullptr);
   GEMEL_CHECK(parts.objects != nullptr && parts.uploads != nullptr && parts.restores != nullptr);
+  GEMEL_CHECK(parts.stages != nullptr);
 }
 
 ClientSession::~ClientSession() {
@@ -46,6 +47,8 @@ void ClientSession::EndWork(const std::string& why) {
     parts_.uploads->End(upload, error::Aborted("{}", why));
   }
   uploads_.clear();
+  staged_.clear();
+  parts_.stages->DropClient(client_);
   parts_.restores->ReleaseClient(client_);
 }
 
@@ -96,6 +99,9 @@ ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {
   switch (type) {
     GEMEL_CLIENT_CASE_(AcquireEpoch)
     GEMEL_CLIENT_CASE_(OpenShard)
+    GEMEL_CLIENT_CASE_AT_ONCE_(StageShard)
+    GEMEL_CLIENT_CASE_(SealStage)
+    GEMEL_CLIENT_CASE_AT_ONCE_(DropStage)
     GEMEL_CLIENT_CASE_AT_ONCE_(PrepareSlabs)
     GEMEL_CLIENT_CASE_AT_ONCE_(ChunksFilled)
     GEMEL_CLIENT_CASE_(SealShard)

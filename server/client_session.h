@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // ClientSession: one connection of one client process: its hello and what it may then ask. One file
-// an event group: client_save.cc, client_restore.cc, client_read.cc; client_session.cc has hello
-// and dispatch.
+// an event group: client_save.cc, client_stage.cc, client_restore.cc, client_read.cc;
+// client_session.cc has hello and dispatch.
 //
 // Thread safety: one loop.
 // Ownership: shared by ClientSessions and by the handlers that run.
 // Invariants:
 //   (1) nothing is answered before the hello was accepted;
-//   (2) uploads and restores are found only by the session that opened them;
+//   (2) uploads and restores are found only by the session that opened them; what is staged and
+//       sealed, which is named by bits that nobody guesses, by every session;
 //   (3) a slab's handle is sent once; a piece without one whose handle is still owed (a reply has
 //       room for kFrameHandlesMax) is followed by it in replies to PrepareSlabs.
 // Errors: a request out of order or of an unknown id is FailedPrecondition or NotFound, never a
@@ -24,10 +25,12 @@
 
 #include "absl/status/statusor.h"
 
+#include "common/fields.h"
 #include "server/control.h"
 #include "server/identity.h"
 #include "server/objects.h"
 #include "server/restore.h"
+#include "server/stages.h"
 #include "server/uploads.h"
 #include "transport/local/messages.h"
 #include "transport/session.h"
@@ -42,8 +45,16 @@ struct ClientParts {
   ObjectTable* objects = nullptr;
   Uploads* uploads = nullptr;
   Restores* restores = nullptr;
+  Stages* stages = nullptr;
   std::string server_name;
 };
+
+template <typename Message>
+Reply ReplyWith(const Message& message) {
+  Reply reply;
+  reply.body = EncodeMessage(message);
+  return reply;
+}
 
 class ClientSession final : public SessionHandler,
                             public std::enable_shared_from_this<ClientSession> {
@@ -60,8 +71,8 @@ class ClientSession final : public SessionHandler,
   // Ends the connection without a further call to `closed`.
   void Close(const absl::Status& why);
 
-  // The process is dead or has left: uploads that are not sealing are aborted for all ranks,
-  // restores released.
+  // The process is dead or has left: uploads that are not sealing are aborted for all ranks, stages
+  // that no snapshot took over dropped, restores released.
   void EndWork(const std::string& why);
 
   uint64_t client() const { return client_; }
@@ -90,6 +101,13 @@ class ClientSession final : public SessionHandler,
   Answer OnAbortShard(AbortShard request);
   absl::StatusOr<std::shared_ptr<Upload>> FindUpload(uint64_t upload) const;
 
+  // client_stage.cc
+  absl::StatusOr<Reply> OnStageShard(const StageShard& request);
+  Answer OnSealStage(SealStage request);
+  absl::StatusOr<Reply> OnDropStage(const DropStage& request);
+  absl::StatusOr<std::shared_ptr<Stage>> FindStage(uint64_t upload) const;
+  absl::Status CheckStage(const OpenShard& request) const;
+
   // client_restore.cc
   Answer OnBeginRestore(BeginRestore request);
   Answer OnFetchChunks(FetchChunks request);
@@ -116,6 +134,7 @@ class ClientSession final : public SessionHandler,
   uint64_t next_upload_ = 1;
   // Weak: an upload that ended gives its memory back, whoever still knows its number.
   std::map<uint64_t, std::weak_ptr<Upload>> uploads_;
+  std::map<uint64_t, std::weak_ptr<Stage>> staged_;  // likewise, by the same numbers
   std::set<uint32_t> sent_;
   std::set<uint32_t> owed_;
 };

@@ -63,9 +63,12 @@ inline constexpr Duration kPersistStopPatience = 2s;  // for a disk that hangs, 
 inline constexpr size_t kPersistDigestsKept = 64;     // lists of shards that are being read
 
 // Clients.
-inline constexpr size_t kUploadsPerClientMax = 64;  // more: ResourceExhausted
-inline constexpr size_t kRestoresPerClientMax = 64;
-inline constexpr size_t kClientsMax = 4096;  // more: the connection is closed
+inline constexpr size_t kUploadsPerClientMax = 64;    // more: ResourceExhausted
+inline constexpr size_t kRestoresPerClientMax = 64;   // and reads
+inline constexpr size_t kStagesPerClientMax = 16;     // more: ResourceExhausted
+inline constexpr size_t kStagesMax = 1024;            // of all clients; likewise
+inline constexpr uint64_t kStageChunksMax = 131'072;  // more: InvalidArgument; the digests of all
+inline constexpr size_t kClientsMax = 4096;           // more: the connection is closed
 inline constexpr size_t kEventTextMax = 1024;
 
 static_assert(kTouchStepBytes % kChunkBytes == 0);
@@ -78,5 +81,7 @@ static_assert(kPersistWritesMax > 0 && kPersistReadThreads > 0 && kPersistDigest
 static_assert(kPersistFileBytes % kChunkBytes == 0 && kPersistSyncBytes < kPersistFileBytes);
 static_assert(kPersistTendEvery < kPersistReopenMax && kPersistWatchEvery < kPersistSilenceMax);
 static_assert(kFetchChunksMax * 32 < kFrameBodyBytesMax);
+// An OpenShardReply holds them beside a name and a sentence.
+static_assert(kStageChunksMax * 16 <= kFrameBodyBytesMax / 2);
 
 }  // namespace gemel

@@ -15,6 +15,7 @@ constexpr std::array kGauges = {
     Name{"gemel_memory_capacity_bytes", "Memory that this server may keep."},
     Name{"gemel_memory_used_bytes", "Memory of slabs that hold objects."},
     Name{"gemel_memory_idle_bytes", "Memory that clients keep mapped for a save."},
+    Name{"gemel_memory_staged_bytes", "Memory of staged shards without a name."},
     Name{"gemel_objects", "Objects on this server, in any state."},
     Name{"gemel_persisted_shards", "Shards on this server's disk."},
     Name{"gemel_persist_used_bytes", "Bytes of persisted shards."},

@@ -189,6 +189,30 @@ Task<absl::Status> CheckAllChunks(Loop* loop, std::shared_ptr<Object> object) {
   co_return absl::OkStatus();
 }
 
+absl::Status TakeFilled(Object* object, std::string_view what, const ChunksFilled& report,
+                        bool sealed, std::vector<uint32_t>* filled) {
+  const size_t count = report.digests.size();
+  if (report.first_chunk > object->chunks() || count > object->chunks() - report.first_chunk) {
+    return error::InvalidArgument("chunks [{}, +{}) lie outside {} of {} chunks",
+                                  report.first_chunk, count, what, object->chunks());
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t chunk = report.first_chunk + static_cast<uint32_t>(i);
+    if (object->present(chunk)) {
+      if (object->digests()[chunk] != report.digests[i]) {
+        return error::AlreadyExists("chunk {} of {} was reported with another digest", chunk, what);
+      }
+      continue;
+    }
+    if (sealed) {
+      return error::FailedPrecondition("{} is sealed: chunk {} comes too late", what, chunk);
+    }
+    object->SetPresent(chunk, report.digests[i]);
+    filled->push_back(chunk);
+  }
+  return absl::OkStatus();
+}
+
 ObjectTable::ObjectTable(const ServerSeams& seams, std::shared_ptr<SlabPool> pool)
     : seams_(seams), pool_(std::move(pool)) {
   GEMEL_CHECK(pool_ != nullptr);
@@ -211,6 +235,35 @@ absl::StatusOr<std::shared_ptr<Object>> ObjectTable::Stage(Object::Shape shape, 
   objects_.emplace(object->shard(), object);
   SetGauges();
   return object;
+}
+
+absl::StatusOr<std::shared_ptr<Object>> ObjectTable::StageNameless(uint64_t bytes,
+                                                                   uint64_t layout_bytes,
+                                                                   HolderKey holder) const {
+  GEMEL_CHECK_LE(bytes, pool_->capacity_bytes());
+  Object::Shape shape;
+  shape.bytes = bytes;
+  shape.layout_bytes = layout_bytes;
+  auto object = std::make_shared<Object>(pool_, std::move(shape), SlabClass::kSnapshot);
+  GEMEL_RETURN_IF_ERROR(object->TakeAll(holder));
+  return object;
+}
+
+absl::Status ObjectTable::Name(const std::shared_ptr<Object>& object, const ShardId& shard,
+                               const EpochToken& token) {
+  GEMEL_CHECK(object->state_ == ObjectState::kStaging && object->complete());
+  GEMEL_CHECK(object->shape_.shard.snapshot.job.empty()) << object->shard().ToString();
+  GEMEL_CHECK(!shard.snapshot.job.empty());
+  if (const std::shared_ptr<Object> there = Find(shard)) {
+    return error::AlreadyExists("{} is here already ({}, {} bytes)", shard.ToString(),
+                                StateName(there->state()), there->bytes());
+  }
+  object->shape_.shard = shard;
+  object->shape_.token = token;
+  object->WriteDirectory();
+  objects_.emplace(shard, object);
+  SetGauges();
+  return absl::OkStatus();
 }
 
 std::shared_ptr<Object> ObjectTable::NewPartial(Object::Shape shape, const Digest128& root) const {

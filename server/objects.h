@@ -2,7 +2,8 @@
 //
 // Object and ObjectTable: the shards this server has, by identity.
 //
-//   staging   being written by a client of this host or by a peer with a grant; nobody reads it
+//   staging   being written by a client of this host or by a peer with a grant; nobody reads it.
+//             What a client stages (stages.h) has no name yet and is not in the table
 //   partial   some verified chunks, brought here for a restore; read by restores of this host only,
 //             not in the table
 //   sealed    whole, equal to its root; read by peers, counted by receipts
@@ -104,7 +105,7 @@ class Object {
   uint64_t ChunkLength(uint32_t chunk) const;
 
   const std::shared_ptr<SlabPool> pool_;
-  const Shape shape_;
+  Shape shape_;  // changed once at most: by ObjectTable::Name()
   const SlabClass slab_class_;
   ObjectState state_ = ObjectState::kStaging;
   Digest128 root_;
@@ -121,12 +122,25 @@ Digest128 RootOf(const ShardId& shard, const std::vector<Digest128>& digests, ui
 // differs. `object` is shared with the caller.
 Task<absl::Status> CheckAllChunks(Loop* loop, std::shared_ptr<Object> object);
 
+// Chunks [first_chunk, + digests) of `object`, called `what`, were filled by a client: they are
+// present, and in `filled` when they were not before. InvalidArgument for chunks outside;
+// AlreadyExists for another digest; FailedPrecondition for a new one when it is `sealed`.
+absl::Status TakeFilled(Object* object, std::string_view what, const ChunksFilled& report,
+                        bool sealed, std::vector<uint32_t>* filled);
+
 class ObjectTable {
  public:
   ObjectTable(const ServerSeams& seams, std::shared_ptr<SlabPool> pool);
 
   // A staging object with all its slabs. AlreadyExists when the shard is here in any state.
   absl::StatusOr<std::shared_ptr<Object>> Stage(Object::Shape shape, HolderKey holder);
+  // A staging object with all its slabs and without a name: Name() takes it in.
+  absl::StatusOr<std::shared_ptr<Object>> StageNameless(uint64_t bytes, uint64_t layout_bytes,
+                                                        HolderKey holder) const;
+  // Gives such an object its identity and takes it in; its slabs keep their holder. AlreadyExists
+  // when the shard is here in any state. REQUIRES: complete.
+  absl::Status Name(const std::shared_ptr<Object>& object, const ShardId& shard,
+                    const EpochToken& token);
   // A partial object without slabs, under a root it must have. It is not in the table.
   std::shared_ptr<Object> NewPartial(Object::Shape shape, const Digest128& root) const;
   // Seals a partial object and takes it in. AlreadyExists when the shard is here in any state;

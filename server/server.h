@@ -26,6 +26,7 @@
 #include "server/membership.h"
 #include "server/receipts.h"
 #include "server/restore.h"
+#include "server/stages.h"
 #include "server/tier.h"
 #include "server/uploads.h"
 
@@ -76,6 +77,8 @@ class Server {
 
   const Restores& restores() const { return *restores_; }
 
+  const Stages& stages() const { return *stages_; }
+
   Directives* directives() { return directives_.get(); }
 
  private:
@@ -104,6 +107,7 @@ class Server {
   std::unique_ptr<Holder> holder_;
   std::unique_ptr<Fetches> fetches_;
   std::unique_ptr<Restores> restores_;
+  std::unique_ptr<Stages> stages_;
   std::unique_ptr<Membership> membership_;
   std::unique_ptr<Directives> directives_;
   std::unique_ptr<Clients> clients_;

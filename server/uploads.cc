@@ -22,6 +22,11 @@ std::shared_ptr<Upload> Uploads::Start(std::shared_ptr<Object> object, uint64_t 
                                        const std::vector<PeerMember>& holders) {
   GEMEL_CHECK(gate_ != nullptr && object->state() == ObjectState::kStaging);
   auto upload = std::make_shared<Upload>(seams_.loop, std::move(object), client);
+  for (uint32_t chunk = 0; chunk < upload->object->chunks(); ++chunk) {
+    if (upload->object->present(chunk)) {
+      upload->filled.push_back(chunk);  // it was staged
+    }
+  }
   const bool inserted = uploads_.emplace(upload->shard(), upload).second;
   GEMEL_CHECK(inserted) << upload->shard().ToString();
   SetHolders(upload->shard(), holders);
@@ -34,34 +39,14 @@ std::shared_ptr<Upload> Uploads::Find(const ShardId& shard) const {
   return found == uploads_.end() ? nullptr : found->second;
 }
 
-absl::Status Uploads::Filled(Upload* upload, uint32_t first_chunk,
-                             const std::vector<Digest128>& digests) {
+absl::Status Uploads::Filled(Upload* upload, const ChunksFilled& report) {
   if (upload->ended) {
     return error::FailedPrecondition("{} has ended: {}", upload->shard().ToString(),
                                      ToText(upload->why));
   }
-  Object& object = *upload->object;
-  if (first_chunk > object.chunks() || digests.size() > object.chunks() - first_chunk) {
-    return error::InvalidArgument("chunks [{}, +{}) lie outside {} of {} chunks", first_chunk,
-                                  digests.size(), upload->shard().ToString(), object.chunks());
-  }
-  for (size_t i = 0; i < digests.size(); ++i) {
-    const uint32_t chunk = first_chunk + static_cast<uint32_t>(i);
-    if (object.present(chunk)) {
-      if (object.digests()[chunk] != digests[i]) {
-        return error::AlreadyExists("chunk {} of {} was reported with another digest", chunk,
-                                    upload->shard().ToString());
-      }
-      continue;
-    }
-    if (upload->sealing) {
-      return error::FailedPrecondition("{} is sealed: chunk {} comes too late",
-                                       upload->shard().ToString(), chunk);
-    }
-    object.SetPresent(chunk, digests[i]);
-    upload->filled.push_back(chunk);
-  }
-  GEMEL_CHECK_EQ(upload->filled.size(), object.present_chunks());
+  GEMEL_RETURN_IF_ERROR(TakeFilled(upload->object.get(), upload->shard().ToString(), report,
+                                   upload->sealing, &upload->filled));
+  GEMEL_CHECK_EQ(upload->filled.size(), upload->object->present_chunks());
   upload->changed.NotifyAll();
   return absl::OkStatus();
 }

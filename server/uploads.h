@@ -43,6 +43,7 @@ struct Upload {
 
   const std::shared_ptr<Object> object;
   const uint64_t client;         // session that opened it
+  StageId stage;                 // not zero: what it was staged as
   std::vector<uint32_t> filled;  // chunks in the order in which they were filled
   bool sealing = false;
   bool sealed = false;
@@ -63,7 +64,7 @@ class Uploads {
   // `gate` is entered by every task of an upload.
   void SetGate(Gate* gate) { gate_ = gate; }
 
-  // REQUIRES: no upload of that shard; the object is staging.
+  // REQUIRES: no upload of that shard; the object is staging. Chunks that are present are filled.
   std::shared_ptr<Upload> Start(std::shared_ptr<Object> object, uint64_t client,
                                 const std::vector<PeerMember>& holders);
   // Null when there is none.
@@ -71,7 +72,7 @@ class Uploads {
 
   // InvalidArgument for chunks outside; FailedPrecondition after the seal or the end;
   // AlreadyExists when a chunk was reported with another digest.
-  absl::Status Filled(Upload* upload, uint32_t first_chunk, const std::vector<Digest128>& digests);
+  absl::Status Filled(Upload* upload, const ChunksFilled& report);
   // Re-hashes, compares, seals, sends the receipt. DataLoss when memory is not what the client
   // hashed: the upload has ended then. The same seal again is OK.
   Task<absl::Status> Seal(std::shared_ptr<Upload> upload, Digest128 root);

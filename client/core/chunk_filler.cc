@@ -19,6 +19,15 @@ ChunkFiller::ChunkFiller(const std::vector<MutableByteSpan>& places, uint64_t by
   GEMEL_CHECK_EQ(chunks_.size(), digests_.size());
 }
 
+absl::Status ChunkFiller::AppendAt(uint64_t offset, ByteSpan source) {
+  if (offset != appended_) {
+    return error::InvalidArgument(
+        "{} bytes at offset {}, and {} were written so far: a shard is written front to back",
+        source.size(), offset, appended_);
+  }
+  return Append(source);
+}
+
 absl::Status ChunkFiller::Append(ByteSpan source) {
   if (source.size() > bytes_ - appended_) {
     return error::InvalidArgument(

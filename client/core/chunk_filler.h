@@ -29,6 +29,8 @@ class ChunkFiller {
 
   // InvalidArgument, naming both sizes, when more than the shard's bytes come.
   absl::Status Append(ByteSpan source);
+  // The same for a caller who says where: InvalidArgument when that is not where it goes on.
+  absl::Status AppendAt(uint64_t offset, ByteSpan source);
 
   uint32_t filled() const { return filled_.load(std::memory_order_acquire); }
 

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/core/shard_writer.h"
 
-#include <algorithm>
+#include <utility>
 
 #include "common/errors.h"
 #include "common/merkle.h"
 
 namespace gemel {
 namespace {
-
-constexpr uint32_t kReportChunksMax = 4096;  // digests in one report: 64 KiB
 
 OpenShard MessageOf(const SaveOptions& options, const EpochToken& token) {
   OpenShard message;
@@ -27,6 +25,7 @@ OpenShard MessageOf(const SaveOptions& options, const EpochToken& token) {
   message.min_copies = options.min_copies;
   message.keep_latest = options.keep_latest;
   message.on_busy = options.on_busy;
+  message.stage = options.stage;
   message.persist_every = options.persist_every;
   message.persist_interval_s = options.persist_interval_s;
   message.persist_copies = options.persist_copies;
@@ -39,10 +38,7 @@ OpenShard MessageOf(const SaveOptions& options, const EpochToken& token) {
 }  // namespace
 
 ShardWriter::ShardWriter(std::shared_ptr<Link> link, SaveOptions options)
-    : link_(std::move(link)),
-      options_(std::move(options)),
-      report_turn_(link_->loop(), 1),
-      sealed_(link_->loop()) {}
+    : link_(std::move(link)), options_(std::move(options)), sealed_(link_->loop()) {}
 
 Task<absl::StatusOr<std::shared_ptr<ShardWriter>>> ShardWriter::Open(ClientCore* core,
                                                                      SaveOptions options) {
@@ -59,13 +55,12 @@ Task<absl::StatusOr<std::shared_ptr<ShardWriter>>> ShardWriter::Open(ClientCore*
   }
   std::shared_ptr<ShardWriter> writer(new ShardWriter(link, std::move(options)));
   writer->waited_ = link->loop()->Now() - started;
-  absl::Status accepted = writer->Accept(reply->first, reply->second);
+  absl::Status accepted = writer->Accept(std::move(reply->first), reply->second);
   if (!accepted.ok()) {
     // The attempt is open at the server: it must not wait for this rank.
     absl::Status aborted = co_await writer->Abort(std::string(gemel::MessageOf(accepted)));
     co_return aborted.ok() ? accepted : Annotate(accepted, gemel::MessageOf(aborted));
   }
-  link->loop()->Spawn(writer->ReportWhileFilling(writer));
   co_return writer;
 }
 
@@ -86,84 +81,50 @@ Task<absl::StatusOr<std::pair<OpenShardReply, Handles>>> ShardWriter::AskToOpen(
   }
 }
 
-absl::Status ShardWriter::Accept(const OpenShardReply& reply, const Handles& handles) {
-  snapshot_ = reply.snapshot;
+absl::Status ShardWriter::Accept(OpenShardReply reply, const Handles& handles) {
+  snapshot_ = std::move(reply.snapshot);
   upload_ = reply.upload;
-  pieces_ = reply.pieces;
-  GEMEL_ASSIGN_OR_RETURN(std::vector<MutableByteSpan> places,
-                         link_->Place(pieces_, handles, Access::kReadWrite));
-  uint64_t bytes = 0;
-  for (size_t i = 0; i < places.size(); ++i) {
-    bytes += places[i].size();
-    const bool whole = i + 1 == places.size() || places[i].size() % kChunkBytes == 0;
-    if (!whole) {
-      return error::Internal("piece {} of {} bytes splits a chunk", i, places[i].size());
-    }
+  if (options_.stage.IsZero()) {
+    ShardFill::Given given{upload_, options_.shard_bytes, std::move(reply.pieces)};
+    GEMEL_ASSIGN_OR_RETURN(fill_, ShardFill::Start(link_, std::move(given), handles));
+    return absl::OkStatus();
   }
-  if (bytes != options_.shard_bytes) {
-    return error::Internal("the server gave {} bytes for a shard of {}", bytes,
-                           options_.shard_bytes);
+  staged_digests_ = std::move(reply.digests);
+  if (staged_digests_.size() != ChunkCount(options_.shard_bytes)) {
+    return error::Internal("stage {} of {} bytes was opened with {} digests",
+                           options_.stage.ToShort(), options_.shard_bytes, staged_digests_.size());
   }
-  filler_ = std::make_unique<ChunkFiller>(places, bytes);
   return absl::OkStatus();
 }
 
-Task<void> ShardWriter::ReportWhileFilling([[maybe_unused]] std::shared_ptr<ShardWriter> self) {
-  while (filling_ && report_status_.ok()) {
-    co_await link_->loop()->Sleep(kReportEvery);
-    if (filling_ && filler_->filled() > reported_) {
-      absl::Status status = co_await ReportNew();
-      report_status_.Update(status);
-    }
-  }
-}
-
-Task<absl::Status> ShardWriter::ReportNew() {
-  const bool my_turn = co_await report_turn_.Acquire(1, kTimeNever);
-  GEMEL_CHECK(my_turn);
-  absl::Status status = report_status_;
-  while (status.ok() && reported_ < filler_->filled()) {
-    ChunksFilled message;
-    message.upload = upload_;
-    message.first_chunk = reported_;
-    const uint32_t count = std::min(filler_->filled() - reported_, kReportChunksMax);
-    for (uint32_t i = 0; i < count; ++i) {
-      message.digests.push_back(filler_->digest(reported_ + i));
-    }
-    reported_ += count;
-    const TimePoint deadline = Add(link_->loop()->Now(), kCallGrace);
-    auto reply =
-        co_await link_->Call<Acknowledged>(FrameType::kChunksFilled, std::move(message), deadline);
-    status = reply.status();
-  }
-  report_turn_.Release(1);
-  co_return status;
-}
-
 Task<absl::Status> ShardWriter::Seal() {
-  GEMEL_CHECK(filling_) << snapshot_.ToString() << " is sealed or aborted already";
-  if (!filler_->complete()) {
-    co_return error::FailedPrecondition(
-        "{} of {} bytes of rank {} of {} were written before the seal", filler_->appended(),
-        options_.shard_bytes, options_.rank, snapshot_.ToString());
+  GEMEL_CHECK(open_) << snapshot_.ToString() << " is sealed or aborted already";
+  open_ = fill_ != nullptr && !filler()->complete();
+  if (fill_ != nullptr) {
+    const absl::Status finished = fill_->Finish();
+    if (!finished.ok()) {
+      co_return Annotate(finished,
+                         fmt::format("rank {} of {}", options_.rank, snapshot_.ToString()));
+    }
+    fill_->PrepareNext();
   }
-  filling_ = false;
-  GEMEL_CO_RETURN_IF_ERROR(link_->MakeReadOnly(pieces_));
   link_->loop()->Spawn(SealAtServer(shared_from_this()));
-  link_->loop()->Spawn(PrepareNext(shared_from_this()));
   co_return absl::OkStatus();
 }
 
 Task<void> ShardWriter::SealAtServer([[maybe_unused]] std::shared_ptr<ShardWriter> self) {
-  absl::Status reported = co_await ReportNew();
-  if (!reported.ok()) {
-    sealed_.Set(reported);
-    co_return;
+  if (fill_ != nullptr) {
+    absl::Status reported = co_await fill_->ReportRest();
+    if (!reported.ok()) {
+      sealed_.Set(reported);
+      co_return;
+    }
   }
   const ShardId shard{snapshot_, options_.rank};
   SealShard message;
   message.upload = upload_;
-  message.root = MerkleRoot(shard.RootOwner(), shard.RootName(), filler_->digests(),
+  message.root = MerkleRoot(shard.RootOwner(), shard.RootName(),
+                            fill_ != nullptr ? fill_->filler()->digests() : staged_digests_,
                             options_.shard_bytes, kChunkBytes);
   const TimePoint deadline = Add(link_->loop()->Now(), options_.save_timeout);
   auto reply =
@@ -171,20 +132,8 @@ Task<void> ShardWriter::SealAtServer([[maybe_unused]] std::shared_ptr<ShardWrite
   sealed_.Set(reply.status());
 }
 
-Task<void> ShardWriter::PrepareNext([[maybe_unused]] std::shared_ptr<ShardWriter> self) {
-  PrepareSlabs message;
-  message.bytes = options_.shard_bytes;
-  const TimePoint deadline = Add(link_->loop()->Now(), kCallGrace);
-  auto reply = co_await link_->Call<PrepareSlabsReply>(FrameType::kPrepareSlabs, std::move(message),
-                                                       deadline);
-  if (reply.ok()) {
-    // Only warmth: when it fails, the next open maps them on its own path and reports the error.
-    link_->Place(reply->first.pieces, reply->second, Access::kReadWrite).status().IgnoreError();
-  }
-}
-
 Task<absl::StatusOr<SaveResult>> ShardWriter::AwaitCommit(TimePoint deadline) {
-  GEMEL_CHECK(!filling_) << snapshot_.ToString() << " is awaited before its seal";
+  GEMEL_CHECK(!open_) << snapshot_.ToString() << " is awaited before its seal";
   const bool sealed = co_await sealed_.WaitUntil(deadline);
   if (!sealed) {
     co_return error::DeadlineExceeded("{} is not sealed yet", snapshot_.ToString());
@@ -217,7 +166,10 @@ Task<absl::StatusOr<SaveResult>> ShardWriter::AwaitCommit(TimePoint deadline) {
 }
 
 Task<absl::Status> ShardWriter::Abort(std::string why) {
-  filling_ = false;
+  open_ = false;
+  if (fill_ != nullptr) {
+    fill_->Stop();
+  }
   AbortShard message;
   message.upload = upload_;
   message.why = why;

@@ -3,12 +3,10 @@
 // ShardWriter: saves one shard of one snapshot (DESIGN section 3, steps 2 to 6).
 //
 //   open → fill (caller's thread, or Fill() on the loop) → Seal() → AwaitCommit()
-//
-// While it is filled, a task on the loop looks every kReportEvery at what is new and tells the
-// server, so the network starts with the first chunk and the caller's thread makes no system call.
+//   open of what was staged (shard_stage.h) → Seal() → AwaitCommit()
 //
 // Thread safety: the client's loop; filler() as ChunkFiller says.
-// Ownership: shared, because the reporting task and the caller end in any order.
+// Ownership: shared, because its calls and the caller end in any order.
 // Invariants:
 //   (1) nothing is sealed before every chunk was reported and the writable mappings were dropped;
 //   (2) after Seal() or Abort() nothing more is reported.
@@ -16,9 +14,10 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
-#include "client/core/chunk_filler.h"
 #include "client/core/client_core.h"
+#include "client/core/shard_fill.h"
 
 namespace gemel {
 
@@ -40,6 +39,7 @@ struct SaveOptions {
   uint32_t persist_interval_s = 0;
   uint32_t persist_copies = 0;
   uint32_t persist_keep = 0;
+  StageId stage;                    // not zero: the shard is what was staged under this id
   TimePoint deadline = kTimeNever;  // of the open; the commit has its own
   Duration save_timeout = 120s;     // after it an attempt that is still open is aborted
 };
@@ -52,16 +52,16 @@ struct SaveResult {
 
 class ShardWriter : public std::enable_shared_from_this<ShardWriter> {
  public:
-  static constexpr Duration kReportEvery = 1ms;
-
-  // Null when placement decided SKIP, for all ranks. DeadlineExceeded names what was waited for.
+  // Null when placement decided SKIP, for all ranks. DeadlineExceeded names what was waited for;
+  // NotFound, FailedPrecondition and InvalidArgument the stage that cannot be opened so.
   static Task<absl::StatusOr<std::shared_ptr<ShardWriter>>> Open(ClientCore* core,
                                                                  SaveOptions options);
 
-  ChunkFiller* filler() { return filler_.get(); }
+  // Null for what was staged: nothing is left to fill.
+  ChunkFiller* filler() { return fill_ != nullptr ? fill_->filler() : nullptr; }
 
   // The caller's copy on the loop itself: for the simulator and for small shards.
-  absl::Status Fill(ByteSpan source) { return filler_->Append(source); }
+  absl::Status Fill(ByteSpan source) { return filler()->Append(source); }
 
   // Drops the writable mapping, reports the last chunks, hands the seal to the server.
   // FailedPrecondition when bytes are missing. The server's verdict is waited for in AwaitCommit().
@@ -85,22 +85,16 @@ class ShardWriter : public std::enable_shared_from_this<ShardWriter> {
   ShardWriter(std::shared_ptr<Link> link, SaveOptions options);
   static Task<absl::StatusOr<std::pair<OpenShardReply, Handles>>> AskToOpen(
       std::shared_ptr<Link> link, OpenShard message, TimePoint deadline);
-  absl::Status Accept(const OpenShardReply& reply, const Handles& handles);
-  Task<void> ReportWhileFilling(std::shared_ptr<ShardWriter> self);
-  Task<absl::Status> ReportNew();
+  absl::Status Accept(OpenShardReply reply, const Handles& handles);
   Task<void> SealAtServer(std::shared_ptr<ShardWriter> self);
-  Task<void> PrepareNext(std::shared_ptr<ShardWriter> self);
 
   const std::shared_ptr<Link> link_;
   const SaveOptions options_;
   SnapshotId snapshot_;
   uint64_t upload_ = 0;
-  std::vector<SlabPiece> pieces_;
-  std::unique_ptr<ChunkFiller> filler_;
-  Semaphore report_turn_;  // one report at a time, in order
-  uint32_t reported_ = 0;
-  bool filling_ = true;
-  absl::Status report_status_;
+  std::shared_ptr<ShardFill> fill_;        // shared with its reporting task; null: it was staged
+  std::vector<Digest128> staged_digests_;  // of what was staged
+  bool open_ = true;                       // neither sealed nor aborted
   OneShot<absl::Status> sealed_;
   Duration waited_{};
 };

@@ -3,6 +3,7 @@
 // gemel_writer: a ShardWriter, with the states that keep its calls in order.
 #include <cstddef>
 #include <string>
+#include <string_view>
 
 #include "client/core/shard_writer.h"
 #include "client/library/abi_client.h"
@@ -48,6 +49,15 @@ absl::Status CheckOptions(const gemel_snapshot_options& given) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<StageId> StageFromC(const uint8_t* raw) {
+  const std::string_view bytes(reinterpret_cast<const char*>(raw), 16);
+  GEMEL_ASSIGN_OR_RETURN(const StageId stage, StageId::FromBytes(bytes));
+  if (stage.IsZero()) {
+    return error::InvalidArgument("the stage's id is all zeros: give what gemel_stage_id() gave");
+  }
+  return stage;
+}
+
 SaveOptions OptionsOf(const gemel_snapshot_options& given) {
   SaveOptions options;
   options.job = given.job;
@@ -82,6 +92,9 @@ absl::StatusOr<std::shared_ptr<ShardWriter>> Open(Runtime* runtime,
   GEMEL_RETURN_IF_ERROR(CheckOptions(given));
   SaveOptions options = OptionsOf(given);
   options.deadline = Add(runtime->loop()->Now(), options.save_timeout);
+  if (given.stage != nullptr) {
+    GEMEL_ASSIGN_OR_RETURN(options.stage, StageFromC(given.stage));
+  }
   const Duration timeout = options.save_timeout;
   auto open = [runtime, options = std::move(options)]() {
     return ShardWriter::Open(runtime->core(), options);
@@ -107,25 +120,22 @@ absl::Status Write(gemel_writer* writer, uint64_t offset, ByteSpan data) {
   MutexLock lock(&writer->mutex);
   GEMEL_RETURN_IF_ERROR(CheckFilling(*writer, writer->state));
   ChunkFiller* filler = writer->shard->filler();
-  if (offset != filler->appended()) {
-    return error::InvalidArgument(
-        "{} bytes at offset {}, and {} were written so far: a shard is "
-        "written front to back",
-        data.size(), offset, filler->appended());
+  if (filler == nullptr) {
+    return error::FailedPrecondition("{} was staged: there is nothing to write, seal it",
+                                     writer->shard->snapshot().ToString());
   }
-  return filler->Append(data);
+  return filler->AppendAt(offset, data);
 }
 
 absl::Status Seal(gemel_writer* writer) {
   GEMEL_RETURN_IF_ERROR(writer->runtime->Check());
   MutexLock lock(&writer->mutex);
   GEMEL_RETURN_IF_ERROR(CheckFilling(*writer, writer->state));
-  if (!writer->shard->filler()->complete()) {
+  const ChunkFiller* filler = writer->shard->filler();  // null: staged whole
+  if (filler != nullptr && !filler->complete()) {
     return error::FailedPrecondition(
-        "{} bytes of rank {} of {} were written, not all: it cannot be "
-        "sealed",
-        writer->shard->filler()->appended(), writer->shard->rank(),
-        writer->shard->snapshot().ToString());
+        "{} bytes of rank {} of {} were written, not all: it cannot be sealed", filler->appended(),
+        writer->shard->rank(), writer->shard->snapshot().ToString());
   }
   auto seal = [shard = writer->shard]() { return shard->Seal(); };
   writer->sealed_at = writer->runtime->loop()->Now();

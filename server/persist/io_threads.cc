@@ -106,7 +106,9 @@ void IoThreads::Stop() {
     options_.at_end = nullptr;
   } else {
     // On purpose: what the stuck job holds must stay, and nobody is left to free it.
-    new std::shared_ptr<IoThreads>(shared_from_this());
+    static std::vector<std::shared_ptr<IoThreads>>* const left_behind =
+        new std::vector<std::shared_ptr<IoThreads>>();
+    left_behind->push_back(shared_from_this());
   }
 }
 

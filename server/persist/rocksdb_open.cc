@@ -46,6 +46,7 @@ rocksdb::Options DataOptions(rocksdb::Env* env) {
   options.info_log = std::make_shared<NoLog>();
   options.compression = rocksdb::kNoCompression;
   options.disable_auto_compactions = true;
+  options.write_buffer_size = 64 * kKiB;  // never used; the log is preallocated by it
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   // Below a chunk: a block goes from the builder to the file without a copy.
   options.writable_file_max_buffer_size = 64 * kKiB;
@@ -67,6 +68,7 @@ rocksdb::DBOptions DatabaseOptions(rocksdb::Env* env, bool tolerant) {
   options.avoid_flush_during_shutdown = true;
   options.max_open_files = 256;
   options.max_total_wal_size = 4 * kMiB;
+  options.manifest_preallocation_size = 64 * kKiB;
   options.skip_stats_update_on_db_open = true;
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;

@@ -210,7 +210,9 @@ absl::Status RocksdbPersist::Core::OpenAgain() {
   progress_ += 1;
   MutexLock lock(&mutex_);
   if (!opened.ok()) {
-    fault_ = fmt::format("{} cannot be opened: {}", options_.dir, MessageOf(opened.status()));
+    const bool lost = opened.status().code() == absl::StatusCode::kDataLoss;
+    fault_ = fmt::format("{} cannot be opened: {}{}", options_.dir, MessageOf(opened.status()),
+                         lost ? "; move the folder away, and the server begins an empty one" : "");
     return opened.status();
   }
   database_ = *std::move(opened);

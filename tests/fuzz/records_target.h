@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One input of the record fuzzers: the first byte picks what is decoded (commit record, manifest,
-// records of the MetaStore, identity file, slab directory, frame of a file, ids), bit 7 whether its
-// checksum is made right. What is accepted must encode to the same bytes.
+// records of the MetaStore, identity file, slab directory, frame of a file, ids, records of the
+// persistent tier), bit 7 whether its checksum is made right. What is accepted must encode to the
+// same bytes.
 //
 // Thread safety: pure. An input that breaks an invariant ends the process.
 #pragma once
@@ -18,6 +19,7 @@
 #include "placement/manager/stored.h"
 #include "placement/model/records.h"
 #include "server/identity.h"
+#include "server/persist/persist_record.h"
 #include "server/slab_directory.h"
 #include "tests/fuzz/inputs.h"
 
@@ -42,6 +44,9 @@ class RecordsTarget {
     kSlabDirectory,
     kFile,
     kId,
+    kPersistedShard,
+    kPersistedSnapshot,
+    kDigests,
     kKinds
   };
 
@@ -112,6 +117,13 @@ class RecordsTarget {
     add(kFile, FrameFile("content"));
     add(kId, std::string(16, 'i'));
     add(kId, std::string(32, 'a'));
+    ShardRecord shard;
+    shard.range = 7;
+    shard.shard.shard.snapshot = {"gpt", {1, 7}, 12, "step", 3};
+    shard.shard.bytes = 100;
+    add(kPersistedShard, EncodeShardRecord(shard));
+    add(kPersistedSnapshot, EncodeSnapshotRecord({true, "commit record"}));
+    add(kDigests, EncodeDigests({{1, 2}, {3, 4}}));
   }
 
   // Puts the checksum that belongs to `checked` at `at`.
@@ -129,7 +141,8 @@ class RecordsTarget {
   static void Repair(Kind kind, std::string* raw) {
     constexpr size_t kFileHeaderBytes = 24;
     constexpr size_t kFileCrcAt = 20;
-    if (kind == kCommitRecord || kind == kManifest) {
+    if (kind == kCommitRecord || kind == kManifest || kind == kPersistedShard ||
+        kind == kPersistedSnapshot) {
       SealTail(raw, 0, raw->size());
     } else if (kind == kSlabHeader || kind == kSlabEntry) {
       raw->resize(kind == kSlabHeader ? kSlabDirectoryHeaderBytes : kSlabEntryBytes);
@@ -174,6 +187,12 @@ class RecordsTarget {
         return Directory(raw);
       case kFile:
         return Same(UnframeFile(raw, "file"), raw, FrameFile);
+      case kPersistedShard:
+        return Same(DecodeShardRecord(raw), raw, EncodeShardRecord);
+      case kPersistedSnapshot:
+        return Same(DecodeSnapshotRecord(raw), raw, EncodeSnapshotRecord);
+      case kDigests:
+        return Same(DecodeDigests(raw), raw, EncodeDigests);
       default:
         return Ids(raw);
     }

@@ -75,6 +75,8 @@ int main(int argc, char** argv) {
   uint64_t commits = 0;
   uint64_t restores = 0;
   uint64_t kills = 0;
+  uint64_t persists = 0;
+  uint64_t power_cuts = 0;
   for (uint64_t i = 0; i < arguments.count; ++i) {
     arguments.options.seed = arguments.first + i;
     const gemel::sim::ScenarioResult result = gemel::sim::RunScenario(arguments.options);
@@ -82,6 +84,8 @@ int main(int argc, char** argv) {
     commits += result.commits;
     restores += result.restores;
     kills += result.kills;
+    persists += result.persists;
+    power_cuts += result.power_cuts;
     if (arguments.timeline || (!result.violations.empty() && arguments.count == 1)) {
       for (const std::string& line : result.timeline) {
         std::printf("%s\n", line.c_str());
@@ -101,9 +105,10 @@ int main(int argc, char** argv) {
   }
   std::printf(
       "%llu seeds, %llu failed, %llu events, %llu commits told, %llu restores, %llu servers "
-      "killed\n",
+      "killed, %llu persisted, %llu power cuts\n",
       static_cast<unsigned long long>(arguments.count), static_cast<unsigned long long>(failed),
       static_cast<unsigned long long>(events), static_cast<unsigned long long>(commits),
-      static_cast<unsigned long long>(restores), static_cast<unsigned long long>(kills));
+      static_cast<unsigned long long>(restores), static_cast<unsigned long long>(kills),
+      static_cast<unsigned long long>(persists), static_cast<unsigned long long>(power_cuts));
   return failed == 0 ? 0 : 1;
 }

@@ -11,7 +11,8 @@
 //               as long as losses stayed within what the placement tolerates
 //   latest      in the MetaStore, after every transaction: `latest` and the epoch never go
 //               back, and `latest` names a commit record that is there
-//   on disk     PERSISTED is written with a commit record and never goes back, and is taken away only
+//   on disk     PERSISTED is written with a commit record and never goes back, and is taken away
+//   only
 //               beside a newer one; after a power cut a restore gives at least the newest that was
 //               PERSISTED then
 //   fenced      no commit record of a superseded epoch is ever written, and no commit is told with
@@ -95,7 +96,7 @@ class Oracle {
   std::map<EpochId, Epoch> epochs_;
   std::map<std::string, JobRecord> jobs_;  // by key, as last written
   std::vector<std::string> violations_;
-  uint64_t newest_told_ = 0;  // sequence
+  uint64_t newest_told_ = 0;      // sequence
   std::set<uint64_t> persisted_;  // sequences that are PERSISTED
   uint64_t persists_ = 0;
   uint64_t commits_ = 0;

@@ -412,10 +412,10 @@ ScenarioResult Run::Go() {
 
 std::string NameOf(Fault fault) {
   static constexpr const char* kNames[] = {
-      "kill-server", "kill-placement", "kill-trainers", "pause-server", "pause-placement",
-      "zombie",      "partition",      "lossy-calls",   "resets",       "late-writes",
-      "corruption",  "store-trouble",  "epoch-race",    "power-cut",    "tier-trouble",
-      "clog"};
+      "kill-server",     "kill-placement", "kill-trainers", "pause-server",
+      "pause-placement", "zombie",         "partition",     "lossy-calls",
+      "resets",          "late-writes",    "corruption",    "store-trouble",
+      "epoch-race",      "power-cut",      "tier-trouble",  "clog"};
   static_assert(std::size(kNames) == std::size(kAllFaults));
   return kNames[static_cast<size_t>(fault)];
 }

@@ -142,8 +142,75 @@ absl::StatusOr<Reply> FakeServer::Dispatch(Session* session, const IncomingReque
       releases += 1;
       return Say(Acknowledged());
     default:
+      return DispatchStage(session, request);
+  }
+}
+
+absl::StatusOr<Reply> FakeServer::DispatchStage(Session* session, const IncomingRequest& request) {
+  switch (request.header.type) {
+    case FrameType::kStageShard: {
+      GEMEL_ASSIGN_OR_RETURN(StageShard message, DecodeMessage<StageShard>(request.body));
+      return Stage(session, message);
+    }
+    case FrameType::kSealStage: {
+      GEMEL_ASSIGN_OR_RETURN(SealStage message, DecodeMessage<SealStage>(request.body));
+      Object& object = uploads_[message.upload];
+      if (object.digests.size() != ChunkCount(object.bytes)) {
+        return error::Internal("a stage sealed with {} chunks", object.digests.size());
+      }
+      object.stage_sealed = true;
+      return Say(Acknowledged());
+    }
+    case FrameType::kDropStage: {
+      GEMEL_ASSIGN_OR_RETURN(DropStage message, DecodeMessage<DropStage>(request.body));
+      drops += 1;
+      std::erase_if(uploads_, [&message](const auto& one) {
+        return one.second.stage == message.stage && one.second.snapshot.job.empty();
+      });
+      return Say(Acknowledged());
+    }
+    default:
       return error::Unimplemented("frame type {}", static_cast<int>(request.header.type));
   }
+}
+
+absl::StatusOr<Reply> FakeServer::Stage(Session* session, const StageShard& message) {
+  StageShardReply staged;
+  if (faults.no_memory.load() != 0) {
+    faults.no_memory -= faults.no_memory.load() > 0 ? 1 : 0;
+    staged.wait = true;
+    staged.reason = "7 bytes are free";
+    return Say(staged);
+  }
+  staged.upload = uploads_.empty() ? 1 : uploads_.rbegin()->first + 1;
+  Object object;
+  object.bytes = message.shard_bytes;
+  object.layout_bytes = message.layout_bytes;
+  object.stage = message.stage;
+  Reply reply;
+  GEMEL_ASSIGN_OR_RETURN(staged.pieces, GiveSlabs(session, &object, &reply));
+  uploads_[staged.upload] = std::move(object);
+  reply.body = EncodeMessage(staged);
+  return reply;
+}
+
+absl::StatusOr<Reply> FakeServer::OpenStaged(const OpenShard& message) {
+  for (auto& [number, object] : uploads_) {
+    if (object.stage != message.stage || !object.snapshot.job.empty()) {
+      continue;
+    }
+    if (!object.stage_sealed || object.bytes != message.shard_bytes) {
+      return error::FailedPrecondition("the stage is not sealed or has {} bytes", object.bytes);
+    }
+    object.snapshot = {message.job, message.epoch, number, message.name, message.attempt};
+    OpenShardReply open;
+    open.upload = number;
+    open.snapshot = object.snapshot;
+    open.digests = object.digests;
+    open.digests.resize(open.digests.size() - (faults.wrong_digests.load() ? 1 : 0));
+    return Say(open);
+  }
+  return error::NotFound("stage {} is not on this host", message.stage.ToShort());
 }
 
 absl::StatusOr<Reply> FakeServer::Hello(const IncomingRequest& request) {
@@ -177,6 +244,9 @@ absl::StatusOr<Reply> FakeServer::Open(Session* session, const OpenShard& messag
     open.decision = OpenDecision::kSkip;
     return Say(open);
   }
+  if (!message.stage.IsZero()) {
+    return OpenStaged(message);
+  }
   open.upload = uploads_.empty() ? 1 : uploads_.rbegin()->first + 1;
   Object object;
   object.snapshot = {message.job, message.epoch, open.upload, message.name, message.attempt};
@@ -184,17 +254,24 @@ absl::StatusOr<Reply> FakeServer::Open(Session* session, const OpenShard& messag
   object.layout_bytes = message.layout_bytes;
   open.snapshot = object.snapshot;
   Reply reply;
-  for (uint64_t at = 0; at < message.shard_bytes; at += kSlabBytes) {
-    GEMEL_ASSIGN_OR_RETURN(std::shared_ptr<SharedHandle> memory,
-                           host_->CreateMemory("gemel-slab", kSlabBytes));
-    object.slabs.push_back(static_cast<uint32_t>(slabs_.size()));
-    slabs_.push_back(std::move(memory));
-    const std::pair<uint64_t, uint64_t> range(0, std::min(kSlabBytes, message.shard_bytes - at));
-    open.pieces.push_back(Piece(session, object.slabs.back(), range, &reply));
-  }
+  GEMEL_ASSIGN_OR_RETURN(open.pieces, GiveSlabs(session, &object, &reply));
   uploads_[open.upload] = std::move(object);
   reply.body = EncodeMessage(open);
   return reply;
+}
+
+absl::StatusOr<std::vector<SlabPiece>> FakeServer::GiveSlabs(Session* session, Object* object,
+                                                             Reply* reply) {
+  std::vector<SlabPiece> pieces;
+  for (uint64_t at = 0; at < object->bytes; at += kSlabBytes) {
+    GEMEL_ASSIGN_OR_RETURN(std::shared_ptr<SharedHandle> memory,
+                           host_->CreateMemory("gemel-slab", kSlabBytes));
+    object->slabs.push_back(static_cast<uint32_t>(slabs_.size()));
+    slabs_.push_back(std::move(memory));
+    const std::pair<uint64_t, uint64_t> range(0, std::min(kSlabBytes, object->bytes - at));
+    pieces.push_back(Piece(session, object->slabs.back(), range, reply));
+  }
+  return pieces;
 }
 
 absl::StatusOr<Reply> FakeServer::Filled(const ChunksFilled& message) {

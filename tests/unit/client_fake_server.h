@@ -35,6 +35,7 @@ class FakeServer final : public SessionHandler {
     std::atomic<bool> wrong_digests{false};  // of the chunks that are fetched
     std::atomic<bool> nothing_lost{false};   // a restore with unreadable shards never moves
     std::atomic<bool> skip{false};           // every open
+    std::atomic<int> no_memory{0};           // questions for a stage that find none; < 0: all
     std::atomic<uint32_t> version{kClientProtocolVersion};
   };
 
@@ -46,6 +47,7 @@ class FakeServer final : public SessionHandler {
   Faults faults;
   std::atomic<int> aborts{0};
   std::atomic<int> releases{0};
+  std::atomic<int> drops{0};               // of stages
   std::atomic<int> unreadable_shards{0};   // named by the last report
   std::atomic<uint32_t> persist_every{0};  // of the last open
   std::atomic<uint32_t> persist_keep{0};
@@ -66,12 +68,19 @@ class FakeServer final : public SessionHandler {
     std::vector<Digest128> digests;
     Digest128 root;
     bool committed = false;
+    StageId stage;
+    bool stage_sealed = false;
   };
 
   void RunLoop();
   absl::StatusOr<Reply> Dispatch(Session* session, const IncomingRequest& request);
   absl::StatusOr<Reply> Hello(const IncomingRequest& request);
   absl::StatusOr<Reply> Open(Session* session, const OpenShard& message);
+  absl::StatusOr<Reply> Stage(Session* session, const StageShard& message);
+  absl::StatusOr<Reply> OpenStaged(const OpenShard& message);
+  absl::StatusOr<Reply> DispatchStage(Session* session, const IncomingRequest& request);
+  // The object's slabs and their pieces.
+  absl::StatusOr<std::vector<SlabPiece>> GiveSlabs(Session* session, Object* object, Reply* reply);
   absl::StatusOr<Reply> Filled(const ChunksFilled& message);
   absl::StatusOr<Reply> Seal(const SealShard& message);
   absl::StatusOr<Reply> Begin(const std::string& name);

@@ -50,6 +50,7 @@ Task<absl::StatusOr<std::string>> FakePlacement::Handle(std::shared_ptr<RpcCall>
     co_return reply.SerializeAsString();
   }
   if (method == "Open") {
+    co_await loop_->Sleep(open_takes);
     co_return Open(Parse<pb::OpenRequest>(request)).SerializeAsString();
   }
   if (method == "ReportReceipts") {

@@ -87,6 +87,8 @@ struct Free {
 
   void operator()(gemel_writer* handle) const { gemel_writer_free(handle); }
 
+  void operator()(gemel_stage* handle) const { gemel_stage_free(handle); }
+
   void operator()(gemel_restore* handle) const { gemel_restore_free(handle); }
 
   void operator()(gemel_listing* handle) const { gemel_listing_free(handle); }
@@ -153,6 +155,34 @@ class SnapshotWriter {
 
  private:
   std::unique_ptr<gemel_writer, internal::Free> handle_;
+};
+
+// A shard that is written before it has a name: write all of it, seal, open a snapshot with its id.
+// Dropped, it is freed unless a snapshot took it over.
+class StageWriter {
+ public:
+  StageWriter() = default;
+
+  // Takes over the handle.
+  explicit StageWriter(gemel_stage* handle) : handle_(handle) {}
+
+  // As SnapshotWriter::Write().
+  Status Write(uint64_t offset, std::span<const std::byte> data) {
+    return Status(gemel_stage_write(handle_.get(), offset, data.data(), data.size()));
+  }
+
+  // Ends writing: from here on it may be opened. GEMEL_FAILED_PRECONDITION when bytes are missing.
+  Status Seal() { return Status(gemel_stage_seal(handle_.get())); }
+
+  // For SnapshotOptions::stage, in this process or another of this host.
+  std::array<uint8_t, 16> id() const {
+    std::array<uint8_t, 16> id;
+    gemel_stage_id(handle_.get(), id.data());
+    return id;
+  }
+
+ private:
+  std::unique_ptr<gemel_stage, internal::Free> handle_;
 };
 
 // One rank's part of a restore: read what it needs, report, wait. From BeginRead(): read only.
@@ -273,6 +303,14 @@ class Client {
     bool skip_when_busy = false;            // else wait until earlier saves have made room
     int64_t timeout_ms = 120'000;  // of the open; uncommitted after it, the attempt is aborted
     PersistOptions persist;
+    std::optional<std::array<uint8_t, 16>>
+        stage;  // the shard is what was staged there: seal it and wait
+  };
+
+  struct StageOptions {
+    uint64_t shard_bytes = 0;      // exactly as many are to be written
+    uint64_t layout_bytes = 0;     // leading bytes that say what the rest is
+    int64_t timeout_ms = 120'000;  // how long to wait for memory
   };
 
   struct RestoreOptions {
@@ -340,8 +378,22 @@ class Client {
     given.persist_interval_s = options.persist.interval_s;
     given.persist_copies = options.persist.copies;
     given.persist_keep = options.persist.keep;
+    given.stage = options.stage.has_value() ? options.stage->data() : nullptr;
     gemel_writer* handle = nullptr;
     return Given<SnapshotWriter>(gemel_snapshot_open(handle_.get(), &given, &handle), &handle);
+  }
+
+  // Memory of this host for a shard without a name. GEMEL_RESOURCE_EXHAUSTED names the sizes.
+  Result<StageWriter> OpenStage(const StageOptions& options) {
+    gemel_stage_options given{};
+    given.struct_bytes = sizeof(given);
+    given.shard_bytes = options.shard_bytes;
+    given.layout_bytes = options.layout_bytes;
+    given.timeout_ms = options.timeout_ms;
+    gemel_stage* handle = nullptr;
+    Status status(gemel_stage_open(handle_.get(), &given, &handle));
+    return status.ok() ? Result<StageWriter>(StageWriter(handle))
+                       : Result<StageWriter>(std::move(status));
   }
 
   // Nothing in it when the job never committed here.

@@ -63,6 +63,17 @@ class Client {
     return MakeRestore(restore);
   }
 
+  nb::object OpenStage(uint64_t shard_bytes, uint64_t layout_bytes, double timeout_s) {
+    gemel_stage_options options{};
+    options.struct_bytes = sizeof(options);
+    options.shard_bytes = shard_bytes;
+    options.layout_bytes = layout_bytes;
+    options.timeout_ms = MillisecondsOf(timeout_s);
+    gemel_stage* stage = nullptr;
+    Run([&]() { return gemel_stage_open(handle_, &options, &stage); });
+    return MakeStage(stage);
+  }
+
   nb::list ListSnapshots(const std::string& job) {
     gemel_listing* made = nullptr;
     Run([&]() { return gemel_list(handle_, job.c_str(), &made); });
@@ -134,7 +145,8 @@ void BindClient(nb::module_& module) {
          uint32_t attempt, uint32_t rank, uint32_t world_size, uint64_t shard_bytes,
          uint64_t layout_bytes, nb::bytes layout_hash, uint32_t copies, uint32_t min_copies,
          uint32_t keep_latest, const std::string& on_busy, double timeout_s, uint32_t persist_every,
-         uint32_t persist_interval_s, uint32_t persist_copies, uint32_t persist_keep) {
+         uint32_t persist_interval_s, uint32_t persist_copies, uint32_t persist_keep,
+         const std::optional<nb::bytes>& stage) {
         gemel_snapshot_options options{};
         options.job = job.c_str();
         options.epoch = EpochOf(epoch);
@@ -154,6 +166,11 @@ void BindClient(nb::module_& module) {
         options.persist_interval_s = persist_interval_s;
         options.persist_copies = persist_copies;
         options.persist_keep = persist_keep;
+        uint8_t staged[16];
+        if (stage.has_value()) {
+          CopySixteen(*stage, "stage", staged);
+          options.stage = staged;
+        }
         return Open(c, options);
       },
       nb::arg("job"), nb::arg("epoch"), nb::arg("name"), nb::arg("attempt"), nb::arg("rank"),
@@ -161,6 +178,7 @@ void BindClient(nb::module_& module) {
       nb::arg("layout_hash"), nb::arg("copies"), nb::arg("min_copies"), nb::arg("keep_latest"),
       nb::arg("on_busy"), nb::arg("timeout_s"), nb::arg("persist_every") = 0,
       nb::arg("persist_interval_s") = 0, nb::arg("persist_copies") = 0, nb::arg("persist_keep") = 0,
+      nb::arg("stage") = nb::none(),
       "A Writer of this rank's shard, or None when the cluster skips this snapshot.");
   client.def(
       "begin_restore",
@@ -173,6 +191,9 @@ void BindClient(nb::module_& module) {
              nb::arg("timeout_s") = 300.0,
              "A Restore of one committed snapshot (None: the newest) for read() and fetch() alone, "
              "without an epoch. NotFound when it is not there.");
+  client.def("open_stage", &Client::OpenStage, nb::arg("shard_bytes"), nb::arg("layout_bytes"),
+             nb::arg("timeout_s"),
+             "A Stage: memory of this host for a shard that has no name yet.");
   client.def("list_snapshots", &Client::ListSnapshots, nb::arg("job"),
              "What is committed, by rising order: one dict each.");
   client.def("remove_snapshot", &Client::RemoveSnapshot, nb::arg("job"), nb::arg("name"),

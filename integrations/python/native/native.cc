@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "native.h"
 
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <unistd.h>
 
@@ -80,6 +81,31 @@ void CopySixteen(nb::bytes raw, const char* name, uint8_t* out) {
   std::copy_n(static_cast<const uint8_t*>(raw.data()), kIdBytes, out);
 }
 
+void WithBytesOf(nb::handle buffer,
+                 const std::function<gemel_status(const void* data, size_t size)>& write) {
+  if (PyObject_CheckBuffer(buffer.ptr()) != 0) {
+    Py_buffer view{};
+    if (PyObject_GetBuffer(buffer.ptr(), &view, PyBUF_SIMPLE) != 0) {
+      nb::raise_python_error();
+    }
+    gemel_status status{};
+    {
+      WithoutLock unlocked;
+      status = write(view.buf, static_cast<size_t>(view.len));
+    }
+    PyBuffer_Release(&view);
+    return RaiseUnlessOk(status);
+  }
+  using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+  Array array;
+  if (!nb::try_cast(buffer, array, false)) {
+    RaiseInvalid(
+        "write() takes contiguous bytes in host memory, by buffer protocol or DLPack; "
+        "copy a device or strided tensor first");
+  }
+  Run([&]() { return write(array.data(), array.nbytes()); });
+}
+
 std::string HexOf(const uint8_t* digest) {
   // High half first, most significant byte first: the bytes of a digest are low then high, each
   // little-endian.
@@ -110,5 +136,6 @@ NB_MODULE(_native, module) {
   RememberMainThread();
   BindWriter(module);
   BindRestore(module);
+  BindStage(module);
   BindClient(module);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// gemel._native: Client, Writer and Restore over the C ABI. No torch: tensors come by pointer,
-// buffer protocol or DLPack.
+// gemel._native: Client, Writer, Stage and Restore over the C ABI. No torch: tensors come by
+// pointer, buffer protocol or DLPack.
 //
 // Thread safety: everything that can wait or copies more than a name runs without the interpreter's
 // lock. Errors: a failed call raises the class of gemel.errors that gemel.errors.from_code() gives
@@ -11,6 +11,7 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "gemel/gemel.h"
@@ -59,6 +60,11 @@ int64_t MillisecondsOf(double seconds);
 // REQUIRES of the caller: `raw` is 16 bytes of what `name` says, or InvalidArgument.
 void CopySixteen(nb::bytes raw, const char* name, uint8_t* out);
 
+// Calls `write` without the lock for the bytes of a buffer or of a host tensor (DLPack), then
+// raises what it failed with.
+void WithBytesOf(nb::handle buffer,
+                 const std::function<gemel_status(const void* data, size_t size)>& write);
+
 // 32 hexadecimal digits, as the command line prints digests.
 std::string HexOf(const uint8_t* digest);
 
@@ -68,9 +74,11 @@ gemel_epoch EpochOf(nb::handle epoch);
 void BindClient(nb::module_& module);
 void BindWriter(nb::module_& module);
 void BindRestore(nb::module_& module);
+void BindStage(nb::module_& module);
 
 // What Client hands out: takes over the handle, which is not null.
 nb::object MakeWriter(gemel_writer* handle, std::string name);
 nb::object MakeRestore(gemel_restore* handle);
+nb::object MakeStage(gemel_stage* handle);
 
 }  // namespace gemel::python

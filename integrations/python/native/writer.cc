@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
 #include <string>
@@ -26,17 +25,9 @@ class Writer {
   }
 
   void Write(uint64_t offset, nb::handle buffer) {
-    if (PyObject_CheckBuffer(buffer.ptr()) != 0) {
-      return WriteBuffer(offset, buffer);
-    }
-    using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
-    Array array;
-    if (!nb::try_cast(buffer, array, false)) {
-      RaiseInvalid(
-          "write() takes contiguous bytes in host memory, by buffer protocol or DLPack; "
-          "copy a device or strided tensor first");
-    }
-    WriteBytes(offset, array.data(), array.nbytes());
+    WithBytesOf(buffer, [&](const void* data, size_t size) {
+      return gemel_writer_write(handle_, offset, data, size);
+    });
   }
 
   nb::dict Wait(double timeout_s) {
@@ -63,20 +54,6 @@ class Writer {
   }
 
  private:
-  void WriteBuffer(uint64_t offset, nb::handle buffer) {
-    Py_buffer view{};
-    if (PyObject_GetBuffer(buffer.ptr(), &view, PyBUF_SIMPLE) != 0) {
-      nb::raise_python_error();
-    }
-    gemel_status status{};
-    {
-      WithoutLock unlocked;
-      status = gemel_writer_write(handle_, offset, view.buf, static_cast<size_t>(view.len));
-    }
-    PyBuffer_Release(&view);
-    RaiseUnlessOk(status);
-  }
-
   gemel_writer* const handle_;
   const std::string name_;
 };
