@@ -12,7 +12,7 @@ WORKER = ROOT / "tests/python/dcp_worker.py"
 @pytest.fixture(scope="module")
 def many():
     """Small slabs: every case keeps its snapshots, and a shard takes at least one slab."""
-    made = clusters.Cluster(servers=3, memory="768MiB", slab_bytes="256KiB")
+    made = clusters.Cluster(servers=3, memory="768MiB", slab_bytes="1MiB")
     try:
         yield made.up()
     finally:

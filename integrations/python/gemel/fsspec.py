@@ -17,7 +17,9 @@ choose a store made for them.
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
+import time
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
@@ -30,6 +32,8 @@ from gemel.torch.dcp_ticket import next_attempt
 
 _FORMAT = b"gemel.fsspec.1"
 _TRIES_MAX = 4  # of a save that another writer of the same name overtook
+_REPLACED_S = 2.0  # for that other one to commit
+_POLL_S = 0.02
 _LAYOUT_HASH = hashlib.blake2b(_FORMAT, digest_size=16).digest()
 _HEAD_BYTES = fmt.place(0, 1, _LAYOUT_HASH, [fmt.bytes_entry(CONTENT, 1)]).layout_bytes
 
@@ -134,10 +138,12 @@ class GemelFileSystem(AbstractFileSystem):
             self._call(lambda client: client.remove_snapshot(names.escape(job), names.escape(inner)))
         except NotFound:
             raise FileNotFoundError(f"gemel://{job}/{inner}: no such file") from None
+        except FailedPrecondition as error:
+            raise OSError(errno.EBUSY, f"gemel://{job}/{inner}: {error}") from None
 
     def rm(self, path, recursive=False, maxdepth=None):
         for child in self.expand_path(path, recursive=recursive, maxdepth=maxdepth):
-            if self.isfile(child):
+            if not self.isdir(child):
                 self.rm_file(child)
             elif not recursive:
                 raise IsADirectoryError(f"gemel://{child} is a directory: pass recursive=True")
@@ -153,25 +159,29 @@ class GemelFileSystem(AbstractFileSystem):
     def save(self, path: str, content) -> None:
         """Commits ``content``, a buffer, as the file ``path``."""
         job, inner = _file_parts(path)
-        layout = fmt.place(0, 1, _LAYOUT_HASH, [fmt.bytes_entry(CONTENT, len(content))])
+        target = names.escape(job), names.escape(inner)
         token = hashlib.blake2b(_FORMAT + job.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        try:
+            epoch = tuple(self._call(lambda client: client.acquire_epoch(target[0], token)))
+        except (Aborted, FailedPrecondition) as error:
+            raise type(error)(f"gemel://{path}: {error}. Only gemel:// may write to job {job!r}: a trainer that saves "
+                              "under that name takes it away for good") from None
         for left in reversed(range(_TRIES_MAX)):
+            attempt = next_attempt(self._committed_attempt(target, epoch))
             try:
-                self._call(lambda client: self._save(client, (names.escape(job), names.escape(inner)), token,
-                                                     layout, content))
-                return
-            except Aborted as error:
+                return self._call(lambda client: self._save(client, target, (epoch, attempt), content))
+            except (Aborted, FailedPrecondition):
+                # Another writer of this name came later; when it has committed, ours was there just before.
+                if self._is_replaced(target, epoch, attempt):
+                    return None
                 if not left:
-                    raise Aborted(f"gemel://{path}: {error}. Only gemel:// may write to job {job!r}: a trainer that "
-                                  "saves under that name takes it away") from None
+                    raise
+        return None
 
-    def _save(self, client, target: tuple[str, str], token: bytes, layout: fmt.Layout, content) -> None:
-        job, name = target
-        epoch = tuple(client.acquire_epoch(job, token))
-        last = max((s["attempt"] for s in client.list_snapshots(job)
-                    if s["name"] == name and tuple(s["epoch"]) == epoch), default=0)
+    def _save(self, client, target: tuple[str, str], number: tuple, content) -> None:
+        layout = fmt.place(0, 1, _LAYOUT_HASH, [fmt.bytes_entry(CONTENT, len(content))])
         writer = client.open_snapshot(
-            job=job, epoch=epoch, name=name, attempt=next_attempt(last), rank=0, world_size=1,
+            job=target[0], epoch=number[0], name=target[1], attempt=number[1], rank=0, world_size=1,
             shard_bytes=layout.shard_bytes, layout_bytes=layout.layout_bytes, layout_hash=_LAYOUT_HASH,
             **self._open_options)
         try:
@@ -183,6 +193,18 @@ class GemelFileSystem(AbstractFileSystem):
         except BaseException as error:
             writer.abort(f"{type(error).__name__}: {error}")
             raise
+
+    def _committed_attempt(self, target: tuple[str, str], epoch: tuple) -> int:
+        listed = self._call(lambda client: client.list_snapshots(target[0]))
+        return max((s["attempt"] for s in listed if s["name"] == target[1] and tuple(s["epoch"]) == epoch), default=0)
+
+    def _is_replaced(self, target: tuple[str, str], epoch: tuple, attempt: int) -> bool:
+        end = time.monotonic() + _REPLACED_S
+        while self._committed_attempt(target, epoch) <= attempt:
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL_S)
+        return True
 
     # ---- reading
 

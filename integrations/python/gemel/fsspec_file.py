@@ -32,6 +32,7 @@ class ReadFile(AbstractBufferedFile):
     def __init__(self, fs, path, source: Source, block_size, cache_options, **kwargs) -> None:
         self._source = source
         super().__init__(fs, path, "rb", block_size=block_size, cache_options=cache_options, size=source.size, **kwargs)
+        self.cache.fetcher = source.read  # not a method of the file: a file that is dropped goes at once, and its pin
 
     def _fetch_range(self, start, end):
         return self._source.read(start, end)
