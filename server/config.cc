@@ -16,6 +16,7 @@
 
 #include "common/daemon.h"
 #include "common/errors.h"
+#include "common/slab_size.h"
 #include "common/status_macros.h"
 #include "server/byte_size.h"
 
@@ -37,7 +38,8 @@ constexpr std::array kSettings = {
     Setting{"data_listen", &ServerConfig::data_listen,
             "tcp address for other servers; port 0: any"},
     Setting{"memory", &ServerConfig::memory, "memory to keep state in, as 4GiB"},
-    Setting{"slab_bytes", &ServerConfig::slab_bytes, "size of a slab, a multiple of 1MiB"},
+    Setting{"slab_bytes", &ServerConfig::slab_bytes,
+            "size of a slab, a multiple of 1MiB; default a 256th of --memory, 1MiB to 64MiB"},
     Setting{"persist_dir", &ServerConfig::persist_dir,
             "folder of persisted snapshots; empty: none are persisted"},
     Setting{"metrics", &ServerConfig::metrics, "loopback address for Prometheus"},
@@ -96,6 +98,7 @@ absl::StatusOr<ServerConfig> ReadServerConfig(int argc, const char* const* argv,
   ServerConfig flags;
   std::string file;
   CLI::App app("gemel-server: keeps the state of jobs in this host's memory");
+  app.set_version_flag("--version", GEMEL_VERSION);
   app.add_option("--config", file, "gemel.toml; its [server] table holds any of these settings");
   for (const Setting& setting : kSettings) {
     app.add_option(FlagOf(setting), flags.*(setting.field), setting.help)->capture_default_str();
@@ -143,7 +146,10 @@ absl::Status CheckServerConfig(ServerConfig* config, uint64_t machine_bytes) {
     GEMEL_RETURN_IF_ERROR(CheckLoopbackOf(config->metrics, "--metrics"));
   }
   GEMEL_ASSIGN_OR_RETURN(config->memory_size, ParseByteSize(config->memory, "--memory"));
-  GEMEL_ASSIGN_OR_RETURN(config->slab_size, ParseByteSize(config->slab_bytes, "--slab-bytes"));
+  config->slab_size = DefaultSlabBytes(config->memory_size);
+  if (!config->slab_bytes.empty()) {
+    GEMEL_ASSIGN_OR_RETURN(config->slab_size, ParseByteSize(config->slab_bytes, "--slab-bytes"));
+  }
   if (config->memory_size > machine_bytes) {
     return error::ResourceExhausted(
         "--memory is {} bytes and this machine lets the process use {}: give less",

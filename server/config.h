@@ -26,7 +26,7 @@ struct ServerConfig {
   std::string socket;  // default: <dir>/server.sock
   std::string data_listen = "tcp://127.0.0.1:0";
   std::string memory = "1GiB";
-  std::string slab_bytes = "64MiB";
+  std::string slab_bytes;                        // default: DefaultSlabBytes() of the memory
   std::string persist_dir = kPersistDirDefault;  // empty: no persistent tier
   std::string metrics;                           // empty: no endpoint
   std::string congestion = "cubic";
@@ -36,7 +36,7 @@ struct ServerConfig {
   uint64_t slab_size = 0;
 };
 
-// `finished`: --help was asked for and answered.
+// `finished`: --help or --version was asked for and answered.
 absl::StatusOr<ServerConfig> ReadServerConfig(int argc, const char* const* argv, bool* finished);
 
 // Fills in defaults and sizes, refuses what cannot be. `machine_bytes`: memory that this process

@@ -46,9 +46,9 @@ std::string JsonString(std::string_view text) {
 
 std::string ReadyText(const ServerConfig& config, const Server& server, uint64_t pid) {
   return fmt::format(
-      R"({{"server_id": "{}", "name": {}, "pid": {}, "socket": {}, "data_address": "{}"}})",
+      R"({{"server_id": "{}", "name": {}, "pid": {}, "socket": {}, "data_address": "{}", "version": "{}"}})",
       server.id().ToHex(), JsonString(config.name), pid, JsonString(config.socket),
-      server.data_address());
+      server.data_address(), GEMEL_VERSION);
 }
 
 // A task's result, seen from outside the loop.

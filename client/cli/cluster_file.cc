@@ -55,6 +55,8 @@ std::string ClusterFile::ToJson() const {
   json["address"] = Address();
   json["memory_bytes"] = memory_bytes;
   json["slab_bytes"] = slab_bytes;
+  json["persist_dir"] = persist_dir;
+  json["no_persist"] = no_persist;
   json["placement_process"] = ToJsonOf(placement_process);
   nlohmann::ordered_json pids = {{"placement", placement_process.pid},
                                  {"servers", nlohmann::ordered_json::array()}};
@@ -71,15 +73,25 @@ std::string ClusterFile::ToJson() const {
 }
 
 absl::StatusOr<ClusterFile> ReadClusterFile(const std::string& dir) {
-  absl::StatusOr<std::string> text = ReadTextFile(dir + "/cluster.json");
-  if (!text.ok()) {
+  const std::string path = dir + "/cluster.json";
+  absl::StatusOr<std::string> text = ReadTextFile(path);
+  if (text.status().code() == absl::StatusCode::kNotFound) {
     return error::NotFound("no cluster below {}; `gemel up --dir {}` starts one", dir, dir);
   }
+  GEMEL_RETURN_IF_ERROR(text.status());
   const nlohmann::json json = nlohmann::json::parse(*text, nullptr, false);
-  if (json.is_discarded() || !json.is_object() || json.value("version", 0) != kFileVersion) {
+  if (json.is_discarded() || !json.is_object() || !json.contains("version") ||
+      !json["version"].is_number_integer()) {
     return error::FailedPrecondition(
-        "{}/cluster.json is damaged or of another Gemel; end its processes and remove the folder",
+        "{} is damaged; end the processes that `pgrep -af {}` shows, then remove the folder", path,
         dir);
+  }
+  if (json["version"].get<int64_t>() != kFileVersion) {
+    return error::FailedPrecondition(
+        "{} has format {}, this gemel ({}) knows format {}; use the gemel that made it to `down` "
+        "it, "
+        "or another --dir",
+        path, json["version"].get<int64_t>(), GEMEL_VERSION, kFileVersion);
   }
   ClusterFile cluster;
   cluster.dir = dir;
@@ -87,6 +99,8 @@ absl::StatusOr<ClusterFile> ReadClusterFile(const std::string& dir) {
   cluster.placement = json.value("placement", "");
   cluster.memory_bytes = json.value("memory_bytes", uint64_t{0});
   cluster.slab_bytes = json.value("slab_bytes", uint64_t{0});
+  cluster.persist_dir = json.value("persist_dir", "");
+  cluster.no_persist = json.value("no_persist", false);
   cluster.placement_process = ProcessOf(json.value("placement_process", nlohmann::json::object()));
   const nlohmann::json pids = json.value("pids", nlohmann::json::object());
   for (const nlohmann::json& server : pids.value("servers", nlohmann::json::array())) {

@@ -33,6 +33,8 @@ struct ClusterFile {
   ProcessName placement_process;
   uint64_t memory_bytes = 0;  // per server
   uint64_t slab_bytes = 0;
+  std::string persist_dir;  // empty: below each server's own folder
+  bool no_persist = false;
   std::vector<ServerEntry> servers;
 
   bool AnyAlive() const;
@@ -42,7 +44,8 @@ struct ClusterFile {
   std::string ToJson() const;
 };
 
-// NotFound, with the way out, when nothing was started below `dir`.
+// NotFound, with the way out, when nothing was started below `dir`; FailedPrecondition for a file
+// of another version or a damaged one; PermissionDenied for one of another user.
 absl::StatusOr<ClusterFile> ReadClusterFile(const std::string& dir);
 absl::Status WriteClusterFile(const ClusterFile& cluster);
 

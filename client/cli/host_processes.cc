@@ -3,10 +3,12 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -22,17 +24,46 @@ namespace gemel::cli {
 namespace {
 
 constexpr int kExecFailed = 127;
+constexpr int kSignalled = 128;  // plus the signal's number, as shells say it
 constexpr Duration kPollEvery = 10ms;
 constexpr size_t kStartTimeField =
     19;  // counted from the field after the command's closing bracket
 
-pid_t g_foreground = 0;  // for the handler that passes signals on
+constexpr size_t kCapturedBytesMax = 65'536;
 
-void PassOn(int signal_number) {
-  if (g_foreground > 0) {
+volatile pid_t g_foreground = 0;  // for the handler that passes signals on
+
+void PassOn(int signal_number, siginfo_t* info, void* /*context*/) {
+  const bool of_terminal = info != nullptr && info->si_code == SI_KERNEL;
+  if (g_foreground > 0 && !of_terminal) {
     kill(g_foreground, signal_number);
   }
 }
+
+// While it lives, SIGINT and SIGTERM go to the command in the foreground.
+class SignalsPassedOn {
+ public:
+  SignalsPassedOn() {
+    struct sigaction action{};
+    action.sa_sigaction = PassOn;
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    GEMEL_CHECK_EQ(sigaction(SIGINT, &action, &interrupt_), 0);
+    GEMEL_CHECK_EQ(sigaction(SIGTERM, &action, &terminate_), 0);
+  }
+
+  ~SignalsPassedOn() {
+    GEMEL_CHECK_EQ(sigaction(SIGINT, &interrupt_, nullptr), 0);
+    GEMEL_CHECK_EQ(sigaction(SIGTERM, &terminate_, nullptr), 0);
+  }
+
+  SignalsPassedOn(const SignalsPassedOn&) = delete;
+  SignalsPassedOn& operator=(const SignalsPassedOn&) = delete;
+
+ private:
+  struct sigaction interrupt_{};
+
+  struct sigaction terminate_{};
+};
 
 std::vector<char*> Argv(const std::vector<std::string>& command) {
   std::vector<char*> argv;
@@ -66,6 +97,31 @@ uint64_t StartTicks(pid_t pid) {
   return 0;
 }
 
+void TakeWhatCame(int fd, std::string* text) {
+  std::array<char, 4096> part{};
+  ssize_t count = 0;
+  while ((count = read(fd, part.data(), part.size())) > 0) {
+    if (text->size() < kCapturedBytesMax) {
+      text->append(part.data(), static_cast<size_t>(count));
+    }
+  }
+}
+
+absl::Status WriteError(const std::string& path, int code) {
+  if (code == ENOSPC || code == EDQUOT) {
+    return error::ResourceExhausted(
+        "the disk is full: {} cannot be written; free some space (`df -h {}`)", path,
+        std::filesystem::path(path).parent_path().string());
+  }
+  if (code == EACCES || code == EPERM || code == EROFS) {
+    return error::PermissionDenied(
+        "{} cannot be written by user {} ({}); choose a --dir of your own", path, geteuid(),
+        std::strerror(code));
+  }
+  return error::Unavailable("{} cannot be written: {}; choose another --dir", path,
+                            code == 0 ? "unknown reason" : std::strerror(code));
+}
+
 [[noreturn]] void BecomeDaemon(const std::vector<std::string>& command, int log_fd) {
   setsid();
   const int null_fd = open("/dev/null", O_RDONLY);
@@ -92,7 +148,7 @@ absl::StatusOr<ProcessName> StartDetached(const std::vector<std::string>& comman
   }
   const int log_fd = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (log_fd < 0) {
-    return error::Unavailable("cannot write the log {}: {}", log_path, std::strerror(errno));
+    return WriteError(log_path, errno);
   }
   const pid_t pid = fork();
   if (pid == 0) {
@@ -116,26 +172,81 @@ bool AskToStop(const ProcessName& process) {
   return IsAlive(process) && kill(process.pid, SIGTERM) == 0;
 }
 
-bool StopProcess(const ProcessName& process, Duration patience) {
-  if (!AskToStop(process)) {
-    return false;
+void Kill(const ProcessName& process) {
+  if (IsAlive(process)) {
+    kill(process.pid, SIGKILL);
   }
-  const TimePoint give_up = Add(Now(), patience);
-  while (IsAlive(process)) {
-    if (Now() >= give_up) {
-      kill(process.pid, SIGKILL);
+}
+
+std::string FindProgram(const std::string& program) {
+  if (program.find('/') != std::string::npos) {
+    return access(program.c_str(), X_OK) == 0 ? program : "";
+  }
+  std::istringstream folders(Environment("PATH"));
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    const std::string path = (folder.empty() ? "." : folder) + "/" + program;
+    std::error_code error;
+    if (access(path.c_str(), X_OK) == 0 && !std::filesystem::is_directory(path, error)) {
+      return path;
+    }
+  }
+  return "";
+}
+
+absl::StatusOr<std::string> RunCaptured(const std::vector<std::string>& command, Duration within) {
+  GEMEL_CHECK(!command.empty());
+  std::array<int, 2> ends{};
+  if (pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) {
+    return error::ResourceExhausted("no pipe to {}: {}", command[0], std::strerror(errno));
+  }
+  const pid_t pid = fork();
+  if (pid == 0) {
+    const int null_fd = open("/dev/null", O_RDWR);
+    dup2(null_fd, STDIN_FILENO);
+    dup2(ends[1], STDOUT_FILENO);
+    dup2(null_fd, STDERR_FILENO);
+    std::vector<char*> argv = Argv(command);
+    execvp(argv[0], argv.data());
+    _exit(kExecFailed);
+  }
+  close(ends[1]);
+  std::string text;
+  int status = 0;
+  const TimePoint give_up = Add(Now(), within);
+  bool late = false;
+  while (pid > 0 && waitpid(pid, &status, WNOHANG) == 0) {
+    TakeWhatCame(ends[0], &text);
+    late = Now() >= give_up;
+    if (late) {
+      kill(pid, SIGKILL);
     }
     Pause(kPollEvery);
   }
-  return true;
+  TakeWhatCame(ends[0], &text);
+  close(ends[0]);
+  if (late) {
+    return error::DeadlineExceeded("{} did not end in time", command[0]);
+  }
+  if (pid < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return error::Unavailable("{} cannot be run or ended badly (status {})", command[0], status);
+  }
+  return text;
 }
 
 absl::StatusOr<int> RunForeground(
     const std::vector<std::string>& command,
     const std::vector<std::pair<std::string, std::string>>& environment) {
   GEMEL_CHECK(!command.empty());
+  // Blocked until the handler knows the child: a signal in between would be lost or end us alone.
+  sigset_t passed;
+  sigset_t before;
+  sigemptyset(&passed);
+  sigaddset(&passed, SIGINT);
+  sigaddset(&passed, SIGTERM);
+  GEMEL_CHECK_EQ(sigprocmask(SIG_BLOCK, &passed, &before), 0);
   g_foreground = fork();
   if (g_foreground == 0) {
+    sigprocmask(SIG_SETMASK, &before, nullptr);
     for (const auto& [name, value] : environment) {
       setenv(name.c_str(), value.c_str(), 1);
     }
@@ -144,23 +255,33 @@ absl::StatusOr<int> RunForeground(
     dprintf(STDERR_FILENO, "gemel run: cannot run %s: %s\n", argv[0], std::strerror(errno));
     _exit(kExecFailed);
   }
+  const SignalsPassedOn passing;
+  GEMEL_CHECK_EQ(sigprocmask(SIG_SETMASK, &before, nullptr), 0);
   if (g_foreground < 0) {
     return error::ResourceExhausted("cannot start {}: {}", command[0], std::strerror(errno));
   }
-  struct sigaction action{};
-  action.sa_handler = PassOn;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
   int status = 0;
   while (waitpid(g_foreground, &status, 0) < 0 && errno == EINTR) {
   }
   g_foreground = 0;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : kSignalled + WTERMSIG(status);
 }
 
 std::string Environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
+}
+
+uid_t OwnUser() { return geteuid(); }
+
+absl::Status CheckOwner(const std::string& path) {
+  struct stat found{};
+  if (stat(path.c_str(), &found) != 0 || geteuid() == 0 || found.st_uid == geteuid()) {
+    return absl::OkStatus();
+  }
+  return error::PermissionDenied(
+      "{} belongs to user {}, this is user {}; run as that user, or choose a --dir of your own",
+      path, found.st_uid, geteuid());
 }
 
 absl::StatusOr<std::string> ProgramFolder() {
@@ -173,8 +294,15 @@ absl::StatusOr<std::string> ProgramFolder() {
 }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
+  errno = 0;
   std::ifstream file(path);
   if (!file) {
+    if (errno == EACCES || errno == EPERM) {
+      return error::PermissionDenied(
+          "{} is not readable for user {}; ask its owner, or choose a --dir "
+          "of your own",
+          path, geteuid());
+    }
     return error::NotFound("{} is not there", path);
   }
   std::ostringstream text;
@@ -185,11 +313,12 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
 absl::Status WriteTextFile(const std::string& path, const std::string& text) {
   const std::string temporary = path + ".new";
   {
+    errno = 0;
     std::ofstream file(temporary, std::ios::trunc);
     file << text;
     file.flush();
     if (!file) {
-      return error::Unavailable("cannot write {}: is the disk full, or not yours?", temporary);
+      return WriteError(temporary, errno);
     }
   }
   return MoveAside(temporary, path);
@@ -199,7 +328,7 @@ absl::Status MakeFolder(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) {
-    return error::Unavailable("cannot make the folder {}: {}", path, error.message());
+    return WriteError(path, error.value());
   }
   return absl::OkStatus();
 }
@@ -234,11 +363,6 @@ std::string TailOf(const std::string& path, size_t lines) {
     tail += "\n  " + all[i];
   }
   return tail;
-}
-
-uint64_t MachineMemoryBytes() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
 void Pause(Duration duration) { std::this_thread::sleep_for(duration); }

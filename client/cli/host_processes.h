@@ -35,11 +35,20 @@ bool IsAlive(const ProcessName& process);
 // SIGTERM. True when it was alive before.
 bool AskToStop(const ProcessName& process);
 
-// SIGTERM, then SIGKILL after `patience`. True when it was alive before.
-bool StopProcess(const ProcessName& process, Duration patience);
+// SIGKILL, when it is alive.
+void Kill(const ProcessName& process);
 
-// Runs `command` in the foreground with `environment` added, passes SIGINT and SIGTERM on; its exit
-// code (128 + signal when it was killed).
+// Where the shell would find `program`, or empty.
+std::string FindProgram(const std::string& program);
+
+// What `command` writes to standard output, cut at 64 KiB; its standard error goes nowhere.
+// Unavailable when it cannot be run or ends badly, DeadlineExceeded (and it is ended) after
+// `within`.
+absl::StatusOr<std::string> RunCaptured(const std::vector<std::string>& command, Duration within);
+
+// Runs `command` in the foreground with `environment` added; its exit code (128 + signal when it
+// was killed). SIGINT and SIGTERM are passed on, but for a SIGINT of the terminal, which the whole
+// foreground group has got already.
 absl::StatusOr<int> RunForeground(
     const std::vector<std::string>& command,
     const std::vector<std::pair<std::string, std::string>>& environment);
@@ -47,6 +56,13 @@ absl::StatusOr<int> RunForeground(
 // Value of an environment variable, empty when unset. The only reader of the environment in the
 // CLI.
 std::string Environment(const char* name);
+
+// The user whose rights this process has.
+uid_t OwnUser();
+
+// PermissionDenied, naming the owner, for a file of another user; root owns everything. OK for one
+// that is not there.
+absl::Status CheckOwner(const std::string& path);
 
 // The folder this program lies in: the daemons lie beside it.
 absl::StatusOr<std::string> ProgramFolder();
@@ -60,7 +76,6 @@ void RemoveTree(const std::string& path);
 bool Exists(const std::string& path);
 // The last `lines` of a log, for an error message.
 std::string TailOf(const std::string& path, size_t lines);
-uint64_t MachineMemoryBytes();
 // Sleeps for a poll of another process's state.
 void Pause(Duration duration);
 TimePoint Now();

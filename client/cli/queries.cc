@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/cli/queries.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -16,6 +17,9 @@ using Json = nlohmann::ordered_json;
 
 constexpr uint32_t kVerifyWaitMs = 60'000;
 constexpr Duration kVerifyWithin = 70s;
+constexpr uint32_t kPersistWaitMs = 1000;
+constexpr Duration kPersistWithin = 10s;
+constexpr Duration kTickEvery = 200ms;
 
 template <typename Tag>
 std::string HexOf(const std::string& raw) {
@@ -53,6 +57,17 @@ const char* StateText(v1::SnapshotState state) {
   }
 }
 
+const char* StateText(v1::PersistState state) {
+  switch (state) {
+    case v1::PERSIST_RUNNING:
+      return "RUNNING";
+    case v1::PERSIST_DONE:
+      return "DONE";
+    default:
+      return "NONE";
+  }
+}
+
 Json MemberJson(const v1::Member& member) {
   Json json;
   json["name"] = member.name();
@@ -80,6 +95,8 @@ Json SnapshotJson(const v1::SnapshotInfo& info) {
   json["copies_wanted"] = info.copies_wanted();
   json["latest"] = info.latest();
   json["pinned"] = info.pinned();
+  json["in_memory"] = info.in_memory();
+  json["persisted"] = StateText(info.persisted());
   json["root"] = HexOf<TokenTag>(info.root());
   json["committed_unix_s"] = info.committed_unix_s();
   json["detail"] = info.detail();
@@ -123,15 +140,21 @@ absl::StatusOr<std::string> PlacementClient::CallRaw(const std::string& method, 
   std::optional<absl::StatusOr<std::string>> result;
   const TimePoint deadline = Add(loop_->Now(), within);
   loop_->Spawn(CallInto(channel_.get(), method, std::move(request), deadline, &result));
-  const bool done = loop_->RunUntil([&result] { return result.has_value(); }, Add(deadline, 1s));
-  if (!done) {
-    return error::DeadlineExceeded("{} at {} did not end", method, channel_->address());
+  const TimePoint give_up = Add(deadline, 1s);
+  while (!loop_->RunUntil([&result] { return result.has_value(); },
+                          std::min(give_up, Add(loop_->Now(), kTickEvery)))) {
+    if (loop_->Now() >= give_up) {
+      return error::DeadlineExceeded("{} at {} did not end", method, channel_->address());
+    }
+    if (tick_ != nullptr) {
+      tick_();
+    }
   }
   if (!result->ok() && result->status().code() == absl::StatusCode::kUnavailable) {
     return error::Unavailable(
-        "gemel-placement does not answer at {} ({}); `gemel up` starts a cluster, its log says why "
-        "it ended",
-        channel_->address(), MessageOf(result->status()));
+        "no gemel-placement answers at {}; `gemel up` starts a cluster, `gemel doctor` says what "
+        "runs here",
+        channel_->address());
   }
   return std::move(*result);
 }
@@ -184,6 +207,7 @@ absl::StatusOr<Json> QueryJobs(PlacementClient* placement) {
                             {"snapshots", info.snapshots()},
                             {"latest", info.latest_name()},
                             {"latest_sequence", info.latest_sequence()},
+                            {"persisted", info.persisted_name()},
                             {"latest_bytes", info.latest_bytes()},
                             {"world_size", info.world_size()}});
   }
@@ -236,6 +260,24 @@ absl::StatusOr<Json> RemoveSnapshots(PlacementClient* placement, const JobAndNam
   GEMEL_ASSIGN_OR_RETURN(auto reply,
                          placement->Call<v1::RemoveSnapshotsReply>("RemoveSnapshots", request));
   return Json{{"job", what.job}, {"name", what.name}, {"removed", reply.removed()}};
+}
+
+absl::StatusOr<PersistStep> PersistOnce(PlacementClient* placement, const JobAndName& what) {
+  auto request = WithCaller<v1::PersistSnapshotRequest>();
+  request.set_job(what.job);
+  request.set_name(what.name);
+  request.set_wait_ms(kPersistWaitMs);
+  GEMEL_ASSIGN_OR_RETURN(auto reply, placement->Call<v1::PersistSnapshotReply>(
+                                         "PersistSnapshot", request, kPersistWithin));
+  PersistStep step;
+  step.done = reply.state() == v1::PERSIST_DONE;
+  step.name = reply.snapshot().name();
+  step.shards_done = reply.shards_done();
+  step.shards = reply.shards();
+  step.bytes_done = reply.bytes_done();
+  step.bytes = reply.bytes();
+  step.detail = reply.detail();
+  return step;
 }
 
 absl::StatusOr<Json> QueryExplain(PlacementClient* placement, const JobAndName& what,

@@ -3,6 +3,7 @@
 // What people ask placement: each query gives one JSON value; the table is made from it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -27,6 +28,9 @@ class PlacementClient {
   absl::StatusOr<Reply> Call(const std::string& method, const Request& request,
                              Duration within = kCallWithin);
 
+  // `tick` is called a few times a second while a call waits; null: nothing.
+  void WhileWaiting(std::function<void()> tick) { tick_ = std::move(tick); }
+
  private:
   static constexpr Duration kCallWithin = 5s;
 
@@ -36,6 +40,7 @@ class PlacementClient {
 
   std::unique_ptr<EpollLoop> loop_;
   std::unique_ptr<GrpcChannel> channel_;
+  std::function<void()> tick_;
 };
 
 // "gpt" or "gpt@7".
@@ -57,5 +62,19 @@ absl::StatusOr<nlohmann::ordered_json> RemoveSnapshots(PlacementClient* placemen
                                                        const JobAndName& what);
 absl::StatusOr<nlohmann::ordered_json> QueryExplain(PlacementClient* placement,
                                                     const JobAndName& what, uint32_t copies);
+
+// What PersistSnapshot says; the call begins the work when it has not begun.
+struct PersistStep {
+  bool done = false;
+  std::string name;
+  uint32_t shards_done = 0;
+  uint32_t shards = 0;
+  uint64_t bytes_done = 0;
+  uint64_t bytes = 0;
+  std::string detail;  // what it waits for, or why it was given up
+};
+
+// Held by placement for at most a second while nothing moves.
+absl::StatusOr<PersistStep> PersistOnce(PlacementClient* placement, const JobAndName& what);
 
 }  // namespace gemel::cli

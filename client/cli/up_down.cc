@@ -1,150 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/cli/up_down.h"
 
-#include <nlohmann/json.hpp>
+#include <algorithm>
 
+#include "client/cli/daemons.h"
+#include "client/cli/host_facts.h"
+#include "common/bytes.h"
 #include "common/errors.h"
+#include "common/slab_size.h"
 #include "common/status_macros.h"
 
 namespace gemel::cli {
 namespace {
 
-constexpr Duration kReadyWithin = 20s;
-constexpr Duration kPollEvery = 20ms;
-constexpr Duration kStopPatience = 5s;
-constexpr size_t kLogLinesShown = 8;
-constexpr size_t kSocketPathBytesMax = 107;
+constexpr uint32_t kServersDefault = 3;
 constexpr uint32_t kServersMax = 64;
-constexpr std::string_view kUnix = "unix://";
-
-std::string PlacementDir(const ClusterFile& cluster) { return cluster.dir + "/placement"; }
-
-std::string ServerDir(const ClusterFile& cluster, const std::string& name) {
-  return cluster.dir + "/" + name;
-}
-
-absl::StatusOr<nlohmann::json> WaitReady(const std::string& folder, const std::string& what,
-                                         const ProcessName& process) {
-  const TimePoint deadline = Add(Now(), kReadyWithin);
-  while (true) {
-    absl::StatusOr<std::string> text = ReadTextFile(folder + "/ready.json");
-    if (text.ok()) {
-      nlohmann::json json = nlohmann::json::parse(*text, nullptr, false);
-      if (json.is_object()) {
-        return json;
-      }
-    }
-    const bool alive = IsAlive(process);
-    if (!alive || Now() >= deadline) {
-      return error::Unavailable("{} {}; its log {}/log ends:{}", what,
-                                alive ? "did not get ready in 20 s" : "ended at its start", folder,
-                                TailOf(folder + "/log", kLogLinesShown));
-    }
-    Pause(kPollEvery);
-  }
-}
-
-absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>& extra) {
-  const std::string folder = PlacementDir(*cluster);
-  GEMEL_RETURN_IF_ERROR(MakeFolder(folder));
-  RemoveTree(folder + "/ready.json");
-  GEMEL_ASSIGN_OR_RETURN(std::string programs, ProgramFolder());
-  const std::string listen = cluster->placement.empty() ? "127.0.0.1:0" : cluster->placement;
-  std::vector<std::string> command = {
-      programs + "/gemel-placement", "--dir", folder, "--listen", listen, "--ready-file",
-      folder + "/ready.json"};
-  command.insert(command.end(), extra.begin(), extra.end());
-  GEMEL_ASSIGN_OR_RETURN(cluster->placement_process, StartDetached(command, folder + "/log"));
-  GEMEL_ASSIGN_OR_RETURN(nlohmann::json ready,
-                         WaitReady(folder, "gemel-placement", cluster->placement_process));
-  cluster->placement = ready.value("address", "");
-  cluster->cluster = ready.value("cluster_id", cluster->cluster);
-  return absl::OkStatus();
-}
-
-absl::Status LaunchServer(const ClusterFile& cluster, ServerEntry* server) {
-  const std::string folder = ServerDir(cluster, server->name);
-  GEMEL_RETURN_IF_ERROR(MakeFolder(folder));
-  RemoveTree(folder + "/ready.json");
-  const std::string socket = folder + "/server.sock";
-  if (socket.size() > kSocketPathBytesMax) {
-    return error::InvalidArgument(
-        "the socket path {} has {} bytes, the system allows {}: choose a shorter --dir", socket,
-        socket.size(), kSocketPathBytesMax);
-  }
-  server->socket = std::string(kUnix) + socket;
-  GEMEL_ASSIGN_OR_RETURN(std::string programs, ProgramFolder());
-  const std::string domain = "host-" + server->name.substr(server->name.rfind('-') + 1);
-  const std::vector<std::string> command = {programs + "/gemel-server",
-                                            "--dir",
-                                            folder,
-                                            "--name",
-                                            server->name,
-                                            "--domain",
-                                            domain,
-                                            "--placement",
-                                            cluster.placement,
-                                            "--socket",
-                                            socket,
-                                            "--data-listen",
-                                            "tcp://127.0.0.1:0",
-                                            "--memory",
-                                            std::to_string(cluster.memory_bytes),
-                                            "--slab-bytes",
-                                            std::to_string(cluster.slab_bytes),
-                                            "--ready-file",
-                                            folder + "/ready.json"};
-  GEMEL_ASSIGN_OR_RETURN(server->process, StartDetached(command, folder + "/log"));
-  return absl::OkStatus();
-}
-
-absl::Status AwaitServer(const ClusterFile& cluster, ServerEntry* server) {
-  GEMEL_ASSIGN_OR_RETURN(
-      nlohmann::json ready,
-      WaitReady(ServerDir(cluster, server->name), "gemel-server " + server->name, server->process));
-  server->id = ready.value("server_id", "");
-  server->data_address = ready.value("data_address", "");
-  return absl::OkStatus();
-}
-
-uint32_t StopAll(ClusterFile* cluster) {
-  uint32_t ended = 0;
-  for (const ServerEntry& server : cluster->servers) {
-    ended += AskToStop(server.process) ? 1 : 0;  // all at once: each may take a second
-  }
-  for (ServerEntry& server : cluster->servers) {
-    StopProcess(server.process, kStopPatience);
-    RemoveTree(ServerDir(*cluster, server.name) + "/server.sock");
-    RemoveTree(ServerDir(*cluster, server.name) + "/ready.json");
-  }
-  ended += StopProcess(cluster->placement_process, kStopPatience) ? 1 : 0;
-  RemoveTree(PlacementDir(*cluster) + "/ready.json");
-  return ended;
-}
+constexpr uint64_t kMemoryDefault = kGiB;
+constexpr uint64_t kFitUnit = 64 * kMiB;
 
 absl::Status StartAll(ClusterFile* cluster) {
-  GEMEL_RETURN_IF_ERROR(StartPlacement(cluster, {}));
+  Waiting waiting(fmt::format("starting {} servers", cluster->servers.size()));
+  GEMEL_RETURN_IF_ERROR(StartPlacement(cluster, {}, &waiting));
   for (ServerEntry& server : cluster->servers) {
-    GEMEL_RETURN_IF_ERROR(LaunchServer(*cluster, &server));
+    GEMEL_RETURN_IF_ERROR(LaunchServer(cluster, &server));
   }
   for (ServerEntry& server : cluster->servers) {
-    GEMEL_RETURN_IF_ERROR(AwaitServer(*cluster, &server));
+    GEMEL_RETURN_IF_ERROR(AwaitServer(*cluster, &server, &waiting));
   }
   return WriteClusterFile(*cluster);
 }
 
-absl::Status CheckMemory(const UpOptions& options) {
-  const uint64_t wanted = options.memory_bytes * options.servers;
-  const uint64_t there = MachineMemoryBytes();
-  if (wanted > there) {
-    return error::ResourceExhausted(
-        "{} servers of {} MiB are {} MiB; this machine has {} MiB. Lower --memory or --servers",
-        options.servers, options.memory_bytes >> 20, wanted >> 20, there >> 20);
+// What fits leaves a tenth to everything else.
+uint64_t FittingBytes(const MachineMemory& memory, uint64_t servers) {
+  return memory.most_bytes() / 10 * 9 / servers / kFitUnit * kFitUnit;
+}
+
+absl::Status CheckSizes(const ClusterFile& cluster) {
+  const uint64_t servers = cluster.servers.size();
+  if (servers == 0 || servers > kServersMax) {
+    return error::InvalidArgument("--servers {} must be 1 to {}", servers, kServersMax);
   }
-  if (options.servers == 0 || options.servers > kServersMax) {
-    return error::InvalidArgument("--servers {} must be 1 to {}", options.servers, kServersMax);
+  const MachineMemory memory = ReadMachineMemory();
+  if (cluster.memory_bytes <= memory.most_bytes() / servers) {
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  const std::string where = memory.group_file.empty()
+                                ? "this machine has"
+                                : fmt::format("the control group ({}) allows", memory.group_file);
+  return error::ResourceExhausted(
+      "{} servers of {} MiB are more than the {} MiB that {}; `--memory {}MiB` would fit", servers,
+      cluster.memory_bytes >> 20, memory.most_bytes() >> 20, where,
+      FittingBytes(memory, servers) >> 20);
 }
 
 absl::StatusOr<ClusterFile> RestartServer(ClusterFile cluster, const std::string& name) {
@@ -155,8 +61,9 @@ absl::StatusOr<ClusterFile> RestartServer(ClusterFile cluster, const std::string
     if (IsAlive(server.process)) {
       return error::FailedPrecondition("{} runs already (process {})", name, server.process.pid);
     }
-    GEMEL_RETURN_IF_ERROR(LaunchServer(cluster, &server));
-    GEMEL_RETURN_IF_ERROR(AwaitServer(cluster, &server));
+    Waiting waiting("starting " + name);
+    GEMEL_RETURN_IF_ERROR(LaunchServer(&cluster, &server));
+    GEMEL_RETURN_IF_ERROR(AwaitServer(cluster, &server, &waiting));
     GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
     return cluster;
   }
@@ -168,58 +75,113 @@ absl::StatusOr<ClusterFile> RestartPlacement(ClusterFile cluster) {
     return error::FailedPrecondition("gemel-placement runs already (process {})",
                                      cluster.placement_process.pid);
   }
-  GEMEL_RETURN_IF_ERROR(StartPlacement(&cluster, {}));
+  Waiting waiting("starting gemel-placement");
+  GEMEL_RETURN_IF_ERROR(StartPlacement(&cluster, {}, &waiting));
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
   return cluster;
 }
 
-ClusterFile NewCluster(const UpOptions& options, const absl::StatusOr<ClusterFile>& before) {
-  ClusterFile cluster;
+// What was asked for, then what it had, then the defaults.
+ClusterFile NewCluster(const UpOptions& options, const ClusterFile& before) {
+  ClusterFile cluster = before;
   cluster.dir = options.dir;
-  if (before.ok()) {
-    cluster.cluster = before->cluster;
-    cluster.placement = before->placement;
-  }
-  cluster.memory_bytes = options.memory_bytes;
-  cluster.slab_bytes = options.slab_bytes;
-  for (uint32_t i = 0; i < options.servers; ++i) {
+  cluster.placement = options.listen.empty() ? before.placement : options.listen;
+  cluster.placement_process = ProcessName();
+  const uint64_t servers = options.servers != 0     ? options.servers
+                           : before.servers.empty() ? kServersDefault
+                                                    : before.servers.size();
+  cluster.servers.clear();
+  for (uint64_t i = 0; i < std::min<uint64_t>(servers, kServersMax + 1); ++i) {
     ServerEntry server;
     server.name = fmt::format("server-{}", i);
     cluster.servers.push_back(server);
   }
+  if (options.memory_bytes != 0 || before.memory_bytes == 0) {
+    cluster.memory_bytes = options.memory_bytes != 0 ? options.memory_bytes : kMemoryDefault;
+  }
+  if (options.slab_bytes != 0) {
+    cluster.slab_bytes = options.slab_bytes;
+  } else if (before.slab_bytes == 0 || cluster.memory_bytes != before.memory_bytes) {
+    cluster.slab_bytes = DefaultSlabBytes(cluster.memory_bytes);
+  }
+  if (!options.persist_dir.empty() || options.no_persist) {
+    cluster.persist_dir = options.persist_dir;
+    cluster.no_persist = options.no_persist;
+  }
   return cluster;
+}
+
+std::string SizesOf(const ClusterFile& cluster) {
+  return fmt::format("{} servers of {} MiB in slabs of {} MiB", cluster.servers.size(),
+                     cluster.memory_bytes >> 20, cluster.slab_bytes >> 20);
+}
+
+// A cluster that runs: nothing is to be done, or something that `up` does not do by itself.
+absl::Status CheckRunning(const UpOptions& options, const ClusterFile& running) {
+  if (!IsAlive(running.placement_process)) {
+    return error::FailedPrecondition(
+        "the servers below {} run without gemel-placement; `gemel up --placement --dir {}` starts "
+        "it "
+        "again",
+        options.dir, options.dir);
+  }
+  for (const ServerEntry& server : running.servers) {
+    if (!IsAlive(server.process)) {
+      return error::FailedPrecondition(
+          "the cluster below {} runs, but {} is dead; `gemel up --server {} --dir {}` starts it "
+          "again",
+          options.dir, server.name, server.name, options.dir);
+    }
+  }
+  const ClusterFile wanted = NewCluster(options, running);
+  if (wanted.servers.size() != running.servers.size() ||
+      wanted.memory_bytes != running.memory_bytes || wanted.slab_bytes != running.slab_bytes ||
+      wanted.placement != running.placement || wanted.persist_dir != running.persist_dir ||
+      wanted.no_persist != running.no_persist) {
+    return error::FailedPrecondition(
+        "a cluster runs below {} ({}; placement at {}) and other sizes or addresses were asked "
+        "for; `gemel down --dir {}` stops it first, another --dir starts a second one",
+        options.dir, SizesOf(running), running.placement, options.dir);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<ClusterFile> Up(const UpOptions& options) {
+absl::StatusOr<UpResult> Up(const UpOptions& options) {
+  GEMEL_RETURN_IF_ERROR(CheckOwner(options.dir + "/cluster.json"));
   absl::StatusOr<ClusterFile> before = ReadClusterFile(options.dir);
   if (!options.only_server.empty() || options.only_placement) {
     GEMEL_RETURN_IF_ERROR(before.status());
-    return options.only_placement ? RestartPlacement(*before)
-                                  : RestartServer(*before, options.only_server);
+    GEMEL_ASSIGN_OR_RETURN(ClusterFile restarted,
+                           options.only_placement ? RestartPlacement(*before)
+                                                  : RestartServer(*before, options.only_server));
+    return UpResult{restarted, false};
+  }
+  if (!before.ok() && before.status().code() != absl::StatusCode::kNotFound) {
+    return before.status();
   }
   if (before.ok() && before->AnyAlive()) {
-    return error::FailedPrecondition(
-        "a cluster runs below {} (placement at {}); `gemel down --dir {}` stops it", options.dir,
-        before->placement, options.dir);
+    GEMEL_RETURN_IF_ERROR(CheckRunning(options, *before));
+    return UpResult{*before, true};
   }
-  GEMEL_RETURN_IF_ERROR(CheckMemory(options));
+  ClusterFile cluster = NewCluster(options, before.value_or(ClusterFile()));
+  GEMEL_RETURN_IF_ERROR(CheckSizes(cluster));
   GEMEL_RETURN_IF_ERROR(MakeFolder(options.dir));
-  ClusterFile cluster = NewCluster(options, before);
-  // Written before anything runs and after each success: a CLI that is killed leaves no unknown
-  // process.
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
   if (absl::Status started = StartAll(&cluster); !started.ok()) {
-    StopAll(&cluster);
+    Waiting waiting("stopping what was started");
+    StopDaemons(&cluster, &waiting);
     return started;
   }
-  return cluster;
+  return UpResult{cluster, false};
 }
 
 absl::StatusOr<uint32_t> Down(const std::string& dir, bool wipe) {
+  GEMEL_RETURN_IF_ERROR(CheckOwner(dir + "/cluster.json"));
   GEMEL_ASSIGN_OR_RETURN(ClusterFile cluster, ReadClusterFile(dir));
-  const uint32_t ended = StopAll(&cluster);
+  Waiting waiting("stopping the cluster below " + dir);
+  const uint32_t ended = StopDaemons(&cluster, &waiting);
   if (wipe) {
     RemoveTree(dir);
     return ended;
@@ -233,6 +195,7 @@ absl::StatusOr<uint32_t> Down(const std::string& dir, bool wipe) {
 }
 
 absl::StatusOr<ClusterFile> RecoverPlacement(const std::string& dir, bool accept_loss, bool force) {
+  GEMEL_RETURN_IF_ERROR(CheckOwner(dir + "/cluster.json"));
   GEMEL_ASSIGN_OR_RETURN(ClusterFile cluster, ReadClusterFile(dir));
   if (IsAlive(cluster.placement_process) && !force) {
     return error::FailedPrecondition(
@@ -240,8 +203,9 @@ absl::StatusOr<ClusterFile> RecoverPlacement(const std::string& dir, bool accept
         "--force",
         dir, cluster.placement_process.pid);
   }
-  StopProcess(cluster.placement_process, kStopPatience);
-  const std::string folder = PlacementDir(cluster);
+  Waiting waiting("recovering placement");
+  StopDaemon(cluster.placement_process, &waiting);
+  const std::string folder = PlacementFolder(cluster);
   if (Exists(folder)) {
     uint32_t number = 0;
     while (Exists(fmt::format("{}.lost-{}", folder, number))) {
@@ -253,7 +217,7 @@ absl::StatusOr<ClusterFile> RecoverPlacement(const std::string& dir, bool accept
   if (accept_loss) {
     extra.emplace_back("--accept-loss");
   }
-  GEMEL_RETURN_IF_ERROR(StartPlacement(&cluster, extra));
+  GEMEL_RETURN_IF_ERROR(StartPlacement(&cluster, extra, &waiting));
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
   return cluster;
 }

@@ -13,18 +13,26 @@ namespace gemel::cli {
 
 struct UpOptions {
   std::string dir;
-  uint32_t servers = 3;
-  uint64_t memory_bytes = 0;  // per server
-  uint64_t slab_bytes = 0;
+  uint32_t servers = 0;       // 0: as many as it had, or 3
+  uint64_t memory_bytes = 0;  // per server; 0: what it had, or 1 GiB
+  uint64_t slab_bytes = 0;    // 0: what it had with that memory, or DefaultSlabBytes()
+  std::string listen;         // of placement; empty: where it was, or any free port
+  std::string persist_dir;    // each server takes a folder of its own below it
+  bool no_persist = false;
   std::string only_server;      // restart this dead server of a running cluster
   bool only_placement = false;  // restart its dead placement
 };
 
+struct UpResult {
+  ClusterFile cluster;
+  bool was_up = false;  // nothing was to be done
+};
+
 // Starts placement and servers, waits until all are ready. On failure stops what it started and
-// gives the last lines of the log of what failed. FailedPrecondition when a cluster already runs
-// below dir. A cluster that was stopped comes back as itself: same id, same ports where they are
-// free.
-absl::StatusOr<ClusterFile> Up(const UpOptions& options);
+// says why it ended, as its log does. A cluster that runs already is left as it is:
+// FailedPrecondition when other sizes were asked for, or a part of it is dead. A cluster that was
+// stopped comes back as itself: same id, same sizes, same address of placement.
+absl::StatusOr<UpResult> Up(const UpOptions& options);
 
 // Ends all processes of the cluster, removes sockets and ready files; `wipe` removes the folder
 // too. Returns how many processes it ended.

@@ -10,12 +10,7 @@ Task<absl::StatusOr<std::shared_ptr<Link>>> Link::Connect(Loop* loop, Net* net, 
   GEMEL_CHECK(loop->OnLoopThread());
   std::shared_ptr<Link> link(new Link(loop, host, address));
   absl::StatusOr<std::unique_ptr<Connection>> connection = co_await net->Connect(address, deadline);
-  if (!connection.ok()) {
-    co_return Annotate(connection.status(),
-                       fmt::format("no Gemel server answers at {} (is it running? `gemel status`, "
-                                   "or `gemel up` starts one)",
-                                   address));
-  }
+  GEMEL_CO_RETURN_IF_ERROR(connection.status());  // it names the address and the way out
   link->session_ = Session::Start(loop, std::move(*connection), nullptr, Session::Options());
   absl::StatusOr<std::shared_ptr<SharedHandle>> process = host->OwnProcess();
   GEMEL_CO_RETURN_IF_ERROR(process.status());
@@ -53,6 +48,19 @@ void Link::Close() {
 }
 
 absl::Status Link::Explain(const absl::Status& status) const {
+  if (status.code() == absl::StatusCode::kUnavailable && session_ != nullptr && !session_->open()) {
+    return error::Unavailable(
+        "server {} at {} has ended, or was stopped: `gemel status` shows it, `gemel up --server "
+        "{}` "
+        "starts it again; what it held is on its peers",
+        server_.server_name, address_, server_.server_name);
+  }
+  // A refusal is a whole sentence that names who refuses; a connection that broke is not.
+  if (status.code() == absl::StatusCode::kResourceExhausted ||
+      status.code() == absl::StatusCode::kInvalidArgument ||
+      status.code() == absl::StatusCode::kNotFound) {
+    return status;
+  }
   return Annotate(status, fmt::format("server {} at {}", server_.server_name, address_));
 }
 

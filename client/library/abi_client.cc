@@ -20,9 +20,8 @@ absl::StatusOr<std::string> AddressOf(std::string_view given) {
     return std::string(given);
   }
   return error::InvalidArgument(
-      "'{}' is not the address of a server on this host: unix:///PATH of its socket (`gemel "
-      "status` "
-      "prints it)",
+      "'{}' is not the address of a server on this host: it is unix:///PATH of its socket, as "
+      "`gemel up` prints it; placement's address is for the command line only",
       given);
 }
 

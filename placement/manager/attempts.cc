@@ -9,6 +9,20 @@
 #include "placement/model/retarget.h"
 
 namespace gemel {
+namespace {
+
+// A save that no receipt can complete says so at once, not only when its time is over.
+std::string TooFewServers(uint32_t min_copies, int64_t alive) {
+  if (alive >= min_copies) {
+    return "";
+  }
+  return fmt::format(
+      "; {} copies need {} servers and {} is alive: start more (`gemel up --servers`), "
+      "or save with copies={}",
+      min_copies, min_copies, alive, std::max<int64_t>(1, alive));
+}
+
+}  // namespace
 
 std::shared_ptr<Attempt> PlacementCore::MakeAttempt(OpenRecord record, uint64_t version) {
   auto attempt = std::make_shared<Attempt>(loop_);
@@ -240,8 +254,11 @@ std::string PlacementCore::Missing(const Attempt& attempt) const {
                    : fmt::format("; rank {} did not open", rank);
     }
   }
-  return fmt::format("{} of {} ranks opened, {} have enough receipts{}", attempt.opened_count,
-                     attempt.record.world_size, attempt.enough_count, ranks);
+  const auto alive = std::count_if(members_.begin(), members_.end(),
+                                   [](const auto& member) { return member.second->alive(); });
+  return fmt::format("{} of {} ranks opened, {} have enough receipts{}{}", attempt.opened_count,
+                     attempt.record.world_size, attempt.enough_count, ranks,
+                     TooFewServers(attempt.record.min_copies, alive));
 }
 
 // Commits when nothing better can be had: all full, or nobody left to wait for, or late.

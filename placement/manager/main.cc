@@ -74,8 +74,9 @@ absl::Status Serve(const Flags& flags, EpollLoop* loop, bool* stop) {
     if (!flags.ready_file.empty()) {
       status = WriteReadyFile(
           flags.ready_file,
-          fmt::format(R"({{"address": "{}", "pid": {}, "cluster_id": "{}"}})", (*server)->address(),
-                      process.pid(), manager->cluster().ToHex()));
+          fmt::format(R"({{"address": "{}", "pid": {}, "cluster_id": "{}", "version": "{}"}})",
+                      (*server)->address(), process.pid(), manager->cluster().ToHex(),
+                      GEMEL_VERSION));
     }
   }
   if (status.ok()) {
@@ -100,6 +101,7 @@ int Main(int argc, char** argv) {
   app.add_flag("--recover-from-servers", flags.recover_from_servers,
                "rebuild a lost store from what the servers keep");
   app.add_flag("--accept-loss", flags.accept_loss, "recover without a majority of the servers");
+  app.set_version_flag("--version", GEMEL_VERSION);
   CLI11_PARSE(app, argc, argv);
   StartLog("placement");
 

@@ -112,6 +112,21 @@ def test_bad_usage_ends_with_2(shared):
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", gemel("--version").out)
 
 
+def test_the_page_of_operations_repeats_the_exit_codes_of_help():
+    told = re.findall(r"^  (\d)  (.+)$", gemel("--help").out, re.MULTILINE)
+    assert len(told) == 9
+    page = " ".join(Path(__file__).parents[2].joinpath("docs", "OPERATIONS.md").read_text().split())
+    for code, meaning in told:
+        assert f"{code} {meaning}" in page, (code, meaning)
+
+
+def test_every_command_shows_examples():
+    for command in re.findall(r"^  ([a-z]+) {2,}[A-Z]", gemel("--help").out, re.MULTILINE):
+        done = gemel(command, "--help")
+        assert done.code == 0 and ("Examples:" in done.out or command == "placement"), done
+    assert "Examples:" in gemel("placement", "recover", "--help").out
+
+
 def test_without_a_cluster_every_command_says_how_to_start_one():
     with tempfile.TemporaryDirectory() as folder:
         for command in (["status"], ["jobs"], ["snapshots", "x"], ["verify", "x"], ["explain"], ["down"],
@@ -131,9 +146,13 @@ def test_an_address_beyond_this_machine_is_refused(shared):
     assert done.code in (USAGE, REFUSED) and "192.0.2.1" in done.err and "loopback" in done.err, done
 
 
-def test_a_second_up_is_refused_and_harms_nothing(shared):
+def test_a_second_up_does_nothing_and_says_the_address(shared):
     before = shared.incarnations()
-    sentence(shared.gemel("up", *shared.sizes, code=None), REFUSED, re.escape(shared.dir), "gemel down")
+    done = shared.gemel("up", *shared.sizes)
+    assert "up already" in done.out and ",".join(shared.sockets) in done.out, done
+    assert "up already" in shared.gemel("up").out  # nothing asked for: what there is
+    sentence(shared.gemel("up", "--servers", "5", code=None), REFUSED, re.escape(shared.dir), "3 servers of 256 MiB",
+             "gemel down")
     assert shared.incarnations() == before
 
 

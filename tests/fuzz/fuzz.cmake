@@ -21,6 +21,7 @@ gemel_fuzz_target(frame 15 DEPS gemel_transport)
 gemel_fuzz_target(messages 15 DEPS gemel_transport)
 gemel_fuzz_target(records 20 DEPS gemel_placement_manager gemel_server)
 gemel_fuzz_target(text 10 DEPS gemel_server)
+gemel_fuzz_target(archive 20 DEPS gemel_archive)
 gemel_fuzz_target(placement 35 DEPS gemel_placement_manager)
 gemel_fuzz_target(server 35 DEPS gemel_sim)
 
@@ -29,4 +30,5 @@ if(GEMEL_BUILD_SERVICES AND TARGET gemel-server)
   gemel_test(config_replay_test
     SOURCES ${here}/config_replay_test.cc ${PROJECT_SOURCE_DIR}/server/config.cc
     DEPS gemel_server gemel_daemon CLI11::CLI11 LABEL fuzz)
+  target_compile_definitions(config_replay_test PRIVATE GEMEL_VERSION="${PROJECT_VERSION}")
 endif()

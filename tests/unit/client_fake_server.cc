@@ -101,6 +101,13 @@ absl::StatusOr<Reply> FakeServer::Dispatch(Session* session, const IncomingReque
       uploads_.erase(message.upload);
       return Say(Acknowledged());
     }
+    default:
+      return DispatchRead(session, request);
+  }
+}
+
+absl::StatusOr<Reply> FakeServer::DispatchRead(Session* session, const IncomingRequest& request) {
+  switch (request.header.type) {
     case FrameType::kBeginRestore: {
       GEMEL_RETURN_IF_ERROR(DecodeMessage<BeginRestore>(request.body).status());
       return Begin("");

@@ -78,6 +78,7 @@ class FakeServer final : public SessionHandler {
   absl::StatusOr<Reply> Open(Session* session, const OpenShard& message);
   absl::StatusOr<Reply> Stage(Session* session, const StageShard& message);
   absl::StatusOr<Reply> OpenStaged(const OpenShard& message);
+  absl::StatusOr<Reply> DispatchRead(Session* session, const IncomingRequest& request);
   absl::StatusOr<Reply> DispatchStage(Session* session, const IncomingRequest& request);
   // The object's slabs and their pieces.
   absl::StatusOr<std::vector<SlabPiece>> GiveSlabs(Session* session, Object* object, Reply* reply);

@@ -136,5 +136,20 @@ TEST_F(ClientFork, LetsTheChildConnectAnew) {
 }
 #endif
 
+TEST_F(ClientFork, LeavesAStageToItsParent) {
+  auto stage = client_.OpenStage({.shard_bytes = kShardBytes, .timeout_ms = 5000});
+  ASSERT_TRUE(stage) << stage.status().message();
+  const int refused = InChild([this, &stage]() {
+    const bool all = stage->Write(0, content_).code() == GEMEL_FAILED_PRECONDITION &&
+                     stage->Seal().code() == GEMEL_FAILED_PRECONDITION && !MapsSharedMemory();
+    *stage = StageWriter();  // frees nothing of the parent's
+    return all ? 0 : 1;
+  });
+  EXPECT_EQ(refused, 0);
+  EXPECT_TRUE(stage->Write(0, content_).ok());
+  EXPECT_TRUE(stage->Seal().ok());
+  EXPECT_EQ(server_.drops.load(), 0);
+}
+
 }  // namespace
 }  // namespace gemel

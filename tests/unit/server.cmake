@@ -11,6 +11,7 @@ if(GEMEL_BUILD_SERVICES AND TARGET gemel-server)
   gemel_test(server_config_test
     SOURCES ${here}/server_config_test.cc ${PROJECT_SOURCE_DIR}/server/config.cc
     DEPS gemel_server gemel_daemon CLI11::CLI11 LABEL unit)
+  target_compile_definitions(server_config_test PRIVATE GEMEL_VERSION="${PROJECT_VERSION}")
 endif()
 if(TARGET gemel_server_persist_rocksdb)
   gemel_test(server_persist_test

@@ -66,7 +66,24 @@ TEST(ServerConfig, FillsInWhatFollowsFromTheRest) {
   EXPECT_EQ(config.domain, config.name);
   EXPECT_EQ(config.socket, "/state/server.sock");
   EXPECT_EQ(config.memory_size, kGiB);
+  EXPECT_EQ(config.slab_size, 4 * kMiB);
+}
+
+TEST(ServerConfig, TakesSmallSlabsForSmallMemoryUnlessASizeIsSaid) {
+  for (const auto& [memory, slab] : std::vector<std::pair<std::string, uint64_t>>{
+           {"64MiB", kMiB}, {"256MiB", kMiB}, {"3GiB", 8 * kMiB}, {"7GiB", 16 * kMiB}}) {
+    ServerConfig config = Sound();
+    config.memory = memory;
+    ASSERT_TRUE(CheckServerConfig(&config, kMachine).ok());
+    EXPECT_EQ(config.slab_size, slab) << memory;
+  }
+  ServerConfig config = Sound();
+  config.memory = "100GiB";
+  ASSERT_TRUE(CheckServerConfig(&config, 1024 * kGiB).ok());
   EXPECT_EQ(config.slab_size, 64 * kMiB);
+  config.slab_bytes = "2MiB";
+  ASSERT_TRUE(CheckServerConfig(&config, 1024 * kGiB).ok());
+  EXPECT_EQ(config.slab_size, 2 * kMiB);
 }
 
 TEST(ServerConfig, ThePersistentTierLiesBelowDirUnlessToldOtherwise) {

@@ -64,6 +64,11 @@ Task<absl::StatusOr<std::string>> FakePlacement::Handle(std::shared_ptr<RpcCall>
     saves[abort.snapshot().sequence()].aborted = abort.why();
     co_return pb::AbortSnapshotReply().SerializeAsString();
   }
+  co_return co_await HandleReads(std::move(method), std::move(request));
+}
+
+Task<absl::StatusOr<std::string>> FakePlacement::HandleReads(std::string method,
+                                                             std::string request) {
   if (method == "BeginRestore") {
     co_return BeginRestore(Parse<pb::BeginRestoreRequest>(request)).SerializeAsString();
   }

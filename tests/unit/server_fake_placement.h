@@ -100,6 +100,7 @@ class FakePlacement final : public RpcService {
     return message;
   }
 
+  Task<absl::StatusOr<std::string>> HandleReads(std::string method, std::string request);
   pb::JoinReply Join(const pb::JoinRequest& request);
   Task<absl::StatusOr<std::string>> Directives(std::string raw);
   Task<absl::StatusOr<std::string>> WatchMap(std::string raw);

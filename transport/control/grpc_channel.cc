@@ -230,6 +230,14 @@ namespace {
 // What gRPC says of a connection names neither the call nor its unknown outcome.
 absl::Status Explain(const absl::Status& status, std::string_view method,
                      const std::string& address) {
+  // gRPC's own words for "nobody listens there", several layers deep.
+  if (status.code() == absl::StatusCode::kUnavailable &&
+      MessageOf(status).starts_with("failed to connect")) {
+    return error::Unavailable(
+        "no gemel-placement answers at {} ({}); `gemel up --placement` starts it again, nothing is "
+        "lost",
+        address, method);
+  }
   if (status.code() == absl::StatusCode::kUnavailable ||
       status.code() == absl::StatusCode::kDeadlineExceeded) {
     return Annotate(status, fmt::format("{} at {}", method, address));

@@ -109,7 +109,7 @@ struct OpenShard {
   OnBusyPolicy on_busy = OnBusyPolicy::kWait;
   uint32_t wait_ms = 0;
   uint32_t deadline_ms = 0;
-  uint32_t persist_every = 0;       // gemel.v1.PersistPolicy
+  uint32_t persist_every = 0;  // gemel.v1.PersistPolicy
   uint32_t persist_interval_s = 0;
   uint32_t persist_copies = 0;
   uint32_t persist_keep = 0;
@@ -143,10 +143,10 @@ struct OpenShard {
 struct OpenShardReply {
   static constexpr std::string_view kName = "open shard reply";
   OpenDecision decision = OpenDecision::kAccept;
-  std::string reason;             // WAIT and SKIP: for what
-  SnapshotId snapshot;            // ACCEPT: with its sequence
-  uint64_t upload = 0;            // names this shard on this connection
-  std::vector<SlabPiece> pieces;  // in order of the shard's bytes; whole chunks but for the last
+  std::string reason;              // WAIT and SKIP: for what
+  SnapshotId snapshot;             // ACCEPT: with its sequence
+  uint64_t upload = 0;             // names this shard on this connection
+  std::vector<SlabPiece> pieces;   // in order of the shard's bytes; whole chunks but for the last
   std::vector<Digest128> digests;  // of a staged shard, one a chunk; it has no pieces to fill
 
   static void Fields(auto& m, auto&& field) {

@@ -163,12 +163,35 @@ std::function<void()> RemoverOf(const std::string& path) {
   };
 }
 
+// Why nobody answers: what lies at the path says more than the error number.
 absl::Status NobodyThere(int error, const std::string& path) {
-  if (OutcomeOfErrno(error).outcome == Outcome::kPeerGone) {
-    return error::Unavailable("nobody listens on {}: start the server, or correct the path",
-                              AddressOf(path));
+  const std::string address = AddressOf(path);
+  struct stat found{};
+  const bool there = lstat(path.c_str(), &found) == 0;
+  if (error == ENOENT || error == ENOTDIR) {
+    return error::Unavailable(
+        "{}: no socket is there, so no server was started there; `gemel up` starts one and prints "
+        "its address",
+        address);
   }
-  return StatusOfErrno(error, fmt::format("connecting to {}", AddressOf(path)));
+  if (error == ECONNREFUSED && there && !S_ISSOCK(found.st_mode)) {
+    return error::Unavailable(
+        "{}: a {} is there, no socket; correct the address, `gemel up` prints it", address,
+        S_ISDIR(found.st_mode) ? "folder" : "file");
+  }
+  if (error == ECONNREFUSED) {
+    return error::Unavailable(
+        "{}: nobody listens there, its server has ended; `gemel up` starts it again", address);
+  }
+  if (error == EACCES || error == EPERM) {
+    const std::string whose = there ? fmt::format("it belongs to user {}", found.st_uid)
+                                    : std::string("its folder is closed to others");
+    return error::PermissionDenied(
+        "{}: this process runs as user {} and {}; run as that user, or start a server of your own "
+        "(`gemel up --dir DIR`)",
+        address, geteuid(), whose);
+  }
+  return StatusOfErrno(error, fmt::format("connecting to {}", address));
 }
 
 }  // namespace

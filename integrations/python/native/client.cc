@@ -125,6 +125,28 @@ nb::object Open(Client& client, gemel_snapshot_options options) {
   return writer != nullptr ? MakeWriter(writer, options.name) : nb::none();
 }
 
+// What is asked about snapshots that are there, and memory for one that has no name yet.
+void BindWithoutSave(nb::class_<Client>& client) {
+  client.def(
+      "begin_restore",
+      [](Client& c, const std::string& job, nb::handle epoch, uint32_t rank, uint32_t world_size,
+         double timeout_s) { return c.BeginRestore(job, epoch, {rank, world_size}, timeout_s); },
+      nb::arg("job"), nb::arg("epoch"), nb::arg("rank"), nb::arg("world_size"),
+      nb::arg("timeout_s"),
+      "The Restore that all ranks share, or None when nothing was ever committed.");
+  client.def("begin_read", &Client::BeginRead, nb::arg("job"), nb::arg("name") = nb::none(),
+             nb::arg("timeout_s") = 300.0,
+             "A Restore of one committed snapshot (None: the newest) for read() and fetch() alone, "
+             "without an epoch. NotFound when it is not there.");
+  client.def("open_stage", &Client::OpenStage, nb::arg("shard_bytes"), nb::arg("layout_bytes"),
+             nb::arg("timeout_s"),
+             "A Stage: memory of this host for a shard that has no name yet.");
+  client.def("list_snapshots", &Client::ListSnapshots, nb::arg("job"),
+             "What is committed, by rising order: one dict each.");
+  client.def("remove_snapshot", &Client::RemoveSnapshot, nb::arg("job"), nb::arg("name"),
+             "Removes every committed snapshot of that name, in memory and on disk.");
+}
+
 }  // namespace
 
 void BindClient(nb::module_& module) {
@@ -180,24 +202,7 @@ void BindClient(nb::module_& module) {
       nb::arg("persist_interval_s") = 0, nb::arg("persist_copies") = 0, nb::arg("persist_keep") = 0,
       nb::arg("stage") = nb::none(),
       "A Writer of this rank's shard, or None when the cluster skips this snapshot.");
-  client.def(
-      "begin_restore",
-      [](Client& c, const std::string& job, nb::handle epoch, uint32_t rank, uint32_t world_size,
-         double timeout_s) { return c.BeginRestore(job, epoch, {rank, world_size}, timeout_s); },
-      nb::arg("job"), nb::arg("epoch"), nb::arg("rank"), nb::arg("world_size"),
-      nb::arg("timeout_s"),
-      "The Restore that all ranks share, or None when nothing was ever committed.");
-  client.def("begin_read", &Client::BeginRead, nb::arg("job"), nb::arg("name") = nb::none(),
-             nb::arg("timeout_s") = 300.0,
-             "A Restore of one committed snapshot (None: the newest) for read() and fetch() alone, "
-             "without an epoch. NotFound when it is not there.");
-  client.def("open_stage", &Client::OpenStage, nb::arg("shard_bytes"), nb::arg("layout_bytes"),
-             nb::arg("timeout_s"),
-             "A Stage: memory of this host for a shard that has no name yet.");
-  client.def("list_snapshots", &Client::ListSnapshots, nb::arg("job"),
-             "What is committed, by rising order: one dict each.");
-  client.def("remove_snapshot", &Client::RemoveSnapshot, nb::arg("job"), nb::arg("name"),
-             "Removes every committed snapshot of that name, in memory and on disk.");
+  BindWithoutSave(client);
 }
 
 }  // namespace gemel::python

@@ -131,6 +131,9 @@ gemel_epoch EpochOf(nb::handle epoch) {
 
 NB_MODULE(_native, module) {
   using namespace gemel::python;  // NOLINT(google-build-using-namespace): its own functions
+  // The traceback of an error that ends the interpreter keeps clients alive: no leak, and not what
+  // the user is to read last.
+  nb::set_leak_warnings(false);
   module.doc() = "The client library of Gemel. See gemel.torch for what training programs use.";
   module.attr("__version__") = gemel_version();
   RememberMainThread();

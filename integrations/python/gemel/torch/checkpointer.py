@@ -244,7 +244,8 @@ class Checkpointer:
     def _start_new(self) -> int:
         if self._if_missing == "fail":
             raise NotFound(f"job {self.job!r} never committed on cluster {self.cluster_id}; "
-                           "check the job's name and the address, or pass if_missing='start'")
+                           "`gemel jobs` lists what is there; correct the name or the address, "
+                           "or pass if_missing='start'")
         self.restored = Restored(world_size=self.world_size)
         self._say("starts at step 0: no snapshot was ever committed here")
         return 0
