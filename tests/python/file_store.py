@@ -180,7 +180,6 @@ class Writer:
 
     def adopt(self, staged: Path) -> None:
         self.write(0, staged.read_bytes())
-        self.seal()
         staged.unlink()
 
     def wait(self, timeout_s: float) -> dict:

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gemel import clients
-from gemel.errors import Error, ResourceExhausted, Unavailable
+from gemel.errors import Aborted, Error, FailedPrecondition, ResourceExhausted, Unavailable
 from gemel.torch import dcp_metadata, dcp_ticket, shard
 from gemel.torch import layout as fmt
 
 _GIVE_UP_S = 2.0
+_REASON = "checkpoint rank "
 
 
 class Attempt:
@@ -55,9 +56,14 @@ class Attempt:
                 layout = fmt.place(index, self.ticket.world + 1, dcp_metadata.LAYOUT_HASH, [])
                 self.open(index, layout.shard_bytes, layout.layout_bytes,
                           timeout_s=min(_GIVE_UP_S, self._options["timeout_s"]))
-            self.writer.abort(f"rank {self.ticket.index}: {type(error).__name__}: {error}")
+            self.writer.abort(f"{_REASON}{self.ticket.index} failed: {type(error).__name__}: {error}")
         except Error:
             pass  # the cluster gives up the attempts of clients that it has lost, and late ones
+
+
+def is_given_up(error: BaseException) -> bool:
+    """Whether another rank gave the attempt up, and says why itself."""
+    return isinstance(error, (Aborted, FailedPrecondition)) and _REASON in str(error)
 
 
 def _how_to_make_room(client, ticket: dcp_ticket.Ticket, error: Error) -> str:

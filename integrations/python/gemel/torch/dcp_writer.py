@@ -32,7 +32,7 @@ from gemel import clients, names
 from gemel.errors import FailedPrecondition, InvalidArgument
 from gemel.torch import dcp_metadata, dcp_ticket, shard, staged, values
 from gemel.torch import layout as fmt
-from gemel.torch.dcp_attempt import Attempt
+from gemel.torch.dcp_attempt import Attempt, is_given_up
 from gemel.torch.dcp_metadata import OPAQUE, TENSOR, VALUE, Stored
 
 
@@ -131,8 +131,11 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
         try:
             results = self._write(attempt, plan, planner)
         except BaseException as error:
-            attempt.give_up(self._ticket.index, error)
-            raise
+            if is_given_up(error):
+                results = []  # only the rank that failed is to be named; finish() cannot succeed any more
+            else:
+                attempt.give_up(self._ticket.index, error)
+                raise
         future: Future[list[storage.WriteResult]] = Future()
         future.set_result(results)
         return future
@@ -158,6 +161,7 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
         if held is not None:
             try:
                 attempt.open(ticket.index, held.shard_bytes, held.layout_bytes, stage=held.stage)
+                attempt.writer.seal()
             finally:
                 held.let_go()
             return results + held.results

@@ -151,9 +151,22 @@ def find(items: list[WriteItem], planner: SavePlanner, ticket) -> Held | None:
     """The stage that holds ``items``; None when they are ordinary tensors, to be written now."""
     if not any(isinstance(item, StagedItem) for item in items):
         return None
-    found = [planner.resolve_data(item) for item in items]
-    if not any(isinstance(tensor, StagedTensor) for tensor in found):
-        return None  # an earlier, staged save left its plan in the planner's cache
+    found: list[torch.Tensor] = []
+    try:
+        for item in items:
+            found.append(planner.resolve_data(item))
+        if not any(isinstance(tensor, StagedTensor) for tensor in found):
+            return None  # an earlier, staged save left its plan in the planner's cache
+        return _held(items, found, ticket)
+    except BaseException:
+        # The future of async_save may keep the placeholders for long: the memory goes now.
+        for tensor in found:
+            if isinstance(tensor, StagedTensor):
+                tensor.end_lease()
+        raise
+
+
+def _held(items: list[WriteItem], found: list[torch.Tensor], ticket) -> Held:
     results = []
     for item, tensor in zip(items, found):
         piece = tensor.pieces[0] if isinstance(tensor, StagedTensor) else None
