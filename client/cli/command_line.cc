@@ -183,6 +183,7 @@ CommandLine::CommandLine()
   AddRun();
   AddQueries();
   AddStorage();
+  AddArchiving();
   AddHost();
   AddCompletion();
 }
@@ -354,6 +355,18 @@ void CommandLine::AddStorage() {
   remove->add_option("what", flags_.target, "JOB or JOB@STEP")->required();
   remove->add_flag("--yes", flags_.yes, "yes, remove it");
   remove->footer("Examples:\n  gemel rm gpt@7 --yes\n  gemel rm gpt --yes        the whole job");
+}
+
+void CommandLine::AddArchiving() {
+  archiving_.AddExport(Command(&app_, "export", Archiving::kExportHelp, [this](const Flags& flags) {
+    return archiving_.Export(flags.dir, flags.json());
+  }));
+  archiving_.AddImport(Command(&app_, "import", Archiving::kImportHelp, [this](const Flags& flags) {
+    return archiving_.Import(flags.dir, flags.json());
+  }));
+  archiving_.AddArchive(
+      Command(&app_, "archive", Archiving::kArchiveHelp,
+              [this](const Flags& flags) { return archiving_.Archive(flags.dir, flags.json()); }));
 }
 
 void CommandLine::AddHost() {

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 
+#include "client/cli/archiving.h"
 #include "client/cli/completion.h"
 #include "client/cli/flags.h"
 
@@ -39,6 +40,7 @@ class CommandLine {
   void AddRun();
   void AddQueries();
   void AddStorage();
+  void AddArchiving();
   void AddHost();
   void AddCompletion();
 
@@ -48,6 +50,7 @@ class CommandLine {
 
   CLI::App app_;
   Flags flags_;
+  Archiving archiving_;
   Runner chosen_;
 };
 

@@ -21,6 +21,7 @@ gemel_fuzz_target(frame 15 DEPS gemel_transport)
 gemel_fuzz_target(messages 15 DEPS gemel_transport)
 gemel_fuzz_target(records 20 DEPS gemel_placement_manager gemel_server)
 gemel_fuzz_target(text 10 DEPS gemel_server)
+gemel_fuzz_target(archive 20 DEPS gemel_archive)
 gemel_fuzz_target(placement 35 DEPS gemel_placement_manager)
 gemel_fuzz_target(server 35 DEPS gemel_sim)
 

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import os
 import time
 from pathlib import Path
 
@@ -92,10 +93,47 @@ class Client:
             same = [o for o in state["opens"] if (o["epoch"], o["name"], o["attempt"]) == (epoch[1], name, attempt)]
             if same and any(same[0][k] != v for k, v in fixed.items()):
                 raise errors.FailedPrecondition(f"snapshot {name} was opened with other terms")
+            if any(o["attempt"] >= attempt for o in state["opens"]
+                   if (o["epoch"], o["name"]) == (epoch[1], name) and o not in same):
+                raise errors.FailedPrecondition(f"attempt {attempt} of {name} does not rise")
             if not same:
                 same = [{**fixed, "sequence": len(state["opens"]) + 1, "committed": False, "lost": False}]
                 state["opens"].append(same[0])
-        return Writer(handle, same[0], rank, terms, self.faults)
+        writer = Writer(handle, same[0], rank, terms, self.faults)
+        if terms.get("stage") is not None:
+            writer.adopt(Path(self.address) / f"stage-{terms['stage'].hex()}")
+        return writer
+
+    def begin_read(self, job, name=None, timeout_s=30.0):
+        handle = _Job(Path(self.address), job)
+        with handle.locked() as state:
+            kept = [o for o in state["opens"] if o["committed"] and not o["lost"]]
+        found = [o for o in kept if name is None or o["name"] == name]
+        if not found:
+            raise errors.NotFound(f"job {job} has no snapshot {name!r}; it has {[o['name'] for o in kept]}")
+        return Restore(handle, None, found[-1], 0, self.faults)
+
+    def list_snapshots(self, job):
+        handle = _Job(Path(self.address), job)
+        with handle.locked() as state:
+            kept = [o for o in state["opens"] if o["committed"] and not o["lost"]]
+        return [{"name": o["name"], "epoch": (1, o["epoch"]), "sequence": o["sequence"], "attempt": o["attempt"],
+                 "world_size": o["world_size"], "committed_unix_s": 1,
+                 "bytes": sum(handle.shard(o["sequence"], r).stat().st_size for r in range(o["world_size"])),
+                 "persisted": False, "in_memory": True} for o in kept]
+
+    def remove_snapshot(self, job, name):
+        with _Job(Path(self.address), job).locked() as state:
+            found = [o for o in state["opens"] if o["committed"] and o["name"] == name]
+            if not found:
+                raise errors.NotFound(f"job {job} has no snapshot {name!r}")
+            for o in found:
+                o["committed"] = False
+
+    def open_stage(self, shard_bytes, layout_bytes, timeout_s):
+        if self.faults.pop("stage", False):
+            raise errors.ResourceExhausted("stage fault")
+        return Stage(Path(self.address), shard_bytes)
 
     def begin_restore(self, job, epoch, rank, world_size, timeout_s):
         handle = _Job(Path(self.address), job)
@@ -140,6 +178,11 @@ class Writer:
             "root": "00"}).encode())
         self.sealed = True
 
+    def adopt(self, staged: Path) -> None:
+        self.write(0, staged.read_bytes())
+        self.seal()
+        staged.unlink()
+
     def wait(self, timeout_s: float) -> dict:
         assert self.sealed
         if self._faults.pop("commit", False):
@@ -151,12 +194,41 @@ class Writer:
         _until(timeout_s, "commit", lambda: True if all(i.exists() for i in infos) else None)
         with self._handle.locked() as state:
             self._handle.check_epoch(state, (1, self._opened["epoch"]))
-            state["opens"][self.sequence - 1]["committed"] = True
+            opened = state["opens"][self.sequence - 1]
+            if opened.get("aborted"):
+                raise errors.Aborted(opened["aborted"])
+            for older in state["opens"]:
+                older["committed"] &= older["name"] != opened["name"]
+            opened["committed"] = True
         return {"sequence": self.sequence, "name": self._opened["name"], "copies": 2,
                 "redundancy": "FULL", "root": "00", "committed_ms": 1.0}
 
     def abort(self, reason: str) -> None:
         self._data = bytearray()
+        with self._handle.locked() as state:
+            state["opens"][self.sequence - 1]["aborted"] = reason
+
+
+class Stage:
+    """A shard without a name, as a file that a snapshot takes over."""
+
+    def __init__(self, root: Path, shard_bytes: int) -> None:
+        self.id = os.urandom(16)
+        self._path, self._shard_bytes, self._data = root / f"stage-{self.id.hex()}", shard_bytes, bytearray()
+
+    def write(self, offset: int, buf) -> None:
+        assert offset == len(self._data), (offset, len(self._data))
+        self._data += bytes(buf)
+
+    def write_ptr(self, offset: int, ptr: int, nbytes: int) -> None:
+        self.write(offset, ctypes.string_at(ptr, nbytes))
+
+    def seal(self) -> None:
+        assert len(self._data) == self._shard_bytes
+        self._path.write_bytes(self._data)
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
 
 
 class Restore:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import gemel.torch.checkpointer as checkpointer
-from gemel import errors
+from gemel import clients, errors
 from gemel.torch import layout
 from gemel.torch.commits import IN_FLIGHT_MAX
 
@@ -273,8 +273,8 @@ def test_a_closed_checkpointer_says_so(make):
 def test_a_process_takes_its_own_servers_address(monkeypatch, rank, want):
     monkeypatch.setenv("GEMEL_ADDRESS", "a, b")
     monkeypatch.setenv("LOCAL_RANK", rank)
-    assert checkpointer._own_address(None) == want
-    assert checkpointer._own_address("c") == "c"
+    assert clients.own_address(None) == want
+    assert clients.own_address("c") == "c"
     monkeypatch.delenv("GEMEL_ADDRESS")
     with pytest.raises(errors.InvalidArgument, match="GEMEL_ADDRESS"):
-        checkpointer._own_address(None)
+        clients.own_address(None)

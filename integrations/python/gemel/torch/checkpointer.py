@@ -19,7 +19,6 @@ Invariants:
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import sys
 import time
@@ -28,12 +27,12 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
+from gemel.clients import CONNECT_TIMEOUT_S, connect, own_address
 from gemel.errors import DataLoss, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from gemel.torch import restoring, rng, shard, state, values
 from gemel.torch.commits import Commits, SaveStats
 
 TOKEN_BYTES = 16
-CONNECT_TIMEOUT_S = 30.0
 _MOVES_MAX = 1000  # a restore record moves at most once for every snapshot that was kept
 
 
@@ -51,13 +50,6 @@ class Restored:
     phases: dict = field(default_factory=dict)
     sources: dict = field(default_factory=dict)
     lost: list = field(default_factory=list)
-
-
-def connect(address: str, timeout_s: float):
-    """A client of the server at ``address``."""
-    from gemel import _native
-
-    return _native.Client(address, timeout_s)
 
 
 class Checkpointer:
@@ -97,7 +89,7 @@ class Checkpointer:
         self._if_missing = if_missing
         self._attempt = 0
         token = _shared_token(process_group, self.rank, self.world_size)
-        self._client = connect(_own_address(address), min(timeout_s, CONNECT_TIMEOUT_S))
+        self._client = connect(own_address(address), min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             self.epoch = tuple(self._client.acquire_epoch(job, token))
         except BaseException:
@@ -277,14 +269,6 @@ def _place(group) -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(group), dist.get_world_size(group)
-
-
-def _own_address(address: str | None) -> str:
-    given = address if address is not None else os.environ.get("GEMEL_ADDRESS", "")
-    entries = [entry.strip() for entry in given.split(",") if entry.strip()]
-    if not entries:
-        raise InvalidArgument("no server address: set GEMEL_ADDRESS (`gemel run` does) or pass address=")
-    return entries[int(os.environ.get("LOCAL_RANK", "0")) % len(entries)]
 
 
 def _shared_token(group, rank: int, world_size: int) -> bytes:

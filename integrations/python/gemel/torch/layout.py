@@ -206,7 +206,7 @@ def _check(layout: Layout) -> None:
     _expect(layout.layout_bytes <= layout.shard_bytes <= SHARD_BYTES_MAX,
             f"layout.shard_bytes: {layout.shard_bytes}")
     end = layout.layout_bytes
-    names = set()
+    boxes = set()
     for index, e in enumerate(layout.entries):
         where = f"layout.entries[{index}]"
         _check_entry(e, where)
@@ -215,8 +215,8 @@ def _check(layout: Layout) -> None:
         end = e.data_offset + e.data_bytes
         _expect(end <= layout.shard_bytes,
                 f"{where}.data_bytes: ends at {end}, the shard at {layout.shard_bytes}")
-        _expect(e.name not in names, f"{where}.name: {e.name!r} is there twice")
-        names.add(e.name)
+        _expect((e.name, e.offsets) not in boxes, f"{where}.name: {e.name!r} at {e.offsets} is there twice")
+        boxes.add((e.name, e.offsets))
     _expect(end == layout.shard_bytes, f"layout.shard_bytes: {layout.shard_bytes}, data ends at {end}")
 
 

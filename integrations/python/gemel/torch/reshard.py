@@ -104,19 +104,30 @@ def _intersect(shard: int, entry: Entry, want: Want) -> list[Run]:
     sizes = [b - a for a, b in zip(low, high)]
     src = strides(entry.sizes, item)
     dst = strides(want.sizes, item)
-    # The dimensions from `inner` on are one range in both boxes.
-    inner = max(len(sizes) - 1, 0)
-    while inner > 0 and sizes[inner] == entry.sizes[inner] == want.sizes[inner]:
+    dst_start = sum((a - o) * s for a, o, s in zip(low, want.offsets, dst))
+    src_start = entry.data_offset + sum((a - o) * s for a, o, s in zip(low, entry.offsets, src))
+    return [Run(dst_start + d, shard, src_start + s, nbytes)
+            for d, s, nbytes in box_runs(sizes, src, dst, item)]
+
+
+def box_runs(sizes: Sequence[int], src: Sequence[int], dst: Sequence[int],
+             item: int) -> list[tuple[int, int, int]]:
+    """(destination, source, bytes) of the ranges of a box that are contiguous in both.
+
+    ``src`` and ``dst`` are byte strides; offsets count from the box's first element.
+    """
+    if 0 in sizes:
+        return []
+    # The dimensions from `inner` on are one range in both.
+    inner, nbytes = len(sizes), item
+    while inner > 0 and (sizes[inner - 1] == 1 or src[inner - 1] == dst[inner - 1] == nbytes):
         inner -= 1
-    nbytes = math.prod(sizes[inner:]) * item
-    starts = [(
-        sum((a - o) * s for a, o, s in zip(low, want.offsets, dst)),
-        entry.data_offset + sum((a - o) * s for a, o, s in zip(low, entry.offsets, src)),
-    )]
+        nbytes *= sizes[inner]
+    starts = [(0, 0)]
     for dim in range(inner):
         steps = [(i * dst[dim], i * src[dim]) for i in range(sizes[dim])]
         starts = [(d + dd, s + ss) for d, s in starts for dd, ss in steps]
-    return [Run(d, shard, s, nbytes) for d, s in starts]
+    return [(d, s, nbytes) for d, s in starts]
 
 
 def strides(sizes: Sequence[int], item: int) -> list[int]:

@@ -30,16 +30,16 @@ class Loaded:
 def load(record, model, optimizer, place: tuple[int, int]) -> Loaded:
     """Fills ``model`` and ``optimizer`` from ``record``, a ``Restore``; ``place`` is (rank, world)."""
     layouts = read_layouts(record)
-    common = _read_values(record, layouts, shard.COMMON, 0)
+    common = read_values(record, layouts, shard.COMMON, 0)
     if optimizer is not None:
         torch_state.prepare_optimizer(optimizer, common["started"])
     state = torch_state.collect(model, optimizer, place, common["started"])
     fill(record, layouts, state, place[0])
     torch_state.apply(model, optimizer, state, (common["model"], common["optim"]))
-    first = _read_values(record, layouts, shard.RANK, 0)
+    first = read_values(record, layouts, shard.RANK, 0)
     own = None
     if place[0] < len(layouts):
-        own = _read_values(record, layouts, shard.RANK, place[0]) if place[0] else first
+        own = read_values(record, layouts, shard.RANK, place[0]) if place[0] else first
     return Loaded(common["step"], common, own, first)
 
 
@@ -87,7 +87,8 @@ def _refuse_unused(index: dict, state: torch_state.State) -> None:
                               "optimizer lacks: build them as they were when they were saved")
 
 
-def _read_values(record, layouts: list[fmt.Layout], name: str, rank: int) -> dict:
+def read_values(record, layouts: list[fmt.Layout], name: str, rank: int) -> dict:
+    """The values that shard ``rank`` keeps as ``name``."""
     for entry in layouts[rank].entries:
         if entry.name == name and entry.kind == fmt.KIND_BYTES:
             return values.decode(record.read(rank, entry.data_offset, entry.data_bytes))

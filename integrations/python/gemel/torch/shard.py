@@ -8,6 +8,7 @@ goes through a piece of host memory first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +22,15 @@ RANK = "values/rank"  # what belongs to a rank; in every shard
 _PACK_BYTES_MAX = 256 << 10  # smaller sources are packed together before they are written
 
 
+Source = bytes | torch.Tensor | Callable[[], torch.Tensor]  # the last: made when its turn comes, then dropped
+
+
 @dataclass(frozen=True)
 class Shard:
     """A layout and, entry by entry, where its bytes come from."""
 
     layout: fmt.Layout
-    sources: tuple[bytes | torch.Tensor, ...]
+    sources: tuple[Source, ...]
 
 
 def assemble(place: tuple[int, int], layout_hash: bytes, contents: dict[str, bytes],
@@ -36,7 +40,7 @@ def assemble(place: tuple[int, int], layout_hash: bytes, contents: dict[str, byt
     What other ranks read of it, scalars that are kept once for all of them, lies in its first chunk then.
     """
     entries = [fmt.bytes_entry(name, len(data)) for name, data in contents.items()]
-    sources: list[bytes | torch.Tensor] = list(contents.values())
+    sources: list[Source] = list(contents.values())
     for piece in sorted(pieces, key=lambda p: p.nbytes):
         if not piece.written or piece.nbytes == 0:
             continue
@@ -53,6 +57,8 @@ def write(shard: Shard, writer) -> None:
     start, packed = 0, bytearray(fmt.encode(shard.layout))
     for entry, source in zip(shard.layout.entries, shard.sources):
         packed.extend(bytes(entry.data_offset - start - len(packed)))
+        if callable(source):
+            source = source()
         if entry.data_bytes <= _PACK_BYTES_MAX:
             packed.extend(source if isinstance(source, bytes) else values.tensor_bytes(source))
         if entry.data_bytes > _PACK_BYTES_MAX or len(packed) > _PACK_BYTES_MAX:
@@ -69,5 +75,5 @@ def _write_large(writer, offset: int, source) -> None:
     if isinstance(source, bytes):
         writer.write(offset, source)
         return
-    host = source.detach().to("cpu").contiguous()  # itself, when it is so already
+    host = values.host_tensor(source)
     writer.write_ptr(offset, host.data_ptr(), host.nbytes)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values that are no tensors of the model, as tagged bytes.
 
-None, bool, int, float, str, bytes, list, tuple, dict (also OrderedDict and
+None, bool, int, float, str, bytes, BytesIO, list, tuple, dict (also OrderedDict and
 Counter) and torch tensors, nested at most ``DEPTH_MAX`` deep. Anything else is
 refused with the path of its key; nothing that runs code is ever written or
 read (docs/formats/layout.md, "Values").
@@ -10,6 +10,7 @@ read (docs/formats/layout.md, "Values").
 from __future__ import annotations
 
 import ctypes
+import io
 import math
 import struct
 from collections import Counter, OrderedDict
@@ -51,6 +52,8 @@ def _encode(value, path: str, depth: int, out: list[bytes]) -> None:
         _sized(b"S", value.encode("utf-8", "surrogatepass"), out)
     elif kind in (bytes, bytearray):
         _sized(b"B", bytes(value), out)
+    elif kind is io.BytesIO:
+        _sized(b"Y" + _LENGTH.pack(value.tell()), value.getvalue(), out)
     elif kind in (list, tuple, torch.Size):
         out.append((b"L" if kind is list else b"U") + _LENGTH.pack(len(value)))
         for index, item in enumerate(value):
@@ -62,7 +65,7 @@ def _encode(value, path: str, depth: int, out: list[bytes]) -> None:
     else:
         raise InvalidArgument(
             f"{path}: cannot keep a {kind.__module__}.{kind.__qualname__}; Gemel keeps None, bool, int, "
-            "float, str, bytes, list, tuple, dict and torch tensors - give it a state_dict of those")
+            "float, str, bytes, BytesIO, list, tuple, dict and torch tensors - give it a state_dict of those")
 
 
 def _sized(tag: bytes, data: bytes, out: list[bytes]) -> None:
@@ -114,8 +117,13 @@ def _encode_tensor(value: torch.Tensor, path: str, out: list[bytes]) -> None:
 
 def tensor_bytes(value: torch.Tensor) -> bytes:
     """The elements of a dense tensor, row by row, as bytes."""
-    host = value.detach().cpu().contiguous()
+    host = host_tensor(value)
     return ctypes.string_at(host.data_ptr(), host.nbytes) if host.nbytes else b""
+
+
+def host_tensor(value: torch.Tensor) -> torch.Tensor:
+    """The tensor in host memory, row by row, as its bytes say; itself when it is so already."""
+    return value.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 
 class _Reader:
@@ -171,6 +179,8 @@ def _decode(reader: _Reader, depth: int):
         return _decode_str(reader)
     if tag == b"B":
         return reader.take(reader.length("bytes"), "bytes")
+    if tag == b"Y":
+        return _decode_stream(reader)
     if tag in (b"L", b"U"):
         items = [_decode(reader, depth + 1) for _ in range(reader.count("list"))]
         return items if tag == b"L" else tuple(items)
@@ -186,6 +196,15 @@ def _decode_str(reader: _Reader) -> str:
         return reader.take(reader.length("str"), "str").decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"values.str: not UTF-8 at byte {error.start}") from None
+
+
+def _decode_stream(reader: _Reader) -> io.BytesIO:
+    position = reader.length("stream.position")
+    stream = io.BytesIO(reader.take(reader.length("stream"), "stream"))
+    if position >= 1 << 63:
+        raise InvalidArgument(f"values.stream.position: {position}")
+    stream.seek(position)
+    return stream
 
 
 def _decode_mapping(reader: _Reader, cls: type, depth: int):
