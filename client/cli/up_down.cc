@@ -6,6 +6,7 @@
 #include "client/cli/daemons.h"
 #include "client/cli/host_facts.h"
 #include "common/bytes.h"
+#include "common/check.h"
 #include "common/errors.h"
 #include "common/slab_size.h"
 #include "common/status_macros.h"
@@ -32,6 +33,7 @@ absl::Status StartAll(ClusterFile* cluster) {
 
 // What fits leaves a tenth to everything else.
 uint64_t FittingBytes(const MachineMemory& memory, uint64_t servers) {
+  GEMEL_CHECK_GT(servers, 0U);
   return memory.most_bytes() / 10 * 9 / servers / kFitUnit * kFitUnit;
 }
 
@@ -104,6 +106,8 @@ ClusterFile NewCluster(const UpOptions& options, const ClusterFile& before) {
   } else if (before.slab_bytes == 0 || cluster.memory_bytes != before.memory_bytes) {
     cluster.slab_bytes = DefaultSlabBytes(cluster.memory_bytes);
   }
+  GEMEL_CHECK_GT(cluster.memory_bytes, 0U);
+  GEMEL_CHECK_GT(cluster.slab_bytes, 0U);
   if (!options.persist_dir.empty() || options.no_persist) {
     cluster.persist_dir = options.persist_dir;
     cluster.no_persist = options.no_persist;
