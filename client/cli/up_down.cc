@@ -120,23 +120,8 @@ std::string SizesOf(const ClusterFile& cluster) {
                      cluster.memory_bytes >> 20, cluster.slab_bytes >> 20);
 }
 
-// A cluster that runs: nothing is to be done, or something that `up` does not do by itself.
+// A cluster that runs has the sizes and addresses that were asked for.
 absl::Status CheckRunning(const UpOptions& options, const ClusterFile& running) {
-  if (!IsAlive(running.placement_process)) {
-    return error::FailedPrecondition(
-        "the servers below {} run without gemel-placement; `gemel up --placement --dir {}` starts "
-        "it "
-        "again",
-        options.dir, options.dir);
-  }
-  for (const ServerEntry& server : running.servers) {
-    if (!IsAlive(server.process)) {
-      return error::FailedPrecondition(
-          "the cluster below {} runs, but {} is dead; `gemel up --server {} --dir {}` starts it "
-          "again",
-          options.dir, server.name, server.name, options.dir);
-    }
-  }
   const ClusterFile wanted = NewCluster(options, running);
   if (wanted.servers.size() != running.servers.size() ||
       wanted.memory_bytes != running.memory_bytes || wanted.slab_bytes != running.slab_bytes ||
@@ -148,6 +133,35 @@ absl::Status CheckRunning(const UpOptions& options, const ClusterFile& running) 
         options.dir, SizesOf(running), running.placement, options.dir);
   }
   return absl::OkStatus();
+}
+
+// All at once: servers that come back after a loss may have to wait for each other. True when
+// anything was dead.
+absl::StatusOr<bool> StartDead(ClusterFile* cluster) {
+  const bool placement_dead = !IsAlive(cluster->placement_process);
+  std::vector<ServerEntry*> dead;
+  for (ServerEntry& server : cluster->servers) {
+    if (!IsAlive(server.process)) {
+      dead.push_back(&server);
+    }
+  }
+  if (!placement_dead && dead.empty()) {
+    return false;
+  }
+  Waiting waiting(fmt::format("starting what is dead: {} servers{}", dead.size(),
+                              placement_dead ? " and gemel-placement" : ""));
+  if (placement_dead) {
+    GEMEL_RETURN_IF_ERROR(StartPlacement(cluster, {}, &waiting));
+    GEMEL_RETURN_IF_ERROR(WriteClusterFile(*cluster));
+  }
+  for (ServerEntry* server : dead) {
+    GEMEL_RETURN_IF_ERROR(LaunchServer(cluster, server));
+  }
+  for (ServerEntry* server : dead) {
+    GEMEL_RETURN_IF_ERROR(AwaitServer(*cluster, server, &waiting));
+  }
+  GEMEL_RETURN_IF_ERROR(WriteClusterFile(*cluster));
+  return true;
 }
 
 }  // namespace
@@ -167,7 +181,8 @@ absl::StatusOr<UpResult> Up(const UpOptions& options) {
   }
   if (before.ok() && before->AnyAlive()) {
     GEMEL_RETURN_IF_ERROR(CheckRunning(options, *before));
-    return UpResult{*before, true};
+    GEMEL_ASSIGN_OR_RETURN(const bool started, StartDead(&*before));
+    return UpResult{*before, !started};
   }
   ClusterFile cluster = NewCluster(options, before.value_or(ClusterFile()));
   GEMEL_RETURN_IF_ERROR(CheckSizes(cluster));

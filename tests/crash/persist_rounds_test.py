@@ -83,17 +83,10 @@ class PowerCuts:
         self.job.close()
         return with_manager
 
-    def bring_back(self, with_manager):
-        if with_manager:
-            self.cluster.up()
-        else:
-            for server in self.cluster.servers:
-                self.cluster.restart_server(server["name"])
-
     def round(self, number):
         self.settle()
         with_manager = self.cut()
-        self.bring_back(with_manager)
+        self.cluster.up()
         restored = self.begin()
         assert restored is not None, f"round {number}: nothing was found on disk, step {self.floor} was there"
         assert restored.step in (self.floor, self.step), f"round {number}: {restored.step}, not {self.floor} or {self.step}"
