@@ -12,9 +12,9 @@ from gemel import errors
 from gemel.errors import Error
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Error", "Restore", "Writer", "errors"]
+__all__ = ["Client", "Error", "Restore", "Stage", "Writer", "errors"]
 
-_NATIVE = ("Client", "Writer", "Restore")
+_NATIVE = ("Client", "Restore", "Stage", "Writer")
 
 
 def __getattr__(name: str):

@@ -228,7 +228,8 @@ class GemelFileSystem(AbstractFileSystem):
         """The committed file ``path``, pinned until it is dropped."""
         job, inner = _file_parts(path)
         try:
-            record = self._call(lambda client: client.begin_read(names.escape(job), names.escape(inner), self._timeout_s))
+            record = self._call(
+                lambda client: client.begin_read(names.escape(job), names.escape(inner), self._timeout_s))
         except NotFound:
             raise FileNotFoundError(f"gemel://{path}: no such file") from None
         return Source(path, record)

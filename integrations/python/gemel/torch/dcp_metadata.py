@@ -149,7 +149,8 @@ def _decode_tensor(fqn: str, item: tuple, shard_bytes: Sequence[int], stored: di
         offsets, sizes, place = fields[:len(size)], fields[len(size):-3], fields[-3:]
         _expect(all(o <= n and m <= n - o for n, o, m in zip(size, offsets, sizes)),
                 f"{where}.chunks: {sizes} elements from {offsets} of {size}")
-        _expect(math.prod(sizes) * fmt.ITEM_BYTES[dtype] == place[2], f"{where}.chunks: {place[2]} bytes, {sizes} elements")
+        _expect(math.prod(sizes) * fmt.ITEM_BYTES[dtype] == place[2],
+                f"{where}.chunks: {place[2]} bytes, {sizes} elements")
         _check_place(where, place, shard_bytes)
         index = MetadataIndex(fqn, offsets)
         _expect(index not in stored, f"{where}.chunks: {offsets} is there twice")

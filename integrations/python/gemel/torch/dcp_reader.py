@@ -123,7 +123,8 @@ class StorageReader(storage.StorageReader):
     def _place_of(self, item: ReadItem) -> Stored:
         place = self._stored.get(item.storage_index)
         if place is None or (place.kind == dcp_metadata.TENSOR) != (item.type == LoadItemType.TENSOR):
-            raise InvalidArgument(f"{item.storage_index.fqn} at {item.storage_index.offset} is not in {self.checkpoint_id}")
+            raise InvalidArgument(
+                f"{item.storage_index.fqn} at {item.storage_index.offset} is not in {self.checkpoint_id}")
         if place.kind == OPAQUE and not self._allow_pickle:
             raise InvalidArgument(
                 f"{item.storage_index.fqn}: saved with allow_pickle=True; loading it runs code of whoever wrote it. "
@@ -146,7 +147,8 @@ class StorageReader(storage.StorageReader):
 
     def _begin(self):
         if self._job is None:
-            raise InvalidArgument("StorageReader has no job: StorageReader('gpt', step), or checkpoint_id='gemel://gpt/7'")
+            raise InvalidArgument(
+                "StorageReader has no job: StorageReader('gpt', step), or checkpoint_id='gemel://gpt/7'")
         job = self._job if self._rank is None else names.of_rank(self._job, self._rank)
         client = self._client()
         try:
@@ -167,8 +169,9 @@ class _Target:
         self._tensor = tensor = planner.resolve_tensor(item).detach()
         if tensor.size() != item.lengths or any(
                 a + n > m for a, n, m in zip(item.storage_offsets, item.lengths, place.sizes, strict=True)):
-            raise InvalidArgument(f"{item.storage_index.fqn}: {list(item.lengths)} elements from {list(item.storage_offsets)} "
-                                  f"of {list(place.sizes)} planned into a tensor of {list(tensor.size())}")
+            raise InvalidArgument(
+                f"{item.storage_index.fqn}: {list(item.lengths)} elements from {list(item.storage_offsets)} of "
+                f"{list(place.sizes)} planned into a tensor of {list(tensor.size())}")
         self._host = tensor if _is_direct(tensor, place.dtype) else torch.empty(
             item.lengths, dtype=getattr(torch, place.dtype))
 

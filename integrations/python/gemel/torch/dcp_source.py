@@ -29,8 +29,9 @@ def read_metadata(record) -> Metadata:
         return _of_storage_writer(record, table, entries, [s["bytes"] for s in shards])
     if shard.RANK in entries:
         return _of_checkpointer(record)
-    raise InvalidArgument(f"snapshot {record.name!r} holds {sorted(entries)[:3]}: neither StorageWriter nor Checkpointer "
-                          "has written it; files of gemel:// are read with fsspec")
+    raise InvalidArgument(
+        f"snapshot {record.name!r} holds {sorted(entries)[:3]}: neither StorageWriter nor Checkpointer has written it; "
+        "files of gemel:// are read with fsspec")
 
 
 def _of_storage_writer(record, table: fmt.Layout, entries: dict, shard_bytes: list[int]) -> Metadata:
@@ -48,7 +49,8 @@ def _of_checkpointer(record) -> Metadata:
     layouts = restoring.read_layouts(record)
     common = restoring.read_values(record, layouts, shard.COMMON, 0)
     if type(common) is not dict or not {"step", "dataloader", "model", "optim"} <= set(common) or not all(
-            type(common[part]) is dict and all(type(key) is str for key in common[part]) for part in ("model", "optim")):
+            type(part) is dict and all(type(key) is str for key in part)
+            for part in (common["model"], common["optim"])):
         raise InvalidArgument(f"{shard.COMMON} of {record.name!r}: not the fields that Checkpointer writes")
     found, stored, paths = {}, {}, {}
     for name, pieces in reshard.index_tensors(layouts).items():

@@ -217,7 +217,8 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
         ticket = dcp_ticket.take(job, name) or given
         if not isinstance(ticket, dcp_ticket.Ticket) or (ticket.job, ticket.name) != (job, name):
             said = f"{given.job}/{given.name}" if isinstance(given, dcp_ticket.Ticket) else "nothing"
-            raise FailedPrecondition(f"this rank saves {job}/{name}, the coordinator {said}: give all ranks the same id")
+            raise FailedPrecondition(
+                f"this rank saves {job}/{name}, the coordinator {said}: give all ranks the same id")
         return ticket
 
     def _attempt(self) -> Attempt:
@@ -269,7 +270,8 @@ def _assemble(ticket, items: list[WriteItem], planner: SavePlanner) -> tuple[sha
         about = item.tensor_data
         dtype = dcp_metadata.check_tensor(item.index.fqn, about.properties, len(about.size))
         if size(item):
-            entries.append(fmt.tensor_entry(item.index.fqn, dtype, (about.chunk.offsets, about.chunk.sizes), about.size))
+            box = (about.chunk.offsets, about.chunk.sizes)
+            entries.append(fmt.tensor_entry(item.index.fqn, dtype, box, about.size))
             sources.append(functools.partial(_resolve, planner, item))
     layout = fmt.place(ticket.index, ticket.world + 1, dcp_metadata.LAYOUT_HASH, entries)
     placed = iter(layout.entries)
@@ -286,6 +288,7 @@ def _resolve(planner: SavePlanner, item: WriteItem) -> torch.Tensor:
     tensor = planner.resolve_data(item).detach()
     about = item.tensor_data
     if tensor.shape != about.chunk.sizes or tensor.dtype != about.properties.dtype:
-        raise InvalidArgument(f"{item.index.fqn}: planned as {about.properties.dtype} {list(about.chunk.sizes)}, resolved "
-                              f"to {tensor.dtype} {list(tensor.shape)}: the planner must say what it makes")
+        raise InvalidArgument(
+            f"{item.index.fqn}: planned as {about.properties.dtype} {list(about.chunk.sizes)}, resolved to "
+            f"{tensor.dtype} {list(tensor.shape)}: the planner must say what it makes")
     return tensor

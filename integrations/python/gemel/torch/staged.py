@@ -21,7 +21,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 from gemel.errors import FailedPrecondition, InvalidArgument
 from gemel.torch.dcp_metadata import TENSOR, Stored, dtype_name
 
-_WAY_OUT = "pass the group that saves: Stager(process_group=...), with no_dist or use_collectives=False Stager(alone=True)"
+_WAY_OUT = ("pass the group that saves: Stager(process_group=...), with no_dist or use_collectives=False "
+            "Stager(alone=True)")
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def move_items(plans: list[SavePlan]) -> list[SavePlan]:
     for items in (plan.items for plan in plans):
         for item in items:
             if isinstance(item, StagedItem) and item.ranks != len(plans):
-                raise InvalidArgument(f"{item.index.fqn}: staged for {item.ranks} ranks, saved by {len(plans)}: {_WAY_OUT}")
+                raise InvalidArgument(
+                    f"{item.index.fqn}: staged for {item.ranks} ranks, saved by {len(plans)}: {_WAY_OUT}")
     for rank, plan in enumerate(plans):
         for item in plan.items:
             moved[item.owner if isinstance(item, StagedItem) else rank].append(item)
@@ -172,8 +174,8 @@ def _held(items: list[WriteItem], found: list[torch.Tensor], ticket) -> Held:
         piece = tensor.pieces[0] if isinstance(tensor, StagedTensor) else None
         if piece is None or piece.owner != tensor.stage.index or tensor.stage != found[0].stage:
             raise FailedPrecondition(
-                f"{item.index.fqn} is not in the stage of rank {ticket.index}: every rank must stage the same tensors in one "
-                "stage() call. For large tensors that only some ranks have: Stager(share_replicas=False)")
+                f"{item.index.fqn} is not in the stage of rank {ticket.index}: every rank must stage the same tensors "
+                "in one stage() call. For large tensors that only some ranks have: Stager(share_replicas=False)")
         place = Stored(TENSOR, ticket.index, piece.offset, piece.nbytes, tuple(piece.data.chunk.sizes),
                        dtype_name(piece.data.properties))
         results.append(WriteResult(item.index, piece.nbytes, place))

@@ -161,9 +161,7 @@ class Stager(AsyncStager):
         index = ranks.index(self._rank())
         mine = [(f, item) for f in tensors if f.owner == index for item in f.items if _nbytes(item)]
         mine.sort(key=lambda pair: _nbytes(pair[1]))
-        entries = [fmt.tensor_entry(f.path, dcp_metadata.dtype_name(item.tensor_data.properties),
-                                    (item.tensor_data.chunk.offsets, item.tensor_data.chunk.sizes), item.tensor_data.size)
-                   for f, item in mine]
+        entries = [_entry(f, item) for f, item in mine]
         layout = fmt.place(index, len(ranks) + 1, dcp_metadata.LAYOUT_HASH, entries)
         content = shard.Shard(layout, tuple(find_tensor_shard(f.tensor, item.index).detach() for f, item in mine))
         handle = self._take_stage(layout)
@@ -182,8 +180,8 @@ class Stager(AsyncStager):
         with self._changed:
             if not self._changed.wait_for(lambda: self._open < STAGES_MAX, self._timeout_s):
                 raise DeadlineExceeded(
-                    f"{STAGES_MAX} staged checkpoints were not saved in {self._timeout_s:.0f} s: wait for the futures of "
-                    "async_save before the next one, and let go of those that failed")
+                    f"{STAGES_MAX} staged checkpoints were not saved in {self._timeout_s:.0f} s: wait for the futures "
+                    "of async_save before the next one, and let go of those that failed")
             self._open += 1
         client = None
         try:
@@ -230,6 +228,12 @@ def _plan(path: str, tensor: torch.Tensor) -> list[WriteItem]:
     for item in items:
         dcp_metadata.check_tensor(path, item.tensor_data.properties, len(item.tensor_data.size))
     return items
+
+
+def _entry(found: _Found, item: WriteItem) -> fmt.Entry:
+    about = item.tensor_data
+    return fmt.tensor_entry(found.path, dcp_metadata.dtype_name(about.properties),
+                            (about.chunk.offsets, about.chunk.sizes), about.size)
 
 
 def _nbytes(item: WriteItem) -> int:
