@@ -134,6 +134,7 @@ ClientSession::Answer ClientSession::OnOpenShard(OpenShard request) {
 
 absl::StatusOr<Reply> ClientSession::Accepted(const OpenShard& request,
                                               const pb::OpenReply& answer) {
+  GEMEL_CHECK(answer.decision() == pb::OpenReply::ACCEPT);
   ShardId shard;
   shard.snapshot = ReadSnapshotId(answer.snapshot());
   shard.rank = request.rank;
@@ -199,6 +200,7 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::StartUpload(const OpenSha
   std::shared_ptr<Upload> upload = parts_.uploads->Start(*std::move(object), client_, holders);
   upload->stage = request.stage;
   uploads_[next_upload_++] = upload;
+  GEMEL_CHECK_LE(uploads_.size(), kUploadsPerClientMax);
   return upload;
 }
 

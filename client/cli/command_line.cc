@@ -258,6 +258,7 @@ std::string CommandLine::WhatIsWrong(const std::string& what, const CLI::App* co
 }
 
 CLI::App* CommandLine::Command(CLI::App* parent, const char* name, const char* help, Runner run) {
+  GEMEL_CHECK(parent != nullptr && run != nullptr && name != nullptr && help != nullptr);
   CLI::App* command = parent->add_subcommand(name, help);
   command->add_option("--dir", flags_.dir, "the cluster's folder")->capture_default_str();
   command->add_option("-o,--output", flags_.output, "table or json")

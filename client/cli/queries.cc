@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "common/check.h"
 #include "common/control_protocol.h"
 #include "common/errors.h"
 #include "common/ids.h"
@@ -177,6 +178,7 @@ JobAndName SplitJobAndName(const std::string& text) {
 }
 
 absl::StatusOr<Json> QueryStatus(PlacementClient* placement) {
+  GEMEL_CHECK(placement != nullptr);
   GEMEL_ASSIGN_OR_RETURN(auto reply, placement->Call<v1::GetStatusReply>(
                                          "GetStatus", WithCaller<v1::GetStatusRequest>()));
   Json json;
@@ -197,6 +199,7 @@ absl::StatusOr<Json> QueryStatus(PlacementClient* placement) {
 }
 
 absl::StatusOr<Json> QueryJobs(PlacementClient* placement) {
+  GEMEL_CHECK(placement != nullptr);
   GEMEL_ASSIGN_OR_RETURN(auto reply, placement->Call<v1::ListJobsReply>(
                                          "ListJobs", WithCaller<v1::ListJobsRequest>()));
   Json json;
@@ -215,6 +218,7 @@ absl::StatusOr<Json> QueryJobs(PlacementClient* placement) {
 }
 
 absl::StatusOr<Json> QuerySnapshots(PlacementClient* placement, const std::string& job) {
+  GEMEL_CHECK(placement != nullptr);
   auto request = WithCaller<v1::ListSnapshotsRequest>();
   request.set_job(job);
   GEMEL_ASSIGN_OR_RETURN(auto reply,
@@ -229,6 +233,7 @@ absl::StatusOr<Json> QuerySnapshots(PlacementClient* placement, const std::strin
 }
 
 absl::StatusOr<Json> QueryVerify(PlacementClient* placement, const JobAndName& what) {
+  GEMEL_CHECK(placement != nullptr);
   auto request = WithCaller<v1::VerifySnapshotRequest>();
   request.set_job(what.job);
   request.set_name(what.name);
@@ -254,6 +259,7 @@ absl::StatusOr<Json> QueryVerify(PlacementClient* placement, const JobAndName& w
 }
 
 absl::StatusOr<Json> RemoveSnapshots(PlacementClient* placement, const JobAndName& what) {
+  GEMEL_CHECK(placement != nullptr);
   auto request = WithCaller<v1::RemoveSnapshotsRequest>();
   request.set_job(what.job);
   request.set_name(what.name);
@@ -263,6 +269,7 @@ absl::StatusOr<Json> RemoveSnapshots(PlacementClient* placement, const JobAndNam
 }
 
 absl::StatusOr<PersistStep> PersistOnce(PlacementClient* placement, const JobAndName& what) {
+  GEMEL_CHECK(placement != nullptr);
   auto request = WithCaller<v1::PersistSnapshotRequest>();
   request.set_job(what.job);
   request.set_name(what.name);

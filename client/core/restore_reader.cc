@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/check.h"
 #include "common/errors.h"
 #include "common/xxh3.h"
 
@@ -22,6 +23,7 @@ RestoreReader::RestoreReader(std::shared_ptr<Link> link, BeginRestoreDone begun,
       begun_(std::move(begun)),
       deadline_(deadline),
       window_(link_->loop(), kFetchWindow) {
+  GEMEL_CHECK(link_ != nullptr);
   for (const RestoreShard& shard : begun_.shards) {
     chunks_.emplace_back(ChunkCount(shard.bytes));
   }
@@ -105,6 +107,7 @@ Task<absl::Status> RestoreReader::Ensure(uint32_t shard, uint64_t offset, uint64
     co_return absl::OkStatus();
   }
   const auto end = static_cast<uint32_t>(ChunkCount(offset + bytes));
+  GEMEL_CHECK_LE(end, chunks_[shard].size());
   std::vector<Task<absl::Status>> fetches;
   for (auto chunk = static_cast<uint32_t>(offset / kChunkBytes); chunk < end;) {
     if (chunks_[shard][chunk].here) {
@@ -116,6 +119,7 @@ Task<absl::Status> RestoreReader::Ensure(uint32_t shard, uint64_t offset, uint64
       ++count;
     }
     fetches.push_back(FetchRange(shared_from_this(), shard, chunk, count));
+    GEMEL_CHECK_LE(count, kFetchChunksMax);
     chunk += count;
   }
   std::vector<absl::Status> statuses = co_await Gather(link_->loop(), std::move(fetches));
@@ -149,6 +153,7 @@ absl::Status RestoreReader::Install(const FetchChunks& asked, const FetchChunksR
   }
   GEMEL_ASSIGN_OR_RETURN(std::vector<MutableByteSpan> places,
                          link_->Place(reply.pieces, handles, Access::kRead));
+  GEMEL_CHECK_EQ(places.size(), asked.count);
   const uint64_t shard_bytes = begun_.shards[asked.shard].bytes;
   for (uint32_t i = 0; i < asked.count; ++i) {
     const uint64_t at = uint64_t{asked.first_chunk + i} * kChunkBytes;
@@ -182,6 +187,7 @@ absl::Status RestoreReader::CopyOut(uint32_t shard, uint64_t offset, MutableByte
       chunk.verified = true;
     }
     const size_t at = offset % kChunkBytes;
+    GEMEL_CHECK_LT(at, chunk.bytes.size()) << "chunk " << index << " of shard " << shard;
     const size_t size = std::min(destination.size(), chunk.bytes.size() - at);
     std::memcpy(destination.data(), chunk.bytes.data() + at, size);
     destination = destination.subspan(size);

@@ -134,6 +134,7 @@ void PlacementCore::RememberName(Job* job, const std::string& name, uint32_t att
     job->attempt_of_name.erase(job->names_seen.front());
     job->names_seen.pop_front();
   }
+  GEMEL_CHECK_LE(job->names_seen.size(), kNamesMax) << job->name;
 }
 
 // Gives the sequence number, durably. Aborted when the job changed meanwhile: look again.
@@ -182,6 +183,7 @@ PlacementCore::Answer<std::shared_ptr<Attempt>> PlacementCore::Accept(
   GEMEL_CO_RETURN_IF_ERROR(written);
   std::shared_ptr<Attempt> attempt = MakeAttempt(std::move(opened), job->version);
   RememberName(job, request->name(), request->attempt());
+  GEMEL_CHECK(!job->attempts.contains(attempt->id().sequence)) << attempt->id().ToString();
   job->attempts[attempt->id().sequence] = attempt;
   job->changed.NotifyAll();
   co_return attempt;
@@ -218,6 +220,7 @@ absl::StatusOr<bool> PlacementCore::TakeRank(Attempt* attempt, MemberEntry* owne
   slot.layout_bytes = request.layout_bytes();
   slot.owner = owner->record.id;
   slot.owner_incarnation = owner->record.incarnation;
+  GEMEL_CHECK_LE(attempt->opened_count, attempt->slots.size()) << what;
   PlanRank(attempt, request.rank(), owner->record.id);
   return true;
 }

@@ -64,6 +64,7 @@ void PlacementCore::StartDue(Job* job) {
     due.erase(due.begin(), due.end() - 1);
   }
   const size_t runs_max = keeps_all ? kRunsOfKeepAll : kRunsOfKeepLatest;
+  GEMEL_CHECK(!due.empty()) << job->name;
   size_t room = runs_max - std::min(runs_max, running);
   if (room == 0 && still != nullptr) {
     GiveUpPersist(job, still,
@@ -133,6 +134,7 @@ bool PlacementCore::PersistRank(Committed* snapshot, uint32_t rank,
                                 const std::vector<ServerId>& disks) {
   PersistRun& run = *snapshot->persist;
   GEMEL_CHECK_LT(disks.size(), run.copies) << snapshot->record.snapshot.ToString();
+  GEMEL_CHECK_LT(rank, snapshot->record.world_size) << snapshot->record.snapshot.ToString();
   size_t sought = run.copies - disks.size();
   std::string why;
   std::vector<MemberEntry*> able;
@@ -175,6 +177,7 @@ void PlacementCore::PersistShardAt(Committed* snapshot, uint32_t rank, MemberEnt
   const HeldCopy& copy = member->held.at(KeyOf(shard.snapshot)).at(rank);
   PersistRun& run = *snapshot->persist;
   QueuedDirective directive;
+  GEMEL_CHECK(member->alive() && member->persists < kPersistsMax) << member->record.name;
   pb::PersistShard* work = directive.body.mutable_persist_shard();
   HeldToProto(shard, copy, work->mutable_object());
   work->set_record(snapshot->encoded);

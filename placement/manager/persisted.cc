@@ -62,6 +62,7 @@ Task<void> PlacementCore::RecordPersisted(Job* job, model::SnapshotOrder order, 
   }
   const SnapshotId id = snapshot->record.snapshot;
   JobRecord record = job->record;
+  GEMEL_CHECK(!snapshot->persisted && snapshot->told && !snapshot->leaving) << id.ToString();
   if (order > OrderOf(record.persisted_epoch, record.persisted_sequence)) {
     record.persisted_epoch = id.epoch;
     record.persisted_sequence = id.sequence;
@@ -151,6 +152,7 @@ void PlacementCore::ForgetPersisted(Job* job, const model::SnapshotOrder& order)
 }
 
 void PlacementCore::MarkPersistedAt(MemberEntry* member, const SnapshotId& id) {
+  GEMEL_CHECK(member->disk.contains(KeyOf(id))) << id.ToString();
   QueuedDirective directive;
   ToProto(id, directive.body.mutable_mark_persisted()->mutable_snapshot());
   directive.done = [this, key = KeyOf(id),

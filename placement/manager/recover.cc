@@ -147,6 +147,7 @@ void PlacementCore::CollectPersisted(std::map<std::string, JobRecord>* jobs,
   std::map<SnapshotKey, std::set<uint32_t>> ranks;
   std::set<SnapshotKey> marked;
   std::map<SnapshotKey, std::string> records;
+  GEMEL_CHECK(!recovered_.empty());
   for (const auto& [id, request] : recovered_) {
     const absl::StatusOr<DiskInventory> disk = ReadDiskInventory(request);
     if (!disk.ok()) {

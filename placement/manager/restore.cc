@@ -65,6 +65,7 @@ absl::Status PlacementCore::CheckRestore(const Job& job,
 PlacementCore::Choice PlacementCore::Examine(Job* job, model::SnapshotOrder order) {
   Choice choice;
   Committed& snapshot = job->snapshots.at(order);
+  GEMEL_CHECK(AllReported(nullptr)) << job->name;
   const SnapshotId& id = snapshot.record.snapshot;
   const HolderTable sources = SourcesOf(snapshot);
   const std::vector<uint32_t> lost = LostShards(snapshot, sources);
@@ -195,6 +196,7 @@ absl::Status PlacementCore::LostError(const Job& job, const RestoreRecord& recor
 void PlacementCore::FillSources(const Committed& snapshot,
                                 google::protobuf::RepeatedPtrField<pb::ShardSources>* out) {
   const HolderTable table = SourcesOf(snapshot);
+  GEMEL_CHECK_EQ(table.size(), snapshot.record.world_size);
   for (uint32_t rank = 0; rank < table.size(); ++rank) {
     pb::ShardSources* sources = out->Add();
     sources->set_rank(rank);

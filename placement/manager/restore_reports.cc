@@ -18,6 +18,7 @@ constexpr Duration kRecheck = 500ms;
 // Group commit: whoever holds the lock writes for all that have reported by then.
 Task<absl::Status> PlacementCore::RecordVerified(Job* job, EpochId epoch, uint32_t round,
                                                  uint32_t rank) {
+  GEMEL_CHECK_LT(rank, job->restore->record.verified.size()) << job->name;
   const bool fresh = job->restore->record.verified.at(rank) == '\0';
   job->restore->record.verified.at(rank) = '\1';
   const uint64_t writes = job->restore->record.writes;
@@ -47,6 +48,7 @@ void PlacementCore::CheckUnreadable(Job* job, uint32_t rank) {
   const HolderTable sources = SourcesOf(found->second);
   for (const ServerId& server : sources[rank]) {
     MemberEntry* member = FindMember(server);
+    GEMEL_CHECK(member != nullptr && member->alive()) << server.ToShort();
     QueuedDirective directive;
     HeldToProto({id, rank}, CopyAt(*member, {id, rank}),
                 directive.body.mutable_verify_shard()->mutable_object());
@@ -104,6 +106,7 @@ Task<void> PlacementCore::ReviewRestore(Job* job) {
     record.chosen_sequence = choice.order->sequence;
   }
   record.verified.assign(record.world_size, '\0');
+  GEMEL_CHECK(record.failed || order > *choice.order) << what;
   data_losses_.Add(1);
   Emit(Severity::kError, "restore_moved", record.lost.back());
   const absl::Status written = co_await WriteRestore(job, std::move(record));

@@ -44,6 +44,7 @@ std::vector<model::RetentionEntry> PlacementCore::Entries(const Job& job) const 
 void PlacementCore::SetLeaving(Job* job, const std::vector<model::SnapshotOrder>& orders,
                                bool leaving) {
   for (const model::SnapshotOrder& order : orders) {
+    GEMEL_CHECK(job->snapshots.at(order).leaving != leaving) << job->name;
     job->snapshots.at(order).leaving = leaving;
   }
 }

@@ -42,6 +42,9 @@ inline constexpr size_t kManifestsKept = 4;  // of a job's newest snapshots, whe
 inline constexpr size_t kReadsMax = 1024;    // pins of readers on one job; more: ResourceExhausted
 inline constexpr size_t kPersistsMax = 4;    // shards being written by one member's tier
 inline constexpr uint32_t kPersistKeepDefault = 2;  // persisted snapshots of a job that keeps few
+static_assert(kPersistKeepDefault > 0, "an older one goes only after a newer one is whole");
+static_assert(kPersistsMax <= kDirectivesReplyMax);
+static_assert(kReadsMax > 0);
 static_assert(kDirectivesReplyMax <= kDirectivesMax);
 static_assert(kPullsMax <= kDirectivesReplyMax, "one reply can hold all repairs of a member");
 static_assert(kManifestsKept > 0, "a restore begins with the newest one's");

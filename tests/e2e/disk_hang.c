@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Preloaded into a daemon: while the file named by GEMEL_TEST_HANG exists, whatever writes or syncs below a
-// directory whose name is GEMEL_TEST_HANG_DIR waits, as on a disk that does not answer.
+// Preloaded into a daemon: while the file HANG_MARKER exists, whatever writes or syncs a file with
+// HANG_DIRECTORY in its path waits, as on a disk that does not answer. Both are given when it is
+// compiled.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 static int Hangs(int fd) {
-  const char* marker = getenv("GEMEL_TEST_HANG");
-  const char* directory = getenv("GEMEL_TEST_HANG_DIR");
   char link[64];
   char path[4096];
-  if (marker == NULL || directory == NULL || access(marker, F_OK) != 0) {
+  if (access(HANG_MARKER, F_OK) != 0) {
     return 0;
   }
   snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
@@ -24,12 +23,12 @@ static int Hangs(int fd) {
     return 0;
   }
   path[length] = '\0';
-  return strstr(path, directory) != NULL;
+  return strstr(path, HANG_DIRECTORY) != NULL;
 }
 
 static void Wait(int fd) {
   for (int tenth = 0; tenth < 3000 && Hangs(fd); ++tenth) {
-    usleep(100 * 1000);
+    poll(NULL, 0, 100);
   }
 }
 
@@ -47,15 +46,15 @@ int fdatasync(int fd) {
 
 ssize_t write(int fd, const void* data, size_t size) {
   Wait(fd);
-  return REAL("write", ssize_t (*)(int, const void*, size_t))(fd, data, size);
+  return REAL("write", ssize_t(*)(int, const void*, size_t))(fd, data, size);
 }
 
 ssize_t pwrite(int fd, const void* data, size_t size, off_t at) {
   Wait(fd);
-  return REAL("pwrite", ssize_t (*)(int, const void*, size_t, off_t))(fd, data, size, at);
+  return REAL("pwrite", ssize_t(*)(int, const void*, size_t, off_t))(fd, data, size, at);
 }
 
 ssize_t pwrite64(int fd, const void* data, size_t size, off64_t at) {
   Wait(fd);
-  return REAL("pwrite64", ssize_t (*)(int, const void*, size_t, off64_t))(fd, data, size, at);
+  return REAL("pwrite64", ssize_t(*)(int, const void*, size_t, off64_t))(fd, data, size, at);
 }

@@ -126,9 +126,9 @@ def test_a_byte_that_rots_on_disk_is_found_and_never_restored(made):
 def hanging(tmp_path):
     """A cluster whose tiers hang while the file exists, and the file."""
     library, marker = tmp_path / "disk_hang.so", tmp_path / "hang"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, HERE / "disk_hang.c", "-ldl"], check=True)
-    cluster = Cluster(memory="64MiB", slab_bytes="1MiB", environment={
-        "LD_PRELOAD": str(library), "GEMEL_TEST_HANG": str(marker), "GEMEL_TEST_HANG_DIR": "/persist"})
+    subprocess.run(["cc", "-shared", "-fPIC", f'-DHANG_MARKER="{marker}"', '-DHANG_DIRECTORY="/persist"', "-o", library,
+                    HERE / "disk_hang.c", "-ldl"], check=True)
+    cluster = Cluster(memory="64MiB", slab_bytes="1MiB", environment={"LD_PRELOAD": str(library)})
     yield cluster.up(), marker
     marker.unlink(missing_ok=True)
     assert not cluster.wipe()
