@@ -54,14 +54,23 @@ void ShardFetch::SetSources(const std::vector<PeerMember>& sources) {
     }
   }
   const bool named = std::any_of(sources.begin(), sources.end(), own);
-  if ((named || sources.empty()) &&
-      fetches_->parts_.tier->Find(wanted_.shard, wanted_.root) != nullptr) {
-    PeerMember self;
-    self.server = fetches_->parts_.control->server();
-    self.incarnation = fetches_->parts_.control->incarnation();
-    self.name = "this server's disk";
-    AddSource(self);
+  if (named || sources.empty()) {
+    AddOwnDisk();
   }
+}
+
+// False when the shard is not there, or it was a source already.
+bool ShardFetch::AddOwnDisk() {
+  PeerMember self;
+  self.server = fetches_->parts_.control->server();
+  self.incarnation = fetches_->parts_.control->incarnation();
+  self.name = "this server's disk";
+  if (sources_.contains(self.server) ||
+      fetches_->parts_.tier->Find(wanted_.shard, wanted_.root) == nullptr) {
+    return false;
+  }
+  AddSource(self);
+  return true;
 }
 
 void ShardFetch::AddSource(const PeerMember& member) {
@@ -196,6 +205,14 @@ Task<absl::Status> ShardFetch::AskDigests(std::shared_ptr<Object> object) {
       break;
     }
     co_await fetches_->seams_.loop->Sleep(delay.Next());
+  }
+  if (AddOwnDisk()) {
+    const absl::Status described = co_await DescribeOnDisk(object);
+    if (described.ok()) {
+      co_return described;
+    }
+    loss = loss || described.code() == absl::StatusCode::kDataLoss;
+    reasons += fmt::format("; this server's disk: {}", MessageOf(described));
   }
   const absl::StatusCode code = loss ? absl::StatusCode::kDataLoss : absl::StatusCode::kUnavailable;
   co_return MakeStatus(code,
@@ -410,13 +427,15 @@ void ShardFetch::Failed(Source* source, uint32_t chunk, const absl::Status& why)
   changed_.NotifyAll();
 }
 
-// Chunks that no source may give any more get their error.
+bool ShardFetch::IsReadable(const ChunkWork& work) const {
+  return work.reading || std::any_of(sources_.begin(), sources_.end(),
+                                     [&](const auto& one) { return MayRead(one.second, work); });
+}
+
+// Chunks that no source may give any more get their error; this server's disk is the last one.
 void ShardFetch::GiveUpUnreadable() {
   for (auto& [chunk, work] : work_) {
-    const bool readable = work.reading || std::any_of(sources_.begin(), sources_.end(),
-                                                      [&work, this](const auto& one) {
-                                                        return MayRead(one.second, work);
-                                                      });
+    const bool readable = IsReadable(work) || (AddOwnDisk() && IsReadable(work));
     if (!readable && work.error.ok()) {
       work.error = NoSource(chunk, work);
     }

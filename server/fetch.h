@@ -52,8 +52,8 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   ShardFetch(Fetches* fetches, WantedShard wanted);
   ~ShardFetch();
 
-  // Members that may have it. This server is one for its disk's sake: when it is named and the
-  // shard is there, or when nobody is named.
+  // Members that may have it. This server is one for its disk's sake, if the shard is there: when
+  // it is named, when nobody is, and when the others cannot give a chunk.
   void SetSources(const std::vector<PeerMember>& sources);
 
   // Chunks [first, first + count) are in this host's memory, verified when they arrived.
@@ -96,6 +96,7 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   Task<absl::Status> AskDigests(std::shared_ptr<Object> object);
   bool IsThisServer(const PeerMember& member) const;
   void AddSource(const PeerMember& member);
+  bool AddOwnDisk();
   Task<absl::Status> DescribeAt(PeerMember member, std::shared_ptr<Object> object);
   Task<absl::Status> DescribeOnDisk(std::shared_ptr<Object> object);
   absl::Status CheckDescription(DescribeReply described, Object* object) const;
@@ -108,6 +109,7 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
                                           uint32_t chunk);
   void Arrived(Source* source, uint32_t chunk);
   void Failed(Source* source, uint32_t chunk, const absl::Status& why);
+  bool IsReadable(const ChunkWork& work) const;
   void GiveUpUnreadable();
   bool MayRead(const Source& source, const ChunkWork& work) const;
   absl::Status NoSource(uint32_t chunk, const ChunkWork& work) const;

@@ -276,6 +276,26 @@ TEST(Tier, TheOwnDiskIsNotReadWhileMemoryHoldersAreNamed) {
   EXPECT_EQ(t.Count(0, "gemel_persist_read_bytes_total"), 0);
 }
 
+TEST(Tier, TheOwnDiskIsTheLastSourceWhenTheNamedOnesFail) {
+  Tiered t;
+  const ShardId shard = t.Persisted("7");
+  t.KillAllAndStart();
+  ASSERT_EQ(t.Do(0, t.Pull(shard, {1})).code(), 0U) << "server-1 has nothing any more";
+  EXPECT_NE(t.server(0).objects().Find(shard), nullptr);
+}
+
+TEST(Tier, TheOwnDiskGivesTheChunkThatRottedAtTheNamedHolder) {
+  Tiered t;
+  const ShardId shard = t.Persisted("7");
+  t.client.session = nullptr;
+  ASSERT_TRUE(t.Start(0).ok());
+  const uint32_t holder = t.server(1).objects().Find(shard) != nullptr ? 1 : 2;
+  t.server(holder).objects().Find(shard)->Chunk(2)[7] ^= std::byte{1};
+  ASSERT_EQ(t.Do(0, t.Pull(shard, {holder})).code(), 0U);
+  EXPECT_LT(t.Count(0, "gemel_persist_read_bytes_total"), static_cast<int64_t>(kBytes));
+  EXPECT_GT(t.Count(0, "gemel_persist_read_bytes_total"), 0);
+}
+
 TEST(Tier, FetchManifestFallsBackToTheDisk) {
   Tiered t;
   const ShardId shard = t.Persisted("7");
