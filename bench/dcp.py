@@ -22,7 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
+import warnings
 from pathlib import Path
 
 import measured
@@ -97,7 +97,7 @@ class AsyncWay:
     """One mode of dcp.async_save."""
 
     def __init__(self, ways, name, where, stager, process):
-        from torch.distributed.checkpoint import AsyncCheckpointerType
+        from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
         self.name, self.ways, self.where = name, ways, where
         self.stager = stager() if stager else None
@@ -180,6 +180,7 @@ def measure(args, loop, ways):
 def worker(args):
     import torch.distributed as dist
 
+    warnings.filterwarnings("ignore", message="Detected an existing checkpoint")
     facts = json.loads(args.worker)
     dist.init_process_group("gloo")
     loop = Loop(args.mib)

@@ -53,6 +53,7 @@ pb::JoinRequest Membership::JoinRequest(std::set<ShardId>* reported) const {
 Task<absl::Status> Membership::JoinOnce() {
   std::set<ShardId> reported;
   pb::JoinRequest request = JoinRequest(&reported);
+  const int persisted = request.persisted_size();
   absl::StatusOr<pb::JoinReply> reply =
       co_await parts_.control->Call<pb::JoinReply>("Join", std::move(request), 0s);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
@@ -77,8 +78,9 @@ Task<absl::Status> Membership::JoinOnce() {
   }
   seams_.events->Emit(
       Severity::kInfo, "joined",
-      fmt::format("server {} ({}) joined cluster {} with {} sealed objects", self_.name,
-                  parts_.control->server().ToShort(), cluster.ToShort(), reported.size()));
+      fmt::format("server {} ({}) joined cluster {} with {} sealed objects and {} shards on disk",
+                  self_.name, parts_.control->server().ToShort(), cluster.ToShort(),
+                  reported.size(), persisted));
   co_return absl::OkStatus();
 }
 

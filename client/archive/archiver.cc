@@ -132,7 +132,7 @@ absl::Status Archiver::RemoveExport(const std::string& path,
       GEMEL_RETURN_IF_ERROR(store_->Remove(object.key));
     }
   }
-  return store_->RemoveUnfinished(prefix);
+  return absl::OkStatus();
 }
 
 // Removes what latest.json does not name (any more): exports beyond `keep`, and beginnings whose
@@ -143,6 +143,7 @@ absl::Status Archiver::Sweep() {
   for (const ArchivedExport& entry : latest_->exports) {
     named.insert(entry.path);
   }
+  GEMEL_RETURN_IF_ERROR(store_->RemoveUnfinished(folder_));
   GEMEL_ASSIGN_OR_RETURN(const std::vector<ObjectInfo> objects, store_->List(folder_));
   std::set<std::string> gone;
   for (const ObjectInfo& object : objects) {
@@ -155,6 +156,7 @@ absl::Status Archiver::Sweep() {
   for (const std::string& path : gone) {
     GEMEL_RETURN_IF_ERROR(RemoveExport(path, objects));
   }
+  swept_ = true;
   return absl::OkStatus();
 }
 
@@ -172,12 +174,15 @@ absl::StatusOr<bool> Archiver::Step() {
     GEMEL_RETURN_IF_ERROR(ReadLatest());
   }
   if (!IsDue(*newest)) {
+    // What a process that died in between had still to remove.
+    GEMEL_RETURN_IF_ERROR(latest_.has_value() && !swept_ ? Sweep() : absl::OkStatus());
     return false;
   }
   GEMEL_RETURN_IF_ERROR(ReadLatest());
   GEMEL_ASSIGN_OR_RETURN(const ArchivedExport archived, ExportOne(*newest));
   GEMEL_RETURN_IF_ERROR(Name(archived));
   archived_at_ = pace_->Now();
+  swept_ = false;
   listener_.archived(archived);
   GEMEL_RETURN_IF_ERROR(Sweep());
   return true;

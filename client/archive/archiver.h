@@ -95,6 +95,7 @@ class Archiver {
   const std::string folder_;  // "gpt/"
   std::optional<Latest> latest_;
   std::optional<TimePoint> archived_at_;  // by this process
+  bool swept_ = false;                    // since it was named last
   std::string warned_;                    // the last warning, and when
   TimePoint warned_at_;
 };

@@ -265,12 +265,22 @@ absl::Status DirectoryStore::Remove(const std::string& key) {
 
 absl::Status DirectoryStore::RemoveUnfinished(const std::string& prefix) {
   const fs::path folder = Where(FolderOf(prefix));
+  std::vector<fs::path> folders;
   std::error_code error;
-  fs::directory_iterator at(folder, error);
-  for (; !error && at != fs::directory_iterator(); at.increment(error)) {
+  fs::recursive_directory_iterator at(folder, error);
+  for (; !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
     const std::string name = at->path().filename().string();
-    if (name.starts_with('.') && name.ends_with(kPartSuffix)) {
+    std::error_code gone;
+    if (name.starts_with('.') && name.ends_with(kPartSuffix) && at->is_regular_file(gone)) {
       unlink(at->path().c_str());
+    } else if (at->is_directory(gone)) {
+      folders.push_back(at->path());
+    }
+  }
+  // Those that are empty now, the deepest first; rmdir leaves the others.
+  for (auto empty = folders.rbegin(); empty != folders.rend(); ++empty) {
+    if (rmdir(empty->c_str()) == 0) {
+      durable_.erase(empty->string());
     }
   }
   return absl::OkStatus();

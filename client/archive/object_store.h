@@ -54,7 +54,8 @@ class ObjectStore {
   virtual absl::StatusOr<std::vector<ObjectInfo>> List(const std::string& prefix) = 0;
   // OK when it was not there.
   virtual absl::Status Remove(const std::string& key) = 0;
-  // Gives up what dead writers left unfinished under `prefix`. REQUIRES: no writer there is alive.
+  // Gives up what dead writers left unfinished under `prefix`, at any depth, with directories that
+  // hold nothing. REQUIRES: no writer there is alive.
   virtual absl::Status RemoveUnfinished(const std::string& prefix) = 0;
   // The place as people write it: "/backup/gpt/x", "s3://bucket/gpt/x".
   virtual std::string Where(const std::string& key) const = 0;

@@ -4,6 +4,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/waiting.h"
 #include "common/bytes.h"
+#include "common/check.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
 
@@ -34,6 +35,7 @@ absl::Status GivenUp(const absl::Status& why, const JobAndName& what) {
 absl::StatusOr<PersistResult> Persist(PlacementClient* placement, const JobAndName& what,
                                       Duration patience) {
   Waiting waiting(fmt::format("persisting {}", TitleOf(what)));
+  GEMEL_CHECK(patience >= Duration::zero());
   uint64_t most = 0;
   TimePoint moved = Now();
   while (true) {

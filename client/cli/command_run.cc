@@ -62,6 +62,7 @@ absl::StatusOr<Surroundings> FindOrStart(const Flags& flags) {
   if (!around.address.empty()) {
     return around;
   }
+  GEMEL_CHECK(!flags.dir.empty());
   const absl::StatusOr<ClusterFile> there = ReadClusterFile(flags.dir);
   around.started = !there.ok() || !there->AnyAlive();
   Flags asked = flags;
@@ -101,6 +102,7 @@ absl::Status PersistChanges(const Flags& flags, const Surroundings& around) {
 }
 
 absl::StatusOr<int> AfterSuccess(const Flags& flags, const Surroundings& around) {
+  GEMEL_CHECK(around.started) << "a cluster of somebody else is not ours to stop";
   if (!around.persists) {
     Say("nothing was persisted (--no-persist): what was saved is gone with the cluster");
   } else if (absl::Status persisted = PersistChanges(flags, around); !persisted.ok()) {
@@ -130,6 +132,7 @@ void SayWherePythonFindsUs(const std::string& program) {
 }
 
 void AfterFailure(const Flags& flags, const Surroundings& around, int code) {
+  GEMEL_CHECK_NE(code, kExitDone);
   Say(fmt::format("the command ended with {}; the cluster below {} is kept, its memory with it",
                   code, around.dir));
   Say(fmt::format("look: gemel jobs --dir {}; go on: gemel run --dir {} -- {}", around.dir,

@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "common/check.h"
 #include "common/errors.h"
 
 namespace gemel::cli {
@@ -76,6 +77,7 @@ std::string BashCommand(const CommandShape& command) {
   std::vector<std::string> flags = {"--help"};
   std::string values;
   for (const FlagShape& flag : command.flags) {
+    GEMEL_CHECK(!flag.names.empty()) << command.name;
     flags.insert(flags.end(), flag.names.begin(), flag.names.end());
     std::string names;
     for (const std::string& name : flag.names) {
@@ -167,6 +169,7 @@ std::string ZshFlag(const FlagShape& flag) {
       value = fmt::format(":value:({})", Joined(flag.choices));
       break;
   }
+  GEMEL_CHECK_EQ(flag.value == FlagShape::Value::kChoice, !flag.choices.empty());
   std::string text;
   for (const std::string& name : flag.names) {
     text += fmt::format(" '{}[{}]{}'", name, ZshText(flag.help), value);
@@ -216,6 +219,7 @@ std::string Zsh(const std::vector<CommandShape>& commands) {
 
 absl::StatusOr<std::string> CompletionScript(const std::string& shell,
                                              const std::vector<CommandShape>& commands) {
+  GEMEL_CHECK(!commands.empty());
   if (shell == "bash") {
     return Bash(commands);
   }

@@ -21,6 +21,7 @@ constexpr std::string_view kUnix = "unix://";
 
 absl::StatusOr<nlohmann::json> WaitReady(const std::string& folder, const std::string& what,
                                          const ProcessName& process, Waiting* waiting) {
+  GEMEL_CHECK(waiting != nullptr && !folder.empty());
   const TimePoint began = Now();
   while (true) {
     absl::StatusOr<std::string> text = ReadTextFile(folder + "/ready.json");
@@ -86,6 +87,8 @@ std::string LastWords(const std::string& log) {
 
 absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>& extra,
                             Waiting* waiting) {
+  GEMEL_CHECK(!cluster->dir.empty());
+  GEMEL_CHECK(!IsAlive(cluster->placement_process)) << cluster->placement_process.pid;
   const std::string folder = PlacementFolder(*cluster);
   GEMEL_RETURN_IF_ERROR(MakeFolder(folder));
   RemoveTree(folder + "/ready.json");
@@ -107,6 +110,9 @@ absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>
 
 absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server) {
   GEMEL_CHECK(!IsAlive(server->process)) << server->name << " runs already";
+  GEMEL_CHECK(!cluster->placement.empty()) << "servers start after placement";
+  GEMEL_CHECK_GT(cluster->memory_bytes, 0U) << server->name;
+  GEMEL_CHECK_GT(cluster->slab_bytes, 0U) << server->name;
   const std::string folder = ServerFolder(*cluster, server->name);
   GEMEL_RETURN_IF_ERROR(MakeFolder(folder));
   RemoveTree(folder + "/ready.json");

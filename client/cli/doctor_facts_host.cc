@@ -142,6 +142,7 @@ double ProbeFsync(const std::string& folder, int* failed) {
     time = MillisecondsOf(Now() - began);
   }
   std::sort(times.begin(), times.end());
+  GEMEL_CHECK(times.front() >= 0.0) << times.front();
   return times[kFsyncProbes / 2];
 }
 

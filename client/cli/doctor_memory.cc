@@ -7,6 +7,7 @@
 
 #include "client/cli/doctor.h"
 #include "common/bytes.h"
+#include "common/check.h"
 
 namespace gemel::cli {
 namespace {
@@ -16,7 +17,8 @@ constexpr uint64_t kLockLimitSmall = 1 * kGiB;
 
 // Bytes for each server when a tenth of what is there stays with everybody else.
 uint64_t Fitting(uint64_t bytes, uint32_t servers) {
-  return bytes / 10 * 9 / std::max(1U, servers) / kFitUnit * kFitUnit;
+  GEMEL_CHECK_GT(servers, 0U);
+  return bytes / 10 * 9 / servers / kFitUnit * kFitUnit;
 }
 
 uint64_t UnusedBytes(const MemoryFacts& facts) {

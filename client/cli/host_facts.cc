@@ -119,6 +119,7 @@ bool HoldsSocket(const std::filesystem::path& process, const std::string& inode)
 }
 
 pid_t PidOf(const std::string& inode) {
+  GEMEL_CHECK(!inode.empty());
   std::error_code error;
   for (std::filesystem::directory_iterator entry("/proc", error), end; !error && entry != end;
        entry.increment(error)) {

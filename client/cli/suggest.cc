@@ -49,6 +49,7 @@ std::string Nearest(std::string_view word, const std::vector<std::string>& known
       nearest = one;
     }
   }
+  GEMEL_CHECK(nearest.empty() || least <= far) << nearest;
   return nearest;
 }
 

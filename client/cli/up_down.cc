@@ -6,6 +6,7 @@
 #include "client/cli/daemons.h"
 #include "client/cli/host_facts.h"
 #include "common/bytes.h"
+#include "common/check.h"
 #include "common/errors.h"
 #include "common/slab_size.h"
 #include "common/status_macros.h"
@@ -32,6 +33,7 @@ absl::Status StartAll(ClusterFile* cluster) {
 
 // What fits leaves a tenth to everything else.
 uint64_t FittingBytes(const MachineMemory& memory, uint64_t servers) {
+  GEMEL_CHECK_GT(servers, 0U);
   return memory.most_bytes() / 10 * 9 / servers / kFitUnit * kFitUnit;
 }
 
@@ -104,6 +106,8 @@ ClusterFile NewCluster(const UpOptions& options, const ClusterFile& before) {
   } else if (before.slab_bytes == 0 || cluster.memory_bytes != before.memory_bytes) {
     cluster.slab_bytes = DefaultSlabBytes(cluster.memory_bytes);
   }
+  GEMEL_CHECK_GT(cluster.memory_bytes, 0U);
+  GEMEL_CHECK_GT(cluster.slab_bytes, 0U);
   if (!options.persist_dir.empty() || options.no_persist) {
     cluster.persist_dir = options.persist_dir;
     cluster.no_persist = options.no_persist;
@@ -116,23 +120,8 @@ std::string SizesOf(const ClusterFile& cluster) {
                      cluster.memory_bytes >> 20, cluster.slab_bytes >> 20);
 }
 
-// A cluster that runs: nothing is to be done, or something that `up` does not do by itself.
+// A cluster that runs has the sizes and addresses that were asked for.
 absl::Status CheckRunning(const UpOptions& options, const ClusterFile& running) {
-  if (!IsAlive(running.placement_process)) {
-    return error::FailedPrecondition(
-        "the servers below {} run without gemel-placement; `gemel up --placement --dir {}` starts "
-        "it "
-        "again",
-        options.dir, options.dir);
-  }
-  for (const ServerEntry& server : running.servers) {
-    if (!IsAlive(server.process)) {
-      return error::FailedPrecondition(
-          "the cluster below {} runs, but {} is dead; `gemel up --server {} --dir {}` starts it "
-          "again",
-          options.dir, server.name, server.name, options.dir);
-    }
-  }
   const ClusterFile wanted = NewCluster(options, running);
   if (wanted.servers.size() != running.servers.size() ||
       wanted.memory_bytes != running.memory_bytes || wanted.slab_bytes != running.slab_bytes ||
@@ -144,6 +133,35 @@ absl::Status CheckRunning(const UpOptions& options, const ClusterFile& running) 
         options.dir, SizesOf(running), running.placement, options.dir);
   }
   return absl::OkStatus();
+}
+
+// All at once: servers that come back after a loss may have to wait for each other. True when
+// anything was dead.
+absl::StatusOr<bool> StartDead(ClusterFile* cluster) {
+  const bool placement_dead = !IsAlive(cluster->placement_process);
+  std::vector<ServerEntry*> dead;
+  for (ServerEntry& server : cluster->servers) {
+    if (!IsAlive(server.process)) {
+      dead.push_back(&server);
+    }
+  }
+  if (!placement_dead && dead.empty()) {
+    return false;
+  }
+  Waiting waiting(fmt::format("starting what is dead: {} servers{}", dead.size(),
+                              placement_dead ? " and gemel-placement" : ""));
+  if (placement_dead) {
+    GEMEL_RETURN_IF_ERROR(StartPlacement(cluster, {}, &waiting));
+    GEMEL_RETURN_IF_ERROR(WriteClusterFile(*cluster));
+  }
+  for (ServerEntry* server : dead) {
+    GEMEL_RETURN_IF_ERROR(LaunchServer(cluster, server));
+  }
+  for (ServerEntry* server : dead) {
+    GEMEL_RETURN_IF_ERROR(AwaitServer(*cluster, server, &waiting));
+  }
+  GEMEL_RETURN_IF_ERROR(WriteClusterFile(*cluster));
+  return true;
 }
 
 }  // namespace
@@ -163,7 +181,8 @@ absl::StatusOr<UpResult> Up(const UpOptions& options) {
   }
   if (before.ok() && before->AnyAlive()) {
     GEMEL_RETURN_IF_ERROR(CheckRunning(options, *before));
-    return UpResult{*before, true};
+    GEMEL_ASSIGN_OR_RETURN(const bool started, StartDead(&*before));
+    return UpResult{*before, !started};
   }
   ClusterFile cluster = NewCluster(options, before.value_or(ClusterFile()));
   GEMEL_RETURN_IF_ERROR(CheckSizes(cluster));

@@ -29,9 +29,9 @@ struct UpResult {
 };
 
 // Starts placement and servers, waits until all are ready. On failure stops what it started and
-// says why it ended, as its log does. A cluster that runs already is left as it is:
-// FailedPrecondition when other sizes were asked for, or a part of it is dead. A cluster that was
-// stopped comes back as itself: same id, same sizes, same address of placement.
+// says why it ended, as its log does. Of a cluster that runs already only what is dead is started,
+// all of it at once; FailedPrecondition when other sizes were asked for. A cluster that was stopped
+// comes back as itself: same id, same sizes, same address of placement.
 absl::StatusOr<UpResult> Up(const UpOptions& options);
 
 // Ends all processes of the cluster, removes sockets and ready files; `wipe` removes the folder

@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "client/cli/host_processes.h"
+#include "common/check.h"
 
 namespace gemel::cli {
 namespace {
@@ -24,9 +25,11 @@ std::string WaitingLine(std::string_view what, uint64_t done, uint64_t total,
                         std::string_view detail, Duration elapsed) {
   std::string line(what);
   if (total > 0) {
+    GEMEL_CHECK(elapsed >= Duration::zero());
     const uint64_t shown = std::min(done, total);
     const auto parts = static_cast<uint64_t>(static_cast<double>(shown) * kBarLetters /
                                              static_cast<double>(total));
+    GEMEL_CHECK_LE(parts, kBarLetters);
     line += fmt::format(" [{}{}] {:3.0f} %", std::string(parts, '#'),
                         std::string(kBarLetters - parts, '-'),
                         100.0 * static_cast<double>(shown) / static_cast<double>(total));

@@ -55,6 +55,12 @@ absl::Status Link::Explain(const absl::Status& status) const {
         "starts it again; what it held is on its peers",
         server_.server_name, address_, server_.server_name);
   }
+  if (status.code() == absl::StatusCode::kDeadlineExceeded) {
+    return error::DeadlineExceeded(
+        "server {} at {} gave no answer in time, so the outcome is unknown; it may be waiting for "
+        "gemel-placement: `gemel status` says what is dead",
+        server_.server_name, address_);
+  }
   // A refusal is a whole sentence that names who refuses; a connection that broke is not.
   if (status.code() == absl::StatusCode::kResourceExhausted ||
       status.code() == absl::StatusCode::kInvalidArgument ||

@@ -198,15 +198,21 @@ void PlacementCore::ReconcileDisk(MemberEntry* member) {
   }
 }
 
-// Shards of a persist that did not come to its end, unless they are the only source of theirs.
+// A persist that did not come to its end, because placement or the power went: what is whole on
+// disk is finished, the shards of anything else go, unless they are the only source of theirs.
 void PlacementCore::SweepDisks(Job* job) {
-  for (const auto& [order, snapshot] : job->snapshots) {
+  for (auto& [order, snapshot] : job->snapshots) {
     const SnapshotKey key = KeyOf(snapshot.record.snapshot);
     const bool any = std::any_of(members_.begin(), members_.end(), [&key](const auto& entry) {
       return entry.second->disk.contains(key);
     });
-    if (any && !snapshot.persisted && !snapshot.persist.has_value() && AllReported(nullptr) &&
-        (snapshot.full || !LostShards(snapshot, SourcesOf(snapshot)).empty())) {
+    if (!any || snapshot.persisted || snapshot.persist.has_value() || !AllReported(nullptr)) {
+      continue;
+    }
+    if (snapshot.told && !snapshot.leaving &&
+        IsOnDisk(snapshot, std::max(1U, job->record.persist_copies))) {
+      BeginPersist(job, &snapshot);
+    } else if (snapshot.full || !LostShards(snapshot, SourcesOf(snapshot)).empty()) {
       DropPersistedEverywhere(snapshot.record.snapshot);
     }
   }

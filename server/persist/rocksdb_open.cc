@@ -6,8 +6,10 @@
 #include <rocksdb/env.h>
 #include <rocksdb/metadata.h>
 #include <rocksdb/table.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdarg>
 #include <set>
 
@@ -102,9 +104,15 @@ absl::StatusOr<std::unique_ptr<RocksdbDatabase>> RocksdbDatabase::Open(Options o
 }
 
 absl::Status RocksdbDatabase::MakeFolders() {
+  const bool there = options_.env->FileExists(options_.dir).ok();
   for (const std::string& folder : {options_.dir, IncomingPath(), DatabasePath()}) {
     GEMEL_RETURN_IF_ERROR(FromRocksdb(options_.env->CreateDirIfMissing(folder), options_.dir,
                                       "making the folder " + folder));
+  }
+  // What jobs keep is their owner's, whatever the umask says.
+  if (!there && chmod(options_.dir.c_str(), S_IRWXU) != 0) {
+    return error::Unavailable("the folder {} cannot be made private: errno {}", options_.dir,
+                              errno);
   }
   const size_t slash = options_.dir.rfind('/');
   const std::string parent = slash == std::string::npos ? "." : options_.dir.substr(0, slash + 1);

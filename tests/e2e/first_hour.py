@@ -221,13 +221,11 @@ def _other_version(world, address):
 def dying(world):
     world.kill(world.facts["placement_process"])
     yield Scene("gemel-placement is dead", [
-        world.shell("gemel jobs"), world.train(copies=1), world.shell("gemel up"),
-        world.shell("gemel up --placement | head -1", shown="gemel up --placement"),
+        world.shell("gemel jobs"), world.train(copies=1), world.shell("gemel up | head -1", shown="gemel up"),
     ])
     world.kill(world.facts["pids"]["servers"][0]["process"])
     yield Scene("A server is dead", [
-        world.train(copies=1), world.shell("gemel up"),
-        world.shell("gemel up --server server-0 | head -1", shown="gemel up --server server-0"),
+        world.train(copies=1), world.shell("gemel up | head -1", shown="gemel up"),
     ])
     yield Scene("The end", [world.shell("gemel down --wipe"), world.shell("gemel jobs")])
 

@@ -53,8 +53,7 @@ def test_every_server_killed_at_once_the_job_goes_on_from_disk(made):
         await_persisted(made, 1)
         job.save(2, SHARD_BYTES)  # in memory only
     kill_all(made)
-    for server in made.servers:
-        made.restart_server(server["name"])
+    made.up()
     with Job(NAME, made.sockets) as job:
         restored = job.restore()
         job.check(restored, 1)
@@ -73,8 +72,7 @@ def test_a_power_cut_of_everything_and_a_lost_metastore(made):
                        check=True)
     subprocess.run(["rm", "-rf", f"{made.dir}/placement"], check=True)
     made.gemel("placement", "recover", "--from-servers", "--force", code=None)
-    for server in made.servers:
-        made.restart_server(server["name"])
+    made.up()  # all at once: recovery waits for a majority
     with Job(NAME, made.sockets) as job:
         job.check(job.restore(), 1)
 
@@ -116,8 +114,7 @@ def test_a_byte_that_rots_on_disk_is_found_and_never_restored(made):
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    for server in made.servers:
-        made.restart_server(server["name"])
+    made.up()
     with Job(NAME, made.sockets) as job:
         restored = job.restore()
         job.check(restored, 1)  # the other one is whole
@@ -213,7 +210,6 @@ def test_a_job_that_was_never_on_disk_says_what_is_lost(made):
     with Job(NAME, made.sockets) as job:
         job.save(1, SHARD_BYTES)
     kill_all(made)
-    for server in made.servers:
-        made.restart_server(server["name"])
+    made.up()
     with Job(NAME, made.sockets) as job, pytest.raises(errors.DataLoss, match=r"in memory or on disk"):
         job.restore()

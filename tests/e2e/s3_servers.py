@@ -176,12 +176,12 @@ class SpoilingProxy:
         method, path, _ = line.decode().split(" ")
         self.requests.append((method, path))
         verdict = self.spoil(method, path)
-        if verdict == "cut":
-            connection.recv(65536)
-            return
         head_only, _, body = rest.partition(b"\r\n\r\n")
         length = next((int(h.split(b":")[1]) for h in head_only.split(b"\r\n")
                        if h.lower().startswith(b"content-length:")), 0)
+        if verdict == "cut":
+            self._drain(connection, (length - len(body)) // 2)
+            return
         if verdict is not None:
             self._drain(connection, length - len(body))
             text = b"<Error><Code>SlowDown</Code><Message>spoiled</Message></Error>"

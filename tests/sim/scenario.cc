@@ -119,6 +119,7 @@ void Run::SetLinkFaults() {
 void Run::Relaunch() {
   const std::vector<uint32_t> live = LiveServers();
   if (live.empty()) {
+    relaunch_at_ = cluster_.scheduler()->now() + kRelaunchAfter;
     return;
   }
   const uint64_t world = 1 + random_.Below(4);

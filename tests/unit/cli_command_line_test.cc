@@ -9,8 +9,8 @@
 #include "client/cli/command_line.h"
 #include "client/cli/exit_codes.h"
 #include "client/cli/host_facts.h"
-#include "client/cli/waiting.h"
 #include "client/cli/suggest.h"
+#include "client/cli/waiting.h"
 #include "common/errors.h"
 
 namespace gemel::cli {

@@ -345,6 +345,29 @@ TEST_F(PlacementPersist, APersistGivesUpItsMemoryToASave) {
   }
 }
 
+TEST_F(PlacementPersist, WhatWasWholeOnDiskBeforeItWasRecordedIsFinished) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  for (const auto& server : cluster.servers) {
+    server->disk_refuses = error::Unavailable("not now");
+  }
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Run(2s);
+  ASSERT_EQ(cluster.InfoOf("gpt", "2").persisted(), pb::PERSIST_NONE);
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    // As if all servers and placement died after the last synced record.
+    for (const auto& [shard, object] : cluster.server(i).objects) {
+      if (shard.snapshot.name == "2") {
+        cluster.server(i).disk[shard] = object;
+        cluster.server(i).disk_records[shard.snapshot] = cluster.server(i).records[shard.snapshot];
+      }
+    }
+  }
+  KillAllServers();
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "2")) << cluster.events.All();
+  EXPECT_TRUE(cluster.RunUntil([&] { return Marked("2"); }));
+}
+
 TEST_F(PlacementPersist, AServerThatDiesInAPersistLeavesItToOthers) {
   cluster.server(0).disk_hangs = true;
   ASSERT_TRUE(cluster.Save(run, "1").ok());

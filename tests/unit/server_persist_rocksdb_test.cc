@@ -60,6 +60,11 @@ TEST(RocksdbPersist, WritesEachByteOnce) {
   EXPECT_LE(device, 1.1);
 }
 
+TEST(RocksdbPersist, ItsFolderIsPrivate) {
+  RocksdbPersistBackend backend;
+  EXPECT_EQ(std::filesystem::status(backend.dir).permissions(), std::filesystem::perms::owner_all);
+}
+
 TEST(RocksdbPersist, AShardOfManyFilesIsRetiredWhole) {
   RocksdbPersistBackend backend(2 * kMiB);
   const TestSnapshot one(1, 1, 9 * kMiB + 5);
