@@ -179,6 +179,22 @@ def test_a_new_incarnation_fences_the_one_before(shared):
     assert names == ["1", "2"]  # readers need no epoch, and nothing was lost
 
 
+def test_programs_that_save_by_path_into_one_folder_fence_nobody(shared):
+    code = ("import torch, torch.distributed.checkpoint as dcp, gemel.torch as gt\n"
+            "dcp.save({'w': torch.ones(3)}, storage_writer=gt.StorageWriter('/shared/theirs', persist_every=0))\n"
+            "dcp.save({'w': torch.ones(3)}, storage_writer=gt.StorageWriter('/shared/both', persist_every=0))\n")
+    mine = gt.StorageWriter("/shared/mine", address=shared.sockets[0], persist_every=0)
+    dcp.save({"w": torch.zeros(3)}, storage_writer=mine, checkpoint_id="/shared/both")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60,
+                   env=clusters.environment(GEMEL_ADDRESS=shared.sockets[1]))
+    dcp.save({"w": torch.zeros(3)}, storage_writer=mine, checkpoint_id="/shared/mine")
+    state = {"w": torch.zeros(3)}
+    dcp.load(state, storage_reader=gt.StorageReader("/shared/both", address=shared.sockets[0]))
+    assert state["w"].tolist() == [1, 1, 1]  # the last writer's
+    names = {s["name"] for s in clients.shared(shared.sockets[0], 10).list_snapshots(":shared")}
+    assert names == {"mine", "theirs", "both"}
+
+
 def test_a_forked_child_saves_with_a_client_of_its_own(shared):
     dcp.save({"w": torch.ones(2)}, storage_writer=gt.StorageWriter("forked", 1, address=shared.sockets[0], persist_every=0))
     pid = os.fork()

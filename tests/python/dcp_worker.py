@@ -358,6 +358,7 @@ def refused_values():
 
 def failing_rank():
     """Every rank learns which one failed and why; nothing is visible; the next save works."""
+    job = f"failing{dist.get_world_size()}"
     last = dist.get_world_size() - 1
 
     class Failing(dcp.DefaultSavePlanner):
@@ -368,14 +369,14 @@ def failing_rank():
 
     state = {"w": seeded(300_000), f"r{dist.get_rank()}": seeded(200_000)}
     try:
-        dcp.save(state, storage_writer=writer("failing", 1), planner=Failing())
+        dcp.save(state, storage_writer=writer(job, 1), planner=Failing())
         raise AssertionError("it did not fail")
     except CheckpointException as error:
         assert list(error.failures) == [last], error
         assert "no such weight today" in str(error)
-    assert "has no snapshot" in raised(CheckpointException, lambda: dcp.load(blank(state), storage_reader=reader("failing", 1)))
-    dcp.save(state, storage_writer=writer("failing", 1))
-    check(state, "failing", 1)
+    assert "has no snapshot" in raised(CheckpointException, lambda: dcp.load(blank(state), storage_reader=reader(job, 1)))
+    dcp.save(state, storage_writer=writer(job, 1))
+    check(state, job, 1)
 
 
 def plan_caching():

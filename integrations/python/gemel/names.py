@@ -61,6 +61,12 @@ def is_ours(checkpoint_id) -> bool:
     return text.startswith(SCHEME) or not _URL.match(text)
 
 
+def is_path(checkpoint_id) -> bool:
+    """Whether it is written as a path of several parts: who saves by paths expects what files do."""
+    text = os.fspath(checkpoint_id) if isinstance(checkpoint_id, os.PathLike) else str(checkpoint_id)
+    return "/" in text and not text.startswith(SCHEME)
+
+
 def split(checkpoint_id, job: str | None = None) -> tuple[str | None, str]:
     """(job, name) of a path or gemel:// URL: what is before its last part, and that.
 

@@ -21,6 +21,8 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
+# Drawn from by those who save by paths: unrelated programs may use one folder, and fence nobody.
+SHARED_SEED = b"gemel.path.1"
 _WAITING_MAX = 64  # tickets of saves that failed before they were used
 _TICKS_PER_S = 62.5
 _ATTEMPT_MAX = 1 << 31

@@ -41,7 +41,9 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
 
     job, name: ``("gpt", step)``; or one argument: ``"gemel://gpt/7"``, or a path, whose parent is the
       job and whose last part is the name. A ``checkpoint_id`` given to torch counts instead; one of a
-      single part is a name within this job.
+      single part is a name within this job. Saves by path do as files do: programs that share a folder
+      fence nobody, and the last writer of a path wins. Otherwise a new incarnation of the trainer
+      fences the one before.
     address: as for Checkpointer; default: the environment's GEMEL_ADDRESS.
     copies, min_copies: servers that keep each shard; below ``min_copies`` (default: copies) it fails.
     keep: committed snapshots of the job that stay; 0: all, until memory is full.
@@ -72,7 +74,7 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
             "persist_copies": persist_copies, "persist_keep": persist_keep}
         self.overwrite = overwrite
         self._allow_pickle = allow_pickle
-        self._seed = dcp_ticket.seed()
+        self._seed = dcp_ticket.SHARED_SEED if name is None and names.is_path(job) else dcp_ticket.seed()
         self._rank, self._coordinates, self._alone = 0, False, False
         self._ticket: dcp_ticket.Ticket | None = None
         self._stager = None
@@ -85,6 +87,8 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
     def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
         if checkpoint_id is not None and checkpoint_id != "":
             self._job, self._name = names.split(checkpoint_id, self._job)
+            if names.is_path(checkpoint_id):
+                self._seed = dcp_ticket.SHARED_SEED
 
     @property
     def checkpoint_id(self) -> str:
