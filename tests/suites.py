@@ -42,7 +42,7 @@ SUITES = (
     Suite("golden", "ctest", "release", 1, "tests/golden", labels="^golden$"),
     Suite("sim", "ctest", "release", 3, "tests/sim", labels="^sim$"),
     Suite("python", "pytest", "release", 2, "tests/python"),
-    Suite("e2e", "pytest", "release", 4, "tests/e2e"),
+    Suite("e2e", "pytest", "release", 7, "tests/e2e"),
     Suite("crash", "pytest", "release", 4, "tests/crash"),
     Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
     Suite("asan", "ctest", "asan", 3, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim)_"),

@@ -83,6 +83,7 @@ absl::StatusOr<ArchivedExport> Archiver::ExportOne(const SnapshotSupply::Newest&
   const SnapshotSupply::Newest opened{source->facts().cluster, source->facts().name,
                                       source->facts().sequence};
   const std::string path = PathOf(opened);
+  GEMEL_CHECK(IsExportPath(path)) << path;
   const std::string prefix = folder_ + path + "/";
   GEMEL_ASSIGN_OR_RETURN(
       const ExportResult result,
@@ -124,6 +125,7 @@ absl::Status Archiver::Name(ArchivedExport archived) {
 
 absl::Status Archiver::RemoveExport(const std::string& path,
                                     const std::vector<ObjectInfo>& objects) {
+  GEMEL_CHECK(IsExportPath(path)) << path;
   const std::string prefix = folder_ + path + "/";
   // What makes it an export goes first: cut short here, it is one that is not complete.
   GEMEL_RETURN_IF_ERROR(store_->Remove(prefix + kRecordName));

@@ -146,6 +146,7 @@ struct CurlHttp::Transfer {
 
 absl::StatusOr<std::unique_ptr<CurlHttp>> CurlHttp::Create(Options options, Pace* pace) {
   GEMEL_CHECK(pace != nullptr);
+  GEMEL_CHECK_EQ(options.access_key.empty(), options.secret_key.empty());
   void* multi = StartCurl() ? curl_multi_init() : nullptr;
   if (multi == nullptr) {
     return error::Internal("libcurl cannot be started");

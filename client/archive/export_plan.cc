@@ -132,6 +132,7 @@ std::vector<Group> GroupsOf(std::map<std::string, TensorSource> tensors,
 }
 
 safetensors::Tensor HeaderTensor(const TensorSource& source, const std::string& prefix) {
+  GEMEL_CHECK(source.name.starts_with(prefix)) << source.name;
   safetensors::Tensor tensor;
   tensor.name = source.name.substr(prefix.size());
   tensor.dtype = source.dtype;
@@ -142,6 +143,7 @@ safetensors::Tensor HeaderTensor(const TensorSource& source, const std::string& 
 }
 
 uint64_t BytesOf(const TensorSource& source) {
+  GEMEL_CHECK(!source.pieces.empty()) << source.name;
   const std::optional<uint64_t> elements = TensorElements(source.pieces[0].box);
   GEMEL_CHECK(elements.has_value()) << source.name;
   return *elements * ItemBytes(source.dtype);

@@ -46,6 +46,7 @@ absl::Status VerifyFile(ObjectStore* store, Pace* pace, const std::string& prefi
     return error::DataLoss("{} has {} bytes, {} were written: take another copy of it",
                            store->Where(key), *bytes, file.bytes);
   }
+  GEMEL_CHECK(store != nullptr && pace != nullptr);
   std::vector<std::byte> buffer(std::min(kReadBytes, file.bytes));
   Xxh3Stream hash;
   for (uint64_t at = 0; at < file.bytes;) {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "client/archive/export_reader.h"
+#include "client/archive/s3_store.h"
 #include "client/archive/tensor_window.h"
 #include "common/check.h"
 #include "common/errors.h"
@@ -14,6 +15,11 @@
 
 namespace gemel::archive {
 namespace {
+
+static_assert(kWindowBytes % 16 == 0, "whole elements of every dtype");
+static_assert(kExportHeaderBytes <= safetensors::kHeaderBytesMax);
+static_assert(2 * kWindowBytes + (kPartsInFlight + 1) * kPartBytesMax <= 256 * kMiB,
+              "what an export may take");
 
 // One export that is going on.
 class Exporting {
@@ -110,8 +116,9 @@ absl::StatusOr<bool> Exporting::LookAtTarget() {
   absl::StatusOr<ExportRecord> record = ReadRecord(store_, options_.prefix);
   if (record.ok()) {
     GEMEL_RETURN_IF_ERROR(LookAtRecord(*record));
-  } else if (!absl::IsNotFound(record.status()) &&
-             !(absl::IsInvalidArgument(record.status()) && options_.force)) {
+  } else if (absl::IsInvalidArgument(record.status()) && options_.force) {
+    GEMEL_RETURN_IF_ERROR(store_->Remove(Key(kRecordName)));
+  } else if (!absl::IsNotFound(record.status())) {
     return record.status();
   }
   if (result_.was_complete) {
@@ -151,6 +158,7 @@ bool Exporting::IsKept(const PlannedFile& file, const FileFacts** kept) {
 
 absl::Status Exporting::WriteTensors(const PlannedFile& file, ObjectWriter* writer,
                                      Xxh3Stream* hash) {
+  GEMEL_CHECK_EQ(file.sources.size(), file.header.tensors.size()) << file.name;
   for (size_t i = 0; i < file.sources.size(); ++i) {
     const TensorSource& tensor = file.sources[i];
     const uint64_t bytes = file.header.tensors[i].bytes();

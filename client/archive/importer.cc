@@ -53,9 +53,14 @@ absl::StatusOr<std::vector<std::string>> ForeignFiles(ObjectStore* store,
 
 class Importing {
  public:
-  Importing(ObjectStore* store, const ImportPlan& plan, const std::vector<Client*>& clients,
-            const ImportOptions& options, const Watcher& watcher)
-      : store_(store), plan_(plan), clients_(clients), options_(options), watcher_(watcher) {}
+  Importing(ObjectStore* store, Pace* pace, const ImportPlan& plan, const ImportOptions& options,
+            const Watcher& watcher)
+      : store_(store),
+        pace_(pace),
+        plan_(plan),
+        clients_(options.clients),
+        options_(options),
+        watcher_(watcher) {}
 
   absl::StatusOr<ImportResult> Run();
 
@@ -66,6 +71,7 @@ class Importing {
   absl::Status AwaitCommit();
 
   ObjectStore* const store_;
+  Pace* const pace_;
   const ImportPlan& plan_;
   const std::vector<Client*>& clients_;
   const ImportOptions& options_;
@@ -88,6 +94,7 @@ absl::StatusOr<Epoch> Importing::Acquire() {
 }
 
 absl::Status Importing::OpenAll(const Epoch& epoch) {
+  GEMEL_CHECK(opened_.empty()) << "once an import";
   const Token token = DrawToken();
   const auto attempt = static_cast<uint32_t>(token[0] | token[1] << 8 | token[2] << 16) + 1;
   for (uint32_t rank = 0; rank < result_.world_size; ++rank) {
@@ -115,6 +122,9 @@ absl::Status Importing::OpenAll(const Epoch& epoch) {
 absl::Status Importing::Fill(Opened* opened) {
   uint64_t at = 0;
   const auto write = [&](ByteSpan bytes) {
+    if (pace_->stopping()) {
+      return error::Cancelled("asked to end: nothing of {} is kept", result_.job);
+    }
     const absl::Status status = StatusOf(opened->writer.Write(at, bytes));
     at += bytes.size();
     done_ += bytes.size();
@@ -122,6 +132,7 @@ absl::Status Importing::Fill(Opened* opened) {
     return status;
   };
   GEMEL_RETURN_IF_ERROR(ReadShard(store_, plan_.shards[opened->rank], write));
+  GEMEL_CHECK_EQ(at, plan_.shards[opened->rank].layout.shard_bytes) << opened->rank;
   return StatusOf(opened->writer.Seal());
 }
 
@@ -135,6 +146,10 @@ absl::Status Importing::AwaitCommit() {
       }
       if (commit.status().code() != GEMEL_DEADLINE_EXCEEDED) {
         return StatusOf(commit.status());
+      }
+      if (pace_->stopping()) {
+        return error::Cancelled("asked to end; {}@{} may still be committed", result_.job,
+                                result_.name);
       }
       watcher_(done_, result_.bytes, "waiting for the commit");
     }
@@ -186,11 +201,11 @@ absl::StatusOr<ImportPlan> PlanImport(ObjectStore* store, Pace* pace, const Impo
   return PlanForeign(store, keys);
 }
 
-absl::StatusOr<ImportResult> Import(ObjectStore* store, const ImportPlan& plan,
-                                    const std::vector<Client*>& clients,
+absl::StatusOr<ImportResult> Import(ObjectStore* store, Pace* pace, const ImportPlan& plan,
                                     const ImportOptions& options, const Watcher& watcher) {
-  GEMEL_CHECK(store != nullptr && !clients.empty() && !plan.shards.empty());
-  return Importing(store, plan, clients, options, watcher).Run();
+  GEMEL_CHECK(store != nullptr && pace != nullptr);
+  GEMEL_CHECK(!options.clients.empty() && !plan.shards.empty());
+  return Importing(store, pace, plan, options, watcher).Run();
 }
 
 }  // namespace gemel::archive

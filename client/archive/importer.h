@@ -30,6 +30,7 @@ struct ImportOptions {
   std::string name;  // empty: as exported
   bool takeover = false;
   uint32_t copies = 2;
+  std::vector<Client*> clients;  // shard r goes through client r modulo their number
 };
 
 struct ImportResult {
@@ -44,10 +45,8 @@ struct ImportResult {
 absl::StatusOr<ImportPlan> PlanImport(ObjectStore* store, Pace* pace, const ImportOptions& options,
                                       const Watcher& watcher);
 
-// Shard r goes through client r modulo their number: hosts share the load. FailedPrecondition when
-// the job is there.
-absl::StatusOr<ImportResult> Import(ObjectStore* store, const ImportPlan& plan,
-                                    const std::vector<Client*>& clients,
+// FailedPrecondition when the job is there; Cancelled when asked to end. REQUIRES: clients.
+absl::StatusOr<ImportResult> Import(ObjectStore* store, Pace* pace, const ImportPlan& plan,
                                     const ImportOptions& options, const Watcher& watcher);
 
 }  // namespace gemel::archive

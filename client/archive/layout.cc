@@ -51,6 +51,7 @@ constexpr std::array<DtypeFacts, kDtypeMax + 1> kDtypes = {{
 }};
 static_assert(kDtypes[static_cast<size_t>(Dtype::kComplex32)].item_bytes == 4);
 static_assert(kHeaderBytes % kLayoutAlignBytes == 0);
+static_assert(kTensorNameBytesMax <= 0xffff && kTensorDimsMax <= 0xff, "they fit their fields");
 
 bool IsZero(std::string_view bytes) {
   return std::all_of(bytes.begin(), bytes.end(), [](char c) { return c == 0; });

@@ -88,6 +88,7 @@ absl::Status ErrorOf(const HttpResponse& response, const S3Location& location,
 S3Calls::S3Calls(Options options, HttpClient* http, Pace* pace)
     : options_(std::move(options)), http_(http), pace_(pace), random_(options_.seed) {
   GEMEL_CHECK(http_ != nullptr && pace_ != nullptr);
+  GEMEL_CHECK(options_.patience >= Duration::zero());
 }
 
 Duration S3Calls::BackOff(int tries) {

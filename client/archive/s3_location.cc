@@ -14,6 +14,8 @@ constexpr size_t kBucketBytesMin = 3;
 constexpr size_t kBucketBytesMax = 63;
 constexpr size_t kPrefixBytesMax = 512;
 
+static_assert(kBucketBytesMin <= kBucketBytesMax);
+
 bool IsUnreserved(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
          c == '.' || c == '_' || c == '~';

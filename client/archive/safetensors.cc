@@ -23,6 +23,9 @@ constexpr std::string_view kDtypePrefix = "gemel.dtype.";
 constexpr size_t kJsonDepthMax = 3;
 constexpr uint64_t kEntryFixedBytes = 512;  // dtype, offsets, punctuation and the dtype's own line
 
+static_assert(kLengthBytes % kHeaderAlignBytes == 0, "the header's end is aligned");
+static_assert(kHeaderBytesMax < 100'000'000, "what the reference library reads");
+
 struct DtypeWord {
   std::string_view word;
   Dtype dtype;

@@ -31,6 +31,7 @@ std::optional<uint64_t> OneRun(const Box& box, uint64_t first, uint64_t last) {
 
 void Scatter(const Box& box, uint64_t first, uint64_t last, uint64_t item, ByteSpan piece,
              uint64_t window_first, MutableByteSpan window) {
+  GEMEL_CHECK_EQ(piece.size(), (last - first) * item);
   ForEachRun(box, first, last, [&](const Run& run) {
     const MutableByteSpan to = window.subspan((run.tensor - window_first) * item, run.count * item);
     const ByteSpan from = piece.subspan((run.box - first) * item, run.count * item);
@@ -40,6 +41,7 @@ void Scatter(const Box& box, uint64_t first, uint64_t last, uint64_t item, ByteS
 
 void Gather(const Box& box, uint64_t first, uint64_t last, uint64_t item, MutableByteSpan piece,
             uint64_t window_first, ByteSpan window) {
+  GEMEL_CHECK_EQ(piece.size(), (last - first) * item);
   ForEachRun(box, first, last, [&](const Run& run) {
     const ByteSpan from = window.subspan((run.tensor - window_first) * item, run.count * item);
     const MutableByteSpan to = piece.subspan((run.box - first) * item, run.count * item);

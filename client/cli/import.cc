@@ -73,15 +73,14 @@ absl::StatusOr<int> Archiving::Import(const std::string& dir, bool json) {
   }
   GEMEL_ASSIGN_OR_RETURN(const std::vector<std::string> addresses, Addresses(dir));
   std::vector<Client> clients;
-  std::vector<Client*> by_address;
   clients.reserve(addresses.size());
   for (const std::string& address : addresses) {
     auto client = Client::Connect({.address = address});
     GEMEL_RETURN_IF_ERROR(archive::StatusOf(client.status()));
-    by_address.push_back(&clients.emplace_back(std::move(*client)));
+    options.clients.push_back(&clients.emplace_back(std::move(*client)));
   }
   absl::StatusOr<archive::ImportResult> result =
-      archive::Import(source->store(), plan, by_address, options, watcher);
+      archive::Import(source->store(), ground->pace.get(), plan, options, watcher);
   progress.Finish();
   GEMEL_RETURN_IF_ERROR(result.status());
   PrintDone(*result, json);

@@ -3,6 +3,7 @@
 spoils what goes through it. Each on a free loopback port, ended by its process; an independent client (boto3) looks.
 """
 
+import ctypes
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from botocore.client import Config
 BIN = Path(sys.prefix, "bin")
 ACCESS_KEY, SECRET_KEY = "AKIAGEMEL", "se/cret+key=1"  # a secret with what must be escaped nowhere
 START_TIMEOUT_S = 60.0
+_PR_SET_PDEATHSIG = 1
 
 
 def free_ports(count):
@@ -30,6 +32,11 @@ def free_ports(count):
     for s in sockets:
         s.close()
     return ports
+
+
+def _end_with_parent():
+    # So that nothing stays when the tests are killed, which leaves no time for close().
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Server:
@@ -45,7 +52,8 @@ class Server:
     def start(self):
         log = open(Path(self.dir, "log"), "ab")
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.dir,
-                                        start_new_session=True, env={**os.environ, "HOME": self.dir})
+                                        start_new_session=True, env={**os.environ, "HOME": self.dir},
+                                        preexec_fn=_end_with_parent)
         log.close()
         end = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -111,7 +119,7 @@ class Seaweed(Server):
     def command(self):
         p = self.ports
         return [str(BIN / "weed"), "server", f"-dir={self.dir}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
-                f"-s3.port={p[0]}", f"-s3.port.grpc={p[1]}", f"-s3.config={self.dir}/s3.json", "-s3.port.iceberg=0",
+                f"-s3.port={p[0]}", f"-s3.port.grpc={p[1]}", f"-s3.config={self.dir}/s3.json", "-s3.port.iceberg=0", f"-s3.port.lance={p[8]}",
                 f"-master.port={p[2]}", f"-master.port.grpc={p[3]}", f"-filer.port={p[4]}", f"-filer.port.grpc={p[5]}",
                 f"-volume.port={p[6]}", f"-volume.port.grpc={p[7]}", "-volume.max=20", "-master.volumeSizeLimitMB=256",
                 "-master.telemetry=false"]

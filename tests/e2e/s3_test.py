@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exports to two real S3 servers: signatures, multipart, what passes is tried again, what does not is named."""
 
+import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import boto3
 import pytest
@@ -147,14 +150,18 @@ def test_a_server_that_stays_away_is_given_up_in_time_and_later_it_goes_on(saved
     check_tensors(download(seaweed, "away", "x/", tmp_path), 7, SPEC)
 
 
-def test_a_dead_server_is_named_and_when_it_is_back_the_export_goes_on(saved, seaweed, tmp_path):
-    seaweed.new_bucket("dead")
-    seaweed.kill(signal.SIGKILL)
-    done = run(saved, "export", "gpt", seaweed.url("dead", "x"), "--patience", "1s", code=UNREACHABLE)
-    assert seaweed.endpoint in done.err
-    seaweed.start()
-    run(saved, "export", "gpt", seaweed.url("dead", "x"))
-    check_tensors(download(seaweed, "dead", "x/", tmp_path), 7, SPEC)
+def test_a_dead_server_is_named_and_when_it_is_back_the_export_goes_on(saved, tmp_path):
+    own = Seaweed()  # killed, it comes back without some of its volumes for a while
+    try:
+        own.start().new_bucket("dead")
+        own.kill(signal.SIGKILL)
+        done = run(saved, "export", "gpt", own.url("dead", "x"), "--patience", "1s", code=UNREACHABLE)
+        assert own.endpoint in done.err
+        own.start()
+        run(saved, "export", "gpt", own.url("dead", "x"))
+        check_tensors(download(own, "dead", "x/", tmp_path), 7, SPEC)
+    finally:
+        own.close()
 
 
 def test_killed_in_the_middle_of_an_upload_it_goes_on_and_leaves_no_parts(saved, seaweed, tmp_path):
@@ -177,6 +184,28 @@ def test_killed_in_the_middle_of_an_upload_it_goes_on_and_leaves_no_parts(saved,
     run(saved, "export", "gpt", seaweed.url("killed", "x"))
     assert not seaweed.uploads("killed")
     check_tensors(download(seaweed, "killed", "x/", tmp_path), 7, SPEC)
+
+
+def test_what_takes_more_than_a_second_has_a_bar_on_a_terminal_and_nothing_for_a_program(saved, seaweed):
+    seaweed.new_bucket("bar")
+
+    def slow(method, path):
+        time.sleep(0.5 if method == "PUT" else 0)
+
+    proxy = SpoilingProxy(seaweed.port, slow)
+    terminal, inside = pty.openpty()
+    try:
+        url = seaweed.url("bar", "x", proxy.endpoint)
+        done = subprocess.run([str(GEMEL), "export", "gpt", url, "--dir", saved.dir], stdin=subprocess.DEVNULL, stderr=inside,
+                              stdout=subprocess.PIPE, env=keys(), timeout=60)
+        drawn = os.read(terminal, 1 << 16).decode()
+        assert done.returncode == 0 and re.search(r"\[#+ *\] writing .* MiB +\d+ % .*MiB/s", drawn), drawn
+        done = run(saved, "export", "gpt", seaweed.url("bar", "y", proxy.endpoint), "-o", "json")
+        assert "MiB/s" not in done.err, done
+    finally:
+        proxy.close()
+        os.close(terminal)
+        os.close(inside)
 
 
 def test_wrong_credentials_and_a_missing_bucket_say_what_to_do(saved, seaweed):
