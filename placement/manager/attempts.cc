@@ -242,6 +242,11 @@ std::string PlacementCore::Missing(const Attempt& attempt) const {
   if (!attempt.store_error.ok()) {
     return ToText(attempt.store_error);
   }
+  if (attempt.state == AttemptState::kCommitting) {
+    const absl::Status store = CheckStore();
+    return store.ok() ? "all shards are kept; its record is being written to placement's store"
+                      : std::string(MessageOf(store));
+  }
   std::string ranks;
   uint32_t listed = 0;
   for (uint32_t rank = 0; rank < attempt.slots.size() && listed < kListed; ++rank) {

@@ -65,11 +65,16 @@ def save_until_refused(job, first, folder):
     raise AssertionError(f"{SAVES_MAX} saves on a full disk, and none failed")
 
 
-def refused_or_restored(addresses, step):
+def check_one_of(job, restored, steps):
+    assert restored is not None and restored.step in steps, (restored and restored.step, steps)
+    job.check(restored, restored.step)
+
+
+def refused_or_restored(addresses, steps):
     """A restart needs a record of its own: as long as the disk is full it is refused with the reason, or it works."""
     try:
         with Job("full", addresses, timeout_s=5.0) as job:
-            job.check(job.restore(timeout_s=5.0), step)
+            check_one_of(job, job.restore(timeout_s=5.0), steps)
     except errors.Error as error:
         assert re.search(WHY, str(error), re.IGNORECASE), str(error)
 
@@ -89,12 +94,14 @@ def test_a_full_disk_refuses_saves_keeps_what_is_there_and_goes_on_with_space(sm
         filler = fill(folder)
         failed, error = save_until_refused(job, 2, folder)
     assert re.search(WHY, str(error), re.IGNORECASE), str(error)
+    # A time-out says that nobody knows: the write may have been applied, and shows when the store answers again.
+    kept = {failed - 1, failed} if isinstance(error, errors.DeadlineExceeded) else {failed - 1}
     newest = [s for s in small_disk.snapshots("full") if s["latest"]]
     assert [s["name"] for s in newest] == [str(failed - 1)]
-    refused_or_restored(small_disk.sockets, failed - 1)
+    refused_or_restored(small_disk.sockets, kept)
     filler.unlink()
     with Job("full", small_disk.sockets, 3) as job:
-        job.check(job.restore(), failed - 1)
+        check_one_of(job, job.restore(), kept)
     until("a save after there is space again", lambda: saved(small_disk.sockets, failed + 1), 30.0)
     with Job("full", small_disk.sockets, 3) as job:
         job.check(job.restore(), failed + 1)
