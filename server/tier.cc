@@ -182,16 +182,18 @@ void Tier::WriteInventory(pb::JoinRequest* request) const {
 }
 
 void Tier::WriteState(pb::TierState* state) {
+  if (store_ == nullptr) {
+    return;  // nothing is wrong with a server that was given none
+  }
   bool silent = false;
   state->set_trouble(TextField(Trouble(&silent)));
-  if (store_ != nullptr && !listed_ && state->trouble().empty()) {
+  if (!listed_ && state->trouble().empty()) {
     state->set_trouble(fmt::format("the disk below {} is still being read", store_->place()));
   }
-  if (store_ != nullptr) {
-    const PersistState now = store_->state();
-    state->set_used_bytes(now.used_bytes);
-    state->set_free_bytes(now.free_bytes);
-  }
+  state->set_unread(!listed_);
+  const PersistState now = store_->state();
+  state->set_used_bytes(now.used_bytes);
+  state->set_free_bytes(now.free_bytes);
 }
 
 // How long operations wait and the disk answered none of their steps.
@@ -206,9 +208,7 @@ Duration Tier::SilentFor() {
 }
 
 std::string Tier::Trouble(bool* silent) {
-  if (store_ == nullptr) {
-    return std::string(MessageOf(CheckExists()));
-  }
+  GEMEL_CHECK(store_ != nullptr);
   const Duration silence = SilentFor();
   *silent = silence >= kPersistSilenceMax;
   if (*silent) {

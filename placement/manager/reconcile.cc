@@ -103,7 +103,7 @@ absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinReq
   member->records = std::move(records);
   member->disk = std::move(disk.shards);
   member->marked = std::move(disk.marked);
-  member->disk_unknown = !request.tier().trouble().empty();
+  member->disk_unknown = request.tier().unread();
   TakeTierState(member, request.tier());
   return absl::OkStatus();
 }

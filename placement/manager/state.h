@@ -105,7 +105,7 @@ struct MemberEntry {
   std::set<SnapshotKey> marked;                              // told that PERSISTED is durable
   size_t persists = 0;                                       // PersistShards under way
   std::string tier_trouble;
-  bool disk_unknown = false;    // it joined with its tier in trouble: `disk` may lack something
+  bool disk_unknown = false;    // it joined before its tier was read: `disk` may lack something
   uint64_t dropping_bytes = 0;  // told to drop, not yet confirmed
   size_t pulls = 0;
 

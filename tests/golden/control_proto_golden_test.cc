@@ -92,7 +92,7 @@ SnapshotId: 1 job string, 2 epoch EpochId, 3 sequence uint64, 4 name string, 5 a
 SnapshotInfo: 1 snapshot SnapshotId, 2 state SnapshotState, 3 world_size uint32, 4 bytes uint64, 5 copies_now uint32, 6 copies_wanted uint32, 7 root bytes, 8 latest bool, 9 pinned bool, 10 committed_unix_s int64, 11 detail string, 12 persisted PersistState, 13 in_memory bool
 SnapshotState: 0 SNAPSHOT_UNKNOWN, 1 SNAPSHOT_OPEN, 2 SNAPSHOT_COMMITTED, 3 SNAPSHOT_ABORTED
 StoreCommit: 1 record bytes, 2 manifest bytes
-TierState: 1 trouble string, 2 used_bytes uint64, 3 free_bytes uint64
+TierState: 1 trouble string, 2 used_bytes uint64, 3 free_bytes uint64, 4 unread bool
 VerifyShard: 1 object HeldObject
 VerifySnapshotReply.Copy: 1 rank uint32, 2 holder Member, 3 good bool, 4 why string
 VerifySnapshotReply: 1 snapshot SnapshotId, 2 copies* Copy, 3 complete bool

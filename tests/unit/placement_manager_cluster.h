@@ -132,6 +132,7 @@ struct ScriptedServer {
   absl::Status disk_refuses;  // what PersistShard fails with
   bool disk_hangs = false;    // PersistShard is not answered
   std::string tier_trouble;
+  bool tier_unread = false;
   absl::Status joined = error::Unavailable("not joined");
   std::shared_ptr<ScriptedCall> poll;  // shared with the manager's handler
   int pulled = 0;
@@ -655,6 +656,7 @@ class Cluster {
       request.add_persisted_records(record);
     }
     request.mutable_tier()->set_trouble(server->tier_trouble);
+    request.mutable_tier()->set_unread(server->tier_unread);
     auto call = std::make_shared<ScriptedCall>();
     Result raw = co_await Ask(call, "Join", request.SerializeAsString());
     server->joined = raw.status();

@@ -280,6 +280,7 @@ TEST_F(PlacementPersist, WhatADiskInTroubleMayHoldIsNotLost) {
   for (const auto& server : cluster.servers) {
     disks.push_back(std::exchange(server->disk, {}));  // not opened yet: nothing is listed
     server->tier_trouble = "the disk cannot be read";
+    server->tier_unread = true;
   }
   KillAllServers();
   const JobRun next = cluster.NewRun();
@@ -291,12 +292,24 @@ TEST_F(PlacementPersist, WhatADiskInTroubleMayHoldIsNotLost) {
   for (size_t i = 0; i < disks.size(); ++i) {
     cluster.server(i).disk = disks[i];
     cluster.server(i).tier_trouble.clear();
+    cluster.server(i).tier_unread = false;
     cluster.server(i).joined = error::Unavailable("joins again");
   }
   ASSERT_TRUE(cluster.RunUntilJoined());
   begun = cluster.Begin(next, 0, 2);
   ASSERT_TRUE(begun.ok()) << begun.status();
   EXPECT_EQ(Cluster::NameOf(*begun), "1");
+}
+
+TEST_F(PlacementPersist, WhatADiskInTroubleWasSeenToLackIsLost) {
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  for (const auto& server : cluster.servers) {
+    server->tier_trouble = "the disk is full";
+  }
+  KillAllServers();
+  const auto begun = cluster.Begin(cluster.NewRun(), 0, 2);
+  EXPECT_EQ(begun.status().code(), absl::StatusCode::kDataLoss) << begun.status();
 }
 
 TEST_F(PlacementPersist, OneBadDiskLeavesItToTheOtherHolder) {

@@ -343,9 +343,10 @@ TEST(Tier, HeartbeatsSayHowTheDiskIs) {
   EXPECT_GT(t.fake().named("server-0").tier.free_bytes(), kBytes);
 }
 
-TEST(Tier, AServerWithoutATierSaysSoAndRefuses) {
+TEST(Tier, AServerWithoutATierIsInNoTroubleAndRefuses) {
   ServerWorld s(1);
-  EXPECT_THAT(s.fake().named("server-0").tier.trouble(), HasSubstr("--persist-dir"));
+  EXPECT_EQ(s.fake().named("server-0").tier.trouble(), "");
+  EXPECT_FALSE(s.fake().named("server-0").last_join.tier().unread());
   TestClient client(&s.world, "server-0");
   ASSERT_TRUE(client.Hello("server-0").ok());
   const auto opened = s.Commit(&client, "7", kBytes, 1);
@@ -423,11 +424,13 @@ TEST(Tier, AServerJoinsWithoutADiskThatHangsAndAgainWhenItWasRead) {
   ASSERT_TRUE(t.Start(0).ok());
   EXPECT_EQ(t.JoinOf(0).persisted_size(), 0);
   EXPECT_NE(t.JoinOf(0).tier().trouble(), "");
+  EXPECT_TRUE(t.JoinOf(0).tier().unread());
   const uint32_t joins = t.fake().named("server-0").joins;
   t.tiers[0]->set_hung(false);
   ASSERT_TRUE(t.world.RunUntil([&] { return t.fake().named("server-0").joins > joins; }));
   EXPECT_EQ(t.JoinOf(0).persisted_size(), 1);
   EXPECT_EQ(t.JoinOf(0).tier().trouble(), "");
+  EXPECT_FALSE(t.JoinOf(0).tier().unread());
 }
 
 TEST(Tier, AReadOfADiskThatHangsEnds) {
