@@ -37,13 +37,13 @@ class Suite:
 
 
 SUITES = (
-    Suite("tidy", "tidy", "release", 3, "tests/tidy"),
+    Suite("tidy", "tidy", "release", 5, "tests/tidy"),
     Suite("unit", "ctest", "release", 2, "tests/unit", labels="^(unit|fuzz)$"),
     Suite("golden", "ctest", "release", 1, "tests/golden", labels="^golden$"),
     Suite("sim", "ctest", "release", 3, "tests/sim", labels="^sim$"),
-    Suite("python", "pytest", "release", 2, "tests/python"),
-    Suite("e2e", "pytest", "release", 7, "tests/e2e"),
-    Suite("crash", "pytest", "release", 4, "tests/crash"),
+    Suite("python", "pytest", "release", 4, "tests/python"),
+    Suite("e2e", "pytest", "release", 12, "tests/e2e"),
+    Suite("crash", "pytest", "release", 5, "tests/crash"),
     Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
     Suite("asan", "ctest", "asan", 3, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim)_"),
     Suite("tsan", "ctest", "tsan", 3, "tests/unit", labels="^unit$", names="^(common|transport|client)_"),
