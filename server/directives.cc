@@ -206,8 +206,12 @@ Task<absl::Status> Directives::PullShard(pb::PullShard work) {
 Task<absl::Status> Directives::VerifyShard(pb::VerifyShard work) {
   const ShardId shard = ReadShardId(work.object().shard());
   GEMEL_CO_ASSIGN_OR_RETURN(const Digest128 root, ReadDigestField(work.object().root(), "root"));
-  GEMEL_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Object> object,
-                            parts_.objects->FindSealed(shard, root));
+  const absl::StatusOr<std::shared_ptr<Object>> found = parts_.objects->FindSealed(shard, root);
+  if (!found.ok() && parts_.tier->Find(shard, root) != nullptr) {
+    co_return co_await parts_.tier->Verify(shard, root);
+  }
+  GEMEL_CO_RETURN_IF_ERROR(found.status());
+  const std::shared_ptr<Object> object = *found;
   const absl::Status checked = co_await CheckAllChunks(seams_.loop, object);
   if (!checked.ok()) {
     if (corrupt_) {

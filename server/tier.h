@@ -67,6 +67,9 @@ class Tier {
   // Verified. `keep` holds `into`, also after this call has ended.
   Task<absl::Status> ReadChunk(ShardId shard, Digest128 root, uint32_t chunk, MutableByteSpan into,
                                std::shared_ptr<void> keep);
+  // Reads every chunk. DataLoss at the first that is damaged; other errors say nothing of the
+  // shard.
+  Task<absl::Status> Verify(ShardId shard, Digest128 root);
   // DataLoss when its root is another.
   Task<absl::StatusOr<std::string>> ReadManifest(SnapshotId snapshot, Digest128 root);
 

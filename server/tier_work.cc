@@ -2,6 +2,7 @@
 //
 // What placement and readers ask of the persistent tier: persist, mark, drop; digests, chunks and
 // manifests.
+#include <algorithm>
 #include <utility>
 
 #include "common/check.h"
@@ -161,6 +162,24 @@ Task<absl::Status> Tier::ReadChunk(ShardId shard, Digest128 root, uint32_t chunk
   seams_.metrics->Counter("gemel_persist_read_bytes_total", "Bytes that were read from disk.")
       .Add(static_cast<int64_t>(into.size()));
   co_return read;
+}
+
+Task<absl::Status> Tier::Verify(ShardId shard, Digest128 root) {
+  const PersistedShard* found = Find(shard, root);
+  if (found == nullptr) {
+    co_return error::NotFound("{} is not on this server's disk under root {}", shard.ToString(),
+                              ToHex(root));
+  }
+  const uint64_t bytes = found->bytes;
+  const auto chunks = static_cast<uint32_t>(ChunkCount(bytes));
+  auto scratch = std::make_shared<std::vector<std::byte>>(std::min(bytes, kChunkBytes));
+  for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+    const uint64_t size = std::min(kChunkBytes, bytes - chunk * kChunkBytes);
+    const MutableByteSpan into = MutableByteSpan(*scratch).first(size);
+    const absl::Status read = co_await ReadChunk(shard, root, chunk, into, scratch);
+    GEMEL_CO_RETURN_IF_ERROR(read);
+  }
+  co_return absl::OkStatus();
 }
 
 Task<absl::StatusOr<std::string>> Tier::ReadManifest(SnapshotId snapshot, Digest128 root) {

@@ -265,6 +265,8 @@ class PlacementCore {
   // manifest.cc
   bool LearnManifest(Committed* snapshot);
   void FetchManifest(Committed* snapshot);
+  MemberEntry* ManifestHolder(const Committed& snapshot);
+  void TakeFetched(const SnapshotId& id, const ServerId& server, const pb::DirectiveResult& result);
   bool TakeManifest(Committed* snapshot, const std::string& bytes);
   void LetManifestGo(const Job& job, const model::SnapshotOrder& order, Committed* snapshot) const;
   void CountManifests();

@@ -58,41 +58,66 @@ bool PlacementCore::LearnManifest(Committed* snapshot) {
          TakeManifest(snapshot, encoded);
 }
 
+// Whoever may have it, in turn: one that cannot give it now is no reason not to ask the others.
+MemberEntry* PlacementCore::ManifestHolder(const Committed& snapshot) {
+  const SnapshotKey key = KeyOf(snapshot.record.snapshot);
+  MemberEntry* first = nullptr;
+  for (auto& [server, member] : members_) {
+    const bool may = member->records.contains(key) || member->disk.contains(key);
+    if (!may || !member->alive() || !member->reported ||
+        snapshot.without_manifest.contains(server)) {
+      continue;
+    }
+    if (!snapshot.fetched_from.has_value() || server > *snapshot.fetched_from) {
+      return member.get();
+    }
+    first = first == nullptr ? member.get() : first;
+  }
+  return first;
+}
+
 void PlacementCore::FetchManifest(Committed* snapshot) {
   GEMEL_CHECK(snapshot->manifest == nullptr);
-  if (snapshot->fetching_from.has_value()) {
+  MemberEntry* member = ManifestHolder(*snapshot);
+  if (snapshot->fetching_from.has_value() || member == nullptr) {
     return;
   }
   const SnapshotId& id = snapshot->record.snapshot;
-  for (auto& [server, member] : members_) {
-    if (!member->alive() || !member->reported ||
-        (!member->records.contains(KeyOf(id)) && !member->disk.contains(KeyOf(id)))) {
-      continue;
-    }
-    snapshot->fetching_from = server;
-    QueuedDirective directive;
-    ToProto(id, directive.body.mutable_fetch_manifest()->mutable_snapshot());
-    directive.body.mutable_fetch_manifest()->set_root(
-        DigestToBytes(snapshot->record.manifest_root));
-    directive.done = [this, id, from = server](const pb::DirectiveResult& result) {
-      Job* job = FindJob(id.job);
-      const auto found = job->snapshots.find(OrderOf(id.epoch, id.sequence));
-      MemberEntry* holder = FindMember(from);
-      if (found == job->snapshots.end() || holder == nullptr) {
-        return;
-      }
-      found->second.fetching_from.reset();
-      if (found->second.manifest == nullptr &&
-          (result.code() != 0 || !TakeManifest(&found->second, result.manifest()))) {
-        holder->records.erase(KeyOf(id));  // the next holder is asked
-        holder->disk.erase(KeyOf(id));
-      }
-      job->changed.NotifyAll();
-      MaintainSoon(job);
-    };
-    Direct(member.get(), std::move(directive));
+  const ServerId server = member->record.id;
+  snapshot->fetching_from = server;
+  snapshot->fetched_from = server;
+  QueuedDirective directive;
+  ToProto(id, directive.body.mutable_fetch_manifest()->mutable_snapshot());
+  directive.body.mutable_fetch_manifest()->set_root(DigestToBytes(snapshot->record.manifest_root));
+  directive.done = [this, id, server](const pb::DirectiveResult& result) {
+    TakeFetched(id, server, result);
+  };
+  Direct(member, std::move(directive));
+}
+
+void PlacementCore::TakeFetched(const SnapshotId& id, const ServerId& server,
+                                const pb::DirectiveResult& result) {
+  Job* job = FindJob(id.job);
+  const auto found = job->snapshots.find(OrderOf(id.epoch, id.sequence));
+  MemberEntry* holder = FindMember(server);
+  if (found == job->snapshots.end() || holder == nullptr) {
     return;
   }
+  Committed& snapshot = found->second;
+  snapshot.fetching_from.reset();
+  const auto code = static_cast<absl::StatusCode>(result.code());
+  const bool later =
+      code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kDeadlineExceeded;
+  if (later) {
+    return;  // whoever waits asks again, at its own pace
+  }
+  if (snapshot.manifest == nullptr &&
+      (result.code() != 0 || !TakeManifest(&snapshot, result.manifest()))) {
+    holder->records.erase(KeyOf(id));
+    snapshot.without_manifest.insert(server);
+  }
+  job->changed.NotifyAll();
+  MaintainSoon(job);
 }
 
 // Only when every copy that is held has its committed root, and its holder the record: then nothing

@@ -60,6 +60,7 @@ void PlacementCore::ForgetSoftState(MemberEntry* member) {
   for (auto& [name, job] : jobs_) {
     for (auto& [order, snapshot] : job->snapshots) {
       snapshot.storing.erase(member->record.id);
+      snapshot.without_manifest.erase(member->record.id);
       if (snapshot.fetching_from == member->record.id) {
         snapshot.fetching_from.reset();
       }

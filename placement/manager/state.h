@@ -213,6 +213,8 @@ struct Committed {
   std::optional<PersistRun> persist;      // under way
   std::string persist_refused;            // why the last try was given up
   std::optional<ServerId> fetching_from;  // a FetchManifest is under way
+  std::optional<ServerId> fetched_from;   // who was asked last: another one is next
+  std::set<ServerId> without_manifest;    // they were asked and do not have it, or not this one
   std::vector<SnapshotId> replaced;       // dropped from the servers once this one is told
   std::set<std::pair<uint32_t, ServerId>> pulls;  // repairs under way
   std::set<ServerId> storing;                     // StoreCommit is under way there

@@ -66,7 +66,7 @@ PlacementCore::Answer<pb::VerifySnapshotReply> PlacementCore::VerifySnapshot(
   GEMEL_CO_ASSIGN_OR_RETURN(Job * job, KnownJob(request.job()));
   GEMEL_CO_ASSIGN_OR_RETURN(Committed * snapshot, FindSnapshot(job, request.name()));
   const SnapshotId id = snapshot->record.snapshot;
-  const HolderTable holders = HoldersOf(*snapshot);
+  const HolderTable holders = SourcesOf(*snapshot);
   auto verification = std::make_shared<Verification>(loop_);
   ToProto(id, verification->reply.mutable_snapshot());
   for (uint32_t rank = 0; rank < holders.size(); ++rank) {
@@ -77,14 +77,14 @@ PlacementCore::Answer<pb::VerifySnapshotReply> PlacementCore::VerifySnapshot(
       copy->set_rank(rank);
       copy->set_why("no answer yet");
       MemberToProto(server, copy->mutable_holder());
-      const auto held = member->held.find(KeyOf(id));
-      if (held == member->held.end() || member->directives.size() >= kDirectivesMax / 2) {
+      const bool gone = !member->held.contains(KeyOf(id)) && !member->disk.contains(KeyOf(id));
+      if (gone || member->directives.size() >= kDirectivesMax / 2) {
         copy->set_why("its queue is full; verify again");
         verification->missing += 1;
         continue;
       }
       QueuedDirective directive;
-      HeldToProto({id, rank}, held->second.at(rank),
+      HeldToProto({id, rank}, CopyAt(*member, {id, rank}),
                   directive.body.mutable_verify_shard()->mutable_object());
       directive.done = [this, question = std::make_shared<Question>(verification, index), server,
                         shard = ShardId{id, rank}](const pb::DirectiveResult& result) {

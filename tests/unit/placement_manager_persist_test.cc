@@ -312,6 +312,45 @@ TEST_F(PlacementPersist, WhatADiskInTroubleWasSeenToLackIsLost) {
   EXPECT_EQ(begun.status().code(), absl::StatusCode::kDataLoss) << begun.status();
 }
 
+TEST_F(PlacementPersist, ADiskCopyThatIsGoodIsNotLostBecauseItCouldNotBeReadOnce) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Run(2s);
+  KillAllServers();
+  const JobRun next = cluster.NewRun();
+  const auto begun = cluster.Begin(next, 0, 1);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  ASSERT_EQ(Cluster::NameOf(*begun), "1");
+  ASSERT_TRUE(cluster.Report(next, begun->round(), 0, false, {0}).ok());
+  cluster.Run(3s);
+  const auto again = cluster.Begin(next, 0, 1);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->round(), begun->round()) << "it was verified where it lies";
+}
+
+TEST_F(PlacementPersist, ADiskCopyThatIsDamagedIsLost) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Run(2s);
+  KillAllServers();
+  const JobRun next = cluster.NewRun();
+  const auto begun = cluster.Begin(next, 0, 1);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  ASSERT_EQ(Cluster::NameOf(*begun), "1");
+  for (const auto& server : cluster.servers) {
+    for (const auto& [shard, object] : server->disk) {
+      server->corrupt.insert(shard);
+    }
+  }
+  ASSERT_TRUE(cluster.Report(next, begun->round(), 0, false, {0}).ok());
+  const auto end = cluster.AwaitRestored(next, begun->round());
+  EXPECT_EQ(end.status().code(), absl::StatusCode::kDataLoss) << end.status();
+}
+
 TEST_F(PlacementPersist, OneBadDiskLeavesItToTheOtherHolder) {
   cluster.server(0).disk_refuses = error::Unavailable("fsync failed");
   ASSERT_TRUE(cluster.Save(run, "1").ok());

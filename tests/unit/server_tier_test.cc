@@ -313,6 +313,21 @@ TEST(Tier, FetchManifestFallsBackToTheDisk) {
   EXPECT_NE(t.Do(0, fetch).code(), 0U);
 }
 
+TEST(Tier, AShardThatIsOnlyOnDiskIsVerifiedThere) {
+  Tiered t;
+  const ShardId shard = t.Persisted("7");
+  pb::Directive verify;
+  *verify.mutable_verify_shard()->mutable_object() = t.Persist(shard).persist_shard().object();
+  t.client.session = nullptr;
+  ASSERT_TRUE(t.Start(0).ok());
+  ASSERT_EQ(t.server(0).objects().Find(shard), nullptr);
+  EXPECT_EQ(t.Do(0, verify).code(), 0U);
+  ASSERT_TRUE(t.tiers[0]->Rot(shard, 1));
+  const pb::DirectiveResult result = t.Do(0, verify);
+  EXPECT_EQ(result.code(), static_cast<uint32_t>(absl::StatusCode::kDataLoss));
+  EXPECT_THAT(result.message(), HasSubstr("chunk 1"));
+}
+
 TEST(Tier, ADamagedShardIsReportedAsGoneAndPersistedAnew) {
   Tiered t;
   const ShardId shard = t.Persisted("7");
