@@ -101,7 +101,9 @@ ClientSession::Answer ClientSession::OnOpenShard(OpenShard request) {
   GEMEL_CO_RETURN_IF_ERROR(CheckOpen(request));
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckEpoch(request.job, request.epoch));
   if (uploads_.size() >= kUploadsPerClientMax) {
-    std::erase_if(uploads_, [](const auto& one) { return one.second.expired(); });
+    std::erase_if(uploads_, [](const auto& one) {
+      return one.second.upload.expired() && one.second.writable == nullptr;
+    });
   }
   if (uploads_.size() >= kUploadsPerClientMax) {
     co_return error::ResourceExhausted("this client has {} uploads open: wait for their commits",
@@ -148,7 +150,7 @@ absl::StatusOr<Reply> ClientSession::Accepted(const OpenShard& request,
   done.decision = OpenDecision::kAccept;
   done.snapshot = shard.snapshot;
   for (const auto& [id, open] : uploads_) {
-    done.upload = open.lock() == upload ? id : done.upload;
+    done.upload = open.upload.lock() == upload ? id : done.upload;
   }
   GEMEL_CHECK_NE(done.upload, 0U);
   if (upload->stage.IsZero()) {
@@ -199,7 +201,7 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::StartUpload(const OpenSha
   }
   std::shared_ptr<Upload> upload = parts_.uploads->Start(*std::move(object), client_, holders);
   upload->stage = request.stage;
-  uploads_[next_upload_++] = upload;
+  uploads_[next_upload_++] = {upload, request.stage.IsZero() ? upload->object : nullptr};
   GEMEL_CHECK_LE(uploads_.size(), kUploadsPerClientMax);
   return upload;
 }
@@ -209,7 +211,7 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::FindUpload(uint64_t uploa
   if (found == uploads_.end()) {
     return error::NotFound("upload {} is not open on this connection", upload);
   }
-  std::shared_ptr<Upload> open = found->second.lock();
+  std::shared_ptr<Upload> open = found->second.upload.lock();
   if (open == nullptr) {
     return error::FailedPrecondition("upload {} has ended: ask for its commit", upload);
   }
@@ -253,6 +255,9 @@ absl::StatusOr<Reply> ClientSession::OnChunksFilled(const ChunksFilled& request)
 }
 
 ClientSession::Answer ClientSession::OnSealShard(SealShard request) {
+  if (const auto found = uploads_.find(request.upload); found != uploads_.end()) {
+    found->second.writable.reset();
+  }
   GEMEL_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Upload> upload, FindUpload(request.upload));
   GEMEL_CO_RETURN_IF_ERROR(co_await parts_.uploads->Seal(upload, request.root));
   co_return ReplyWith(Acknowledged());
@@ -273,11 +278,13 @@ ClientSession::Answer ClientSession::OnAwaitCommit(struct AwaitCommit request) {
 }
 
 ClientSession::Answer ClientSession::OnAbortShard(AbortShard request) {
-  GEMEL_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Upload> upload, FindUpload(request.upload));
+  const absl::StatusOr<std::shared_ptr<Upload>> found = FindUpload(request.upload);
+  uploads_.erase(request.upload);
+  GEMEL_CO_RETURN_IF_ERROR(found.status());
+  const std::shared_ptr<Upload> upload = *found;
   const std::string why = "rank gave up: " + request.why;
   co_await parts_.uploads->AbortAtPlacement(upload->shard().snapshot, upload->object->token(), why);
   parts_.uploads->End(upload, error::Aborted("{}", why));
-  uploads_.erase(request.upload);
   co_return ReplyWith(Acknowledged());
 }
 

@@ -78,6 +78,13 @@ class ClientSession final : public SessionHandler,
   uint64_t client() const { return client_; }
 
  private:
+  // An upload that the client opened. Its memory goes to no other shard before the client sealed or
+  // gave it up, however it ended meanwhile: another thread of its process may be writing there.
+  struct OpenUpload {
+    std::weak_ptr<Upload> upload;
+    std::shared_ptr<Object> writable;  // shared: with the upload and the table
+  };
+
   Placement PlaceRequestPayload(Session* session, const FrameHeader& header,
                                 std::string_view body) override;
   Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override;
@@ -133,7 +140,7 @@ class ClientSession final : public SessionHandler,
   HolderKey holder_ = kServerHolder;
   uint64_t next_upload_ = 1;
   // Weak: an upload that ended gives its memory back, whoever still knows its number.
-  std::map<uint64_t, std::weak_ptr<Upload>> uploads_;
+  std::map<uint64_t, OpenUpload> uploads_;
   std::map<uint64_t, std::weak_ptr<Stage>> staged_;  // likewise, by the same numbers
   std::set<uint32_t> sent_;
   std::set<uint32_t> owed_;
