@@ -65,6 +65,30 @@ TEST(Save, ReusesTheSlabsOfTheSameProcess) {
   }
 }
 
+TEST(Save, SlabsOfAnAbortedUploadStayItsOwnWhileTheClientMayWriteThere) {
+  Saving s;
+  const auto first = s.client.Open(TestClient::OpenFor("1", 0, 1, kBytes));
+  ASSERT_TRUE(first.ok());
+  pb::Directive dropped;  // another thread of the process saved the name anew
+  WriteSnapshotId(first->snapshot, dropped.mutable_drop_staging()->mutable_snapshot());
+  ASSERT_EQ(s.Do(0, dropped).code(), 0U);
+  s.world.RunFor(3s);  // whoever else used it has let go
+  const auto second = s.client.Open(TestClient::OpenFor("2", 0, 1, kBytes));
+  ASSERT_TRUE(second.ok()) << second.status();
+  for (const SlabPiece& mine : first->pieces) {
+    for (const SlabPiece& other : second->pieces) {
+      EXPECT_NE(mine.slab, other.slab);
+    }
+  }
+  AbortShard abort;
+  abort.upload = first->upload;
+  EXPECT_FALSE(s.client.Ask(FrameType::kAbortShard, abort).ok()) << "it has ended";
+  s.world.RunFor(3s);
+  const auto third = s.client.Open(TestClient::OpenFor("3", 0, 1, kBytes));
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_EQ(third->pieces[0].slab, first->pieces[0].slab);
+}
+
 TEST(Save, PreparedSlabsAreThoseOfTheNextOpen) {
   Saving s;
   PrepareSlabs prepare;
