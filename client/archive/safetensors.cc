@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include "client/archive/json_text.h"
 #include "common/check.h"
@@ -186,10 +187,9 @@ absl::Status RestoreDtype(Header* header, Tensor* tensor) {
 }
 
 absl::Status CheckPlaces(Header* header, uint64_t file_bytes) {
-  std::stable_sort(header->tensors.begin(), header->tensors.end(),
-                   [](const Tensor& a, const Tensor& b) {
-                     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-                   });
+  std::sort(header->tensors.begin(), header->tensors.end(), [](const Tensor& a, const Tensor& b) {
+    return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
+  });
   uint64_t end = 0;
   for (const Tensor& tensor : header->tensors) {
     if (tensor.shape.size() > kTensorDimsMax) {

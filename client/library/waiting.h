@@ -46,7 +46,8 @@ class Waiting {
     for (Duration waited{}; waited <= limit; waited += kInterruptEvery) {
       {
         MutexLock lock(&mutex_);
-        changed_.wait_for(mutex_, kInterruptEvery, [this]() { return HasResult(); });
+        changed_.wait_for(mutex_, kInterruptEvery,
+                          [this]() GEMEL_REQUIRES(mutex_) { return result_.has_value(); });
         if (result_.has_value()) {
           return std::move(*result_);
         }
@@ -59,8 +60,6 @@ class Waiting {
   }
 
  private:
-  bool HasResult() const GEMEL_REQUIRES(mutex_) { return result_.has_value(); }
-
   T Leave(absl::Status why) {
     MutexLock lock(&mutex_);
     if (result_.has_value()) {

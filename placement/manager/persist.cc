@@ -5,6 +5,7 @@
 // (persisted.cc). It never holds up a save: one that fails, stands still when a newer one is due,
 // or whose memory is needed is given up, with an event that says why (DESIGN 3.9, amendment 12).
 #include <algorithm>
+#include <tuple>
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -152,9 +153,9 @@ bool PlacementCore::PersistRank(Committed* snapshot, uint32_t rank,
       able.push_back(member);
     }
   }
-  std::stable_sort(able.begin(), able.end(), [](const MemberEntry* a, const MemberEntry* b) {
-    return std::pair(!a->tier_trouble.empty(), a->persists) <
-           std::pair(!b->tier_trouble.empty(), b->persists);
+  std::sort(able.begin(), able.end(), [](const MemberEntry* a, const MemberEntry* b) {
+    return std::tuple(!a->tier_trouble.empty(), a->persists, a->record.id) <
+           std::tuple(!b->tier_trouble.empty(), b->persists, b->record.id);
   });
   const bool hope = able.size() >= sought;
   for (MemberEntry* member : able) {

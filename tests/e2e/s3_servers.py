@@ -121,7 +121,7 @@ class Seaweed(Server):
         return [str(BIN / "weed"), "server", f"-dir={self.dir}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
                 f"-s3.port={p[0]}", f"-s3.port.grpc={p[1]}", f"-s3.config={self.dir}/s3.json", "-s3.port.iceberg=0", f"-s3.port.lance={p[8]}",
                 f"-master.port={p[2]}", f"-master.port.grpc={p[3]}", f"-filer.port={p[4]}", f"-filer.port.grpc={p[5]}",
-                f"-volume.port={p[6]}", f"-volume.port.grpc={p[7]}", "-volume.max=20", "-master.volumeSizeLimitMB=256",
+                f"-volume.port={p[6]}", f"-volume.port.grpc={p[7]}", "-volume.max=400", "-master.volumeSizeLimitMB=64",
                 "-master.telemetry=false"]
 
 
