@@ -136,7 +136,8 @@ def test_killed_at_any_moment_latest_names_only_what_is_whole(home, tmp_path):
         with Archiver(home, "killed", tmp_path, "--keep", "1") as archiver:
             until("the newest is named", lambda: (latest(tmp_path, "killed") or {"exports": [{"name": ""}]})["exports"][-1]["name"] == "6")
             until("what was cut short is swept", lambda: len(list(Path(tmp_path, "killed").glob("0*"))) == 1)
-            assert archiver.close() == 0
+            # When the last kill came after everything was there, it may end before it looks for signals.
+            assert archiver.close() in (0, -signal.SIGTERM)
     check_archive(tmp_path, "killed", SPEC)
 
 
