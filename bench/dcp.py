@@ -221,8 +221,8 @@ def report_of(result):
 
 def main(args):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # Committed, in flight, staged and one for a pin, on each of two servers that keep each other's.
-    made = measured.cluster.Cluster(servers=3, memory=f"{4 * args.mib + 512}MiB", slab_bytes="64MiB")
+    # Two hosts that keep each other's shards: committed, in flight, and one for a pin.
+    made = measured.cluster.Cluster(servers=2, memory=f"{3 * args.mib + 1024}MiB", slab_bytes="64MiB")
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = tempfile.mkdtemp(prefix=f"gemel-bench-{secrets.token_hex(2)}-", dir=shared_memory)
     disk = tempfile.mkdtemp(prefix="gemel-bench-", dir=measured.ROOT / "build")
