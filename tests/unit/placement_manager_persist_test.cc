@@ -351,6 +351,43 @@ TEST_F(PlacementPersist, ADiskCopyThatIsDamagedIsLost) {
   EXPECT_EQ(end.status().code(), absl::StatusCode::kDataLoss) << end.status();
 }
 
+TEST_F(PlacementPersist, RemovedInTheMiddleOfAPersistNothingStaysOnDisk) {
+  run.persist.set_copies(2);
+  cluster.server(1).disk_hangs = cluster.server(2).disk_hangs = true;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  cluster.Run(2s);
+  ASSERT_GT(cluster.OnDisk("1"), 0U);
+  pb::RemoveSnapshotsRequest request;
+  *request.mutable_caller() = Cluster::Person();
+  request.set_job("gpt");
+  request.set_name("1");
+  ASSERT_TRUE(cluster.Call<pb::RemoveSnapshotsReply>("RemoveSnapshots", request).ok());
+  cluster.server(1).disk_hangs = cluster.server(2).disk_hangs = false;
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }));
+}
+
+TEST_F(PlacementPersist, AnOlderOneStaysWhenADiskOfTheNewerWasLost) {
+  run.persist.set_keep(1);
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  constexpr size_t kReader = 0;
+  const ReadId id = cluster.NewReadId();
+  ASSERT_TRUE(cluster.BeginRead("gpt", "1", id, kReader).ok());
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "2"));
+  for (size_t i = 1; i < cluster.servers.size(); ++i) {
+    std::erase_if(cluster.server(i).disk,
+                  [](const auto& entry) { return entry.first.snapshot.name == "2"; });
+    cluster.KillServer(i);
+    cluster.RestartServer(i);
+  }
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  ASSERT_LT(cluster.OnDisk("2"), 2U);
+  ASSERT_TRUE(cluster.EndRead(id, kReader).ok());
+  cluster.Run(3s);
+  EXPECT_EQ(cluster.InfoOf("gpt", "1").persisted(), pb::PERSIST_DONE);
+}
+
 TEST_F(PlacementPersist, OneBadDiskLeavesItToTheOtherHolder) {
   cluster.server(0).disk_refuses = error::Unavailable("fsync failed");
   ASSERT_TRUE(cluster.Save(run, "1").ok());
