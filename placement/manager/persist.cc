@@ -225,7 +225,7 @@ void PlacementCore::GiveUpPersist(Job* job, Committed* snapshot, const absl::Sta
   snapshot->persist_refused = std::string(MessageOf(why));
   persists_given_up_.Add(1);
   Emit(Severity::kWarning, "persist_given_up",
-       fmt::format("{} does not go to disk: {}. It stays in memory, and saves go on", id.ToString(),
+       fmt::format("{} does not go to disk: {}. Saves go on", id.ToString(),
                    snapshot->persist_refused));
   for (const auto& [rank, server] : writing) {
     if (MemberEntry* member = FindMember(server); member != nullptr) {
