@@ -172,11 +172,7 @@ Task<absl::StatusOr<uint32_t>> PlacementCore::Remove(Job* job, std::string name)
   SetLeaving(job, removed, false);
   GEMEL_CO_RETURN_IF_ERROR(written);
   for (const model::SnapshotOrder& order : removed) {
-    Committed& snapshot = job->snapshots.at(order);
-    if (snapshot.persisted) {
-      snapshot.persisted = false;
-      DropPersistedEverywhere(snapshot.record.snapshot);
-    }
+    job->snapshots.at(order).persisted = false;
     ForgetSnapshot(job, order);
   }
   for (const auto& [sequence, attempt] : std::map(job->attempts)) {

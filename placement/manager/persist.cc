@@ -203,7 +203,11 @@ void PlacementCore::PersistShardDone(const ShardId& shard, uint64_t run, const H
   const auto found = job->snapshots.find(order);
   if (found == job->snapshots.end() || !found->second.persist.has_value() ||
       found->second.persist->number != run) {
-    return;  // given up meanwhile: the server was told to drop it
+    const auto kept = member->disk.find(KeyOf(shard.snapshot));
+    if (result.code() == 0 && kept != member->disk.end()) {
+      kept->second[shard.rank] = copy;
+    }
+    return;  // given up meanwhile: the server was told to drop it, unless it had other shards of it
   }
   const std::pair<uint32_t, ServerId> from{shard.rank, server};
   found->second.persist->writing.erase(from);
@@ -216,7 +220,8 @@ void PlacementCore::PersistShardDone(const ShardId& shard, uint64_t run, const H
   PersistStep(job, order);
 }
 
-// What is on disk of it goes: nothing half-written stays.
+// What is being written is dropped. What is whole on a disk may be the only copy there is when
+// servers died: SweepDisks() judges that once all have reported.
 void PlacementCore::GiveUpPersist(Job* job, Committed* snapshot, const absl::Status& why) {
   GEMEL_CHECK(snapshot->persist.has_value()) << snapshot->record.snapshot.ToString();
   const SnapshotId& id = snapshot->record.snapshot;
@@ -228,11 +233,11 @@ void PlacementCore::GiveUpPersist(Job* job, Committed* snapshot, const absl::Sta
        fmt::format("{} does not go to disk: {}. Saves go on", id.ToString(),
                    snapshot->persist_refused));
   for (const auto& [rank, server] : writing) {
-    if (MemberEntry* member = FindMember(server); member != nullptr) {
+    MemberEntry* member = FindMember(server);
+    if (member != nullptr && !member->disk.contains(KeyOf(id))) {
       DropPersistedAt(member, id);
     }
   }
-  DropPersistedEverywhere(id);
   job->changed.NotifyAll();
   MaintainSoon(job);
 }

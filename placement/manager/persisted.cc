@@ -200,21 +200,28 @@ void PlacementCore::ReconcileDisk(MemberEntry* member) {
   }
 }
 
-// A persist that did not come to its end, because placement or the power went: what is whole on
-// disk is finished, the shards of anything else go, unless they are the only source of theirs.
+// A persist that did not come to its end, because placement or the power went. What is whole on
+// disk is finished. The rest goes when memory has all copies of it, or when shards of it are lost
+// and no server is dead that may come back with them.
 void PlacementCore::SweepDisks(Job* job) {
+  if (!AllReported(nullptr)) {
+    return;
+  }
+  const bool all_alive = std::all_of(members_.begin(), members_.end(),
+                                     [](const auto& entry) { return entry.second->alive(); });
   for (auto& [order, snapshot] : job->snapshots) {
     const SnapshotKey key = KeyOf(snapshot.record.snapshot);
     const bool any = std::any_of(members_.begin(), members_.end(), [&key](const auto& entry) {
       return entry.second->disk.contains(key);
     });
-    if (!any || snapshot.persisted || snapshot.persist.has_value() || !AllReported(nullptr)) {
+    if (!any || snapshot.persisted || snapshot.persist.has_value() || snapshot.leaving) {
       continue;
     }
-    if (snapshot.told && !snapshot.leaving &&
-        IsOnDisk(snapshot, std::max(1U, job->record.persist_copies))) {
+    const bool lost = !LostShards(snapshot, SourcesOf(snapshot)).empty();
+    const bool whole = IsOnDisk(snapshot, std::max(1U, job->record.persist_copies));
+    if (whole && snapshot.told) {
       BeginPersist(job, &snapshot);
-    } else if (snapshot.full || !LostShards(snapshot, SourcesOf(snapshot)).empty()) {
+    } else if (lost ? all_alive : snapshot.told && snapshot.full) {
       DropPersistedEverywhere(snapshot.record.snapshot);
     }
   }

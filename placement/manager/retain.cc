@@ -66,6 +66,9 @@ void PlacementCore::LeaveMemory(Job* job, const model::SnapshotOrder& order) {
 void PlacementCore::ForgetSnapshot(Job* job, const model::SnapshotOrder& order) {
   const SnapshotId id = job->snapshots.at(order).record.snapshot;
   const std::vector<SnapshotId> replaced = job->snapshots.at(order).replaced;
+  if (!job->snapshots.at(order).persisted) {
+    DropPersistedEverywhere(id);
+  }
   LeaveMemory(job, order);
   DropEverywhere(id);
   for (const SnapshotId& old : replaced) {

@@ -274,7 +274,7 @@ class Cluster {
   }
 
   template <typename Reply, typename Request>
-  absl::StatusOr<Reply> Call(std::string method, Request request) {
+  absl::StatusOr<Reply> Call(std::string method, const Request& request) {
     std::optional<absl::StatusOr<std::string>> result;
     driver_.Spawn(CallInto(std::move(method), request.SerializeAsString(), &result));
     RunUntil([&] { return result.has_value(); }, 60s);
@@ -447,7 +447,7 @@ class Cluster {
   }
 
   absl::Status Report(const JobRun& run, uint32_t round, uint32_t rank, bool verified,
-                      std::vector<uint32_t> unreadable = {}) {
+                      const std::vector<uint32_t>& unreadable = {}) {
     pb::ReportRestoreRequest request;
     *request.mutable_caller() = CallerOf(HomeOf(rank));
     request.set_job(run.job);

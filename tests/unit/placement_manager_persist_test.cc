@@ -52,6 +52,25 @@ class PlacementPersist : public testing::Test {
     return true;
   }
 
+  // As if each shard had been synced and nobody had said so yet: rank 0 on its first holder's disk,
+  // rank 1 on its last one's.
+  void PutOnDisks(const std::string& name) {
+    std::map<ShardId, ScriptedServer*> at;
+    for (const auto& server : cluster.servers) {
+      for (const auto& [shard, object] : server->objects) {
+        if (shard.snapshot.name == name && (shard.rank != 0 || !at.contains(shard))) {
+          at[shard] = server.get();
+        }
+      }
+    }
+    ASSERT_EQ(at.size(), 2U);
+    for (const auto& [shard, server] : at) {
+      server->disk[shard] = server->objects[shard];
+      server->disk_records[shard.snapshot] = server->records[shard.snapshot];
+    }
+    ASSERT_NE(at.begin()->second, at.rbegin()->second);
+  }
+
   Cluster cluster;
   JobRun run;
 };
@@ -277,6 +296,7 @@ TEST_F(PlacementPersist, WhatADiskInTroubleMayHoldIsNotLost) {
   ASSERT_TRUE(cluster.Save(run, "1").ok());
   ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
   std::vector<std::map<ShardId, pb::HeldObject>> disks;
+  disks.reserve(cluster.servers.size());
   for (const auto& server : cluster.servers) {
     disks.push_back(std::exchange(server->disk, {}));  // not opened yet: nothing is listed
     server->tier_trouble = "the disk cannot be read";
@@ -449,18 +469,112 @@ TEST_F(PlacementPersist, WhatWasWholeOnDiskBeforeItWasRecordedIsFinished) {
   ASSERT_TRUE(cluster.Save(run, "2").ok());
   cluster.Run(2s);
   ASSERT_EQ(cluster.InfoOf("gpt", "2").persisted(), pb::PERSIST_NONE);
-  for (size_t i = 0; i < cluster.servers.size(); ++i) {
-    // As if all servers and placement died after the last synced record.
-    for (const auto& [shard, object] : cluster.server(i).objects) {
-      if (shard.snapshot.name == "2") {
-        cluster.server(i).disk[shard] = object;
-        cluster.server(i).disk_records[shard.snapshot] = cluster.server(i).records[shard.snapshot];
-      }
-    }
-  }
+  PutOnDisks("2");
   KillAllServers();
   EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "2")) << cluster.events.All();
   EXPECT_TRUE(cluster.RunUntil([&] { return Marked("2"); }));
+}
+
+TEST_F(PlacementPersist, WhatIsWholeOnDiskStaysWhileItsServersComeBackOneByOne) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  PutOnDisks("2");
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    cluster.KillServer(i);
+  }
+  cluster.Run(2s);
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    cluster.RestartServer(i);
+    ASSERT_TRUE(cluster.RunUntilJoined());
+    cluster.Run(3s);  // the others are dead: as far as is known, shards are lost
+  }
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "2")) << cluster.events.All();
+}
+
+TEST_F(PlacementPersist, APersistThatIsGivenUpTakesNothingWholeOffADisk) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = true;
+  }
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.Run(1s);
+  PutOnDisks("2");
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    cluster.KillServer(i, false);
+  }
+  cluster.server(0).works = false;  // pulls nothing from the others
+  cluster.RestartServer(0);         // before these are found dead, and the persist is given up
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("persist_given_up"); }))
+      << cluster.events.All();
+  cluster.server(0).works = true;
+  cluster.Run(3s);
+  for (size_t i = 1; i < cluster.servers.size(); ++i) {
+    cluster.RestartServer(i);
+  }
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "2")) << cluster.events.All();
+}
+
+TEST_F(PlacementPersist, WhatIsWholeOnDiskStaysUntilItsCommitIsToldAgain) {
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  PutOnDisks("1");
+  cluster.Kill();
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    cluster.KillServer(i, false);
+    cluster.server(i).records.clear();
+    cluster.server(i).stores_commits = false;
+    cluster.RestartServer(i);
+  }
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  cluster.Run(3s);  // long enough for memory to have all copies again
+  EXPECT_EQ(cluster.OnDisk("1"), 2U);
+  for (const auto& server : cluster.servers) {
+    server->stores_commits = true;
+  }
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "1")) << cluster.events.All();
+}
+
+TEST_F(PlacementPersist, WhatIsNotWholeStaysWhileADeadServerMayBringTheRest) {
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  PutOnDisks("1");
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    cluster.KillServer(i);
+  }
+  cluster.Run(2s);
+  for (size_t i = 1; i < cluster.servers.size(); ++i) {
+    cluster.RestartServer(i);
+  }
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  cluster.Run(3s);
+  ASSERT_EQ(cluster.OnDisk("1"), 2U) << "one of them on the disk of server 0, which is down";
+  JobRun next = cluster.NewRun();
+  ASSERT_TRUE(cluster.Save(next, "2").ok());
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 1; })) << "retired by a newer";
+  cluster.RestartServer(0);
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; })) << "nobody knows it";
+}
+
+TEST_F(PlacementPersist, WhatAnEmptyDiskCanNotCompleteGoes) {
+  run.persist.Clear();
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  PutOnDisks("1");
+  cluster.server(0).disk.clear();
+  ASSERT_EQ(cluster.OnDisk("1"), 1U);
+  KillAllServers();
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }));
+}
+
+TEST_F(PlacementPersist, WhatAGivenUpPersistWroteGoesWhenMemoryHasAll) {
+  run.persist.set_copies(2);
+  cluster.server(0).disk_refuses = error::ResourceExhausted("the disk is full");
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("persist_given_up"); }));
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }));
 }
 
 TEST_F(PlacementPersist, AServerThatDiesInAPersistLeavesItToOthers) {
@@ -500,6 +614,7 @@ TEST_F(PlacementPersist, WhatNobodyKnowsIsDroppedFromAJoiningDisk) {
   ASSERT_TRUE(cluster.Save(run, "1").ok());
   ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
   std::vector<std::map<ShardId, pb::HeldObject>> disks;
+  disks.reserve(cluster.servers.size());
   for (const auto& server : cluster.servers) {
     disks.push_back(server->disk);
   }
