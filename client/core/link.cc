@@ -70,39 +70,76 @@ absl::Status Link::Explain(const absl::Status& status) const {
   return Annotate(status, fmt::format("server {} at {}", server_.server_name, address_));
 }
 
-absl::StatusOr<Mapping*> Link::Find(const SlabPiece& piece, const Handles& handles,
-                                    size_t* next_handle, Access access) {
-  std::unique_ptr<Mapping>& mapping = slabs_[piece.slab];
-  if (piece.has_handle) {
-    if (*next_handle >= handles.size()) {
+absl::Status Link::Keep(const std::vector<SlabPiece>& pieces, const Handles& handles) {
+  size_t next_handle = 0;
+  for (const SlabPiece& piece : pieces) {
+    if (!piece.has_handle) {
+      continue;
+    }
+    if (next_handle == handles.size()) {
       return error::Internal("slab {} came without its memory", piece.slab);
     }
-    if (mapping != nullptr) {
-      replaced_.push_back(std::move(mapping));
+    Slab& slab = slabs_[piece.slab];
+    if (slab.mapping != nullptr) {
+      replaced_.push_back(std::move(slab.mapping));
     }
-    const std::shared_ptr<SharedHandle>& memory = handles[*next_handle];
-    *next_handle += 1;
-    GEMEL_ASSIGN_OR_RETURN(mapping, host_->Map(memory, server_.slab_bytes, access, true));
+    slab.memory = handles[next_handle];
+    next_handle += 1;
   }
-  if (mapping == nullptr) {
+  return absl::OkStatus();
+}
+
+bool Link::HasMemoryOf(const std::vector<SlabPiece>& pieces, uint32_t* missing) const {
+  for (const SlabPiece& piece : pieces) {
+    if (!slabs_.contains(piece.slab)) {
+      *missing = piece.slab;
+      return false;
+    }
+  }
+  return true;
+}
+
+Task<absl::Status> Link::FetchOwed(std::shared_ptr<Link> link, std::vector<SlabPiece> pieces) {
+  uint32_t missing = 0;
+  while (!link->HasMemoryOf(pieces, &missing)) {
+    PrepareSlabs message;  // no bytes: only what is owed
+    const TimePoint deadline = Add(link->loop_->Now(), kCallGrace);
+    auto reply = co_await link->Call<PrepareSlabsReply>(FrameType::kPrepareSlabs,
+                                                        std::move(message), deadline);
+    GEMEL_CO_RETURN_IF_ERROR(reply.status());
+    GEMEL_CO_RETURN_IF_ERROR(link->Keep(reply->first.pieces, reply->second));
+    if (reply->first.pieces.empty() && !link->HasMemoryOf(pieces, &missing)) {
+      co_return error::Internal("slab {} was never given to this client", missing);
+    }
+  }
+  co_return absl::OkStatus();
+}
+
+absl::StatusOr<Mapping*> Link::Find(const SlabPiece& piece, Access access) {
+  const auto found = slabs_.find(piece.slab);
+  if (found == slabs_.end()) {
     return error::Internal("slab {} was never given to this client", piece.slab);
   }
-  if (access == Access::kReadWrite && mapping->access() != Access::kReadWrite) {
-    GEMEL_RETURN_IF_ERROR(mapping->Protect(Access::kReadWrite));
+  Slab& slab = found->second;
+  if (slab.mapping == nullptr) {
+    GEMEL_ASSIGN_OR_RETURN(slab.mapping, host_->Map(slab.memory, server_.slab_bytes, access, true));
+    slab.memory = nullptr;
   }
-  return mapping.get();
+  if (access == Access::kReadWrite && slab.mapping->access() != Access::kReadWrite) {
+    GEMEL_RETURN_IF_ERROR(slab.mapping->Protect(Access::kReadWrite));
+  }
+  return slab.mapping.get();
 }
 
 absl::StatusOr<std::vector<MutableByteSpan>> Link::Place(const std::vector<SlabPiece>& pieces,
-                                                         const Handles& handles, Access access) {
+                                                         Access access) {
   std::vector<MutableByteSpan> places;
-  size_t next_handle = 0;
   for (const SlabPiece& piece : pieces) {
     if (piece.offset > server_.slab_bytes || piece.bytes > server_.slab_bytes - piece.offset) {
       return error::Internal("piece [{}, +{}) lies outside slab {} of {} bytes", piece.offset,
                              piece.bytes, piece.slab, server_.slab_bytes);
     }
-    GEMEL_ASSIGN_OR_RETURN(Mapping * mapping, Find(piece, handles, &next_handle, access));
+    GEMEL_ASSIGN_OR_RETURN(Mapping * mapping, Find(piece, access));
     places.push_back(mapping->bytes().subspan(piece.offset, piece.bytes));
   }
   return places;
@@ -112,8 +149,9 @@ absl::Status Link::MakeReadOnly(const std::vector<SlabPiece>& pieces) {
   for (const SlabPiece& piece : pieces) {
     auto found = slabs_.find(piece.slab);
     GEMEL_CHECK(found != slabs_.end()) << "slab " << piece.slab;
-    if (found->second->access() == Access::kReadWrite) {
-      GEMEL_RETURN_IF_ERROR(found->second->Protect(Access::kRead));
+    Mapping* const mapping = found->second.mapping.get();
+    if (mapping != nullptr && mapping->access() == Access::kReadWrite) {
+      GEMEL_RETURN_IF_ERROR(mapping->Protect(Access::kRead));
     }
   }
   return absl::OkStatus();

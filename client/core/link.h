@@ -72,10 +72,14 @@ class Link : public std::enable_shared_from_this<Link> {
     co_return std::make_pair(std::move(*decoded), std::move(reply->handles));
   }
 
+  // Keeps the memory that came with `pieces`.
+  absl::Status Keep(const std::vector<SlabPiece>& pieces, const Handles& handles);
+  // Asks for the memory of `pieces` that the reply they came in had no room for.
+  static Task<absl::Status> FetchOwed(std::shared_ptr<Link> link, std::vector<SlabPiece> pieces);
   // Maps the slabs of `pieces` that are not mapped yet, gives all of them `access`; their places in
-  // order.
+  // order. REQUIRES: their memory was kept.
   absl::StatusOr<std::vector<MutableByteSpan>> Place(const std::vector<SlabPiece>& pieces,
-                                                     const Handles& handles, Access access);
+                                                     Access access);
   // Drops the writable mappings of these slabs: one system call a slab (amendment 6).
   absl::Status MakeReadOnly(const std::vector<SlabPiece>& pieces);
 
@@ -84,15 +88,20 @@ class Link : public std::enable_shared_from_this<Link> {
       : loop_(loop), host_(host), address_(std::move(address)) {}
 
   absl::Status Explain(const absl::Status& status) const;
-  absl::StatusOr<Mapping*> Find(const SlabPiece& piece, const Handles& handles, size_t* next_handle,
-                                Access access);
+  absl::StatusOr<Mapping*> Find(const SlabPiece& piece, Access access);
+  bool HasMemoryOf(const std::vector<SlabPiece>& pieces, uint32_t* missing) const;
+
+  struct Slab {
+    std::shared_ptr<SharedHandle> memory;  // until it is mapped
+    std::unique_ptr<Mapping> mapping;
+  };
 
   Loop* const loop_;
   Host* const host_;
   const std::string address_;
   std::shared_ptr<Session> session_;
   ClientHelloReply server_;
-  std::map<uint32_t, std::unique_ptr<Mapping>> slabs_;
+  std::map<uint32_t, Slab> slabs_;
   std::vector<std::unique_ptr<Mapping>> replaced_;  // still read by restores in progress
 };
 

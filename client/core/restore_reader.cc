@@ -151,8 +151,9 @@ absl::Status RestoreReader::Install(const FetchChunks& asked, const FetchChunksR
   if (reply.pieces.size() != asked.count || reply.digests.size() != asked.count) {
     return error::Internal("{} chunks were asked for, {} came", asked.count, reply.pieces.size());
   }
+  GEMEL_RETURN_IF_ERROR(link_->Keep(reply.pieces, handles));
   GEMEL_ASSIGN_OR_RETURN(std::vector<MutableByteSpan> places,
-                         link_->Place(reply.pieces, handles, Access::kRead));
+                         link_->Place(reply.pieces, Access::kRead));
   GEMEL_CHECK_EQ(places.size(), asked.count);
   const uint64_t shard_bytes = begun_.shards[asked.shard].bytes;
   for (uint32_t i = 0; i < asked.count; ++i) {

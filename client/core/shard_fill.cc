@@ -36,15 +36,17 @@ ShardFill::ShardFill(std::shared_ptr<Link> link, Given given,
       filler_(places, given_.bytes),
       report_turn_(link_->loop(), 1) {}
 
-absl::StatusOr<std::shared_ptr<ShardFill>> ShardFill::Start(std::shared_ptr<Link> link, Given given,
-                                                            const Handles& handles) {
-  GEMEL_ASSIGN_OR_RETURN(std::vector<MutableByteSpan> places,
-                         link->Place(given.pieces, handles, Access::kReadWrite));
-  GEMEL_RETURN_IF_ERROR(CheckPlaces(places, given.bytes));
+Task<absl::StatusOr<std::shared_ptr<ShardFill>>> ShardFill::Start(std::shared_ptr<Link> link,
+                                                                  Given given, Handles handles) {
+  GEMEL_CO_RETURN_IF_ERROR(link->Keep(given.pieces, handles));
+  GEMEL_CO_RETURN_IF_ERROR(co_await Link::FetchOwed(link, given.pieces));
+  GEMEL_CO_ASSIGN_OR_RETURN(std::vector<MutableByteSpan> places,
+                            link->Place(given.pieces, Access::kReadWrite));
+  GEMEL_CO_RETURN_IF_ERROR(CheckPlaces(places, given.bytes));
   Loop* const loop = link->loop();
   std::shared_ptr<ShardFill> fill(new ShardFill(std::move(link), std::move(given), places));
   loop->Spawn(ReportWhileFilling(fill));
-  return fill;
+  co_return fill;
 }
 
 Task<void> ShardFill::ReportWhileFilling(std::shared_ptr<ShardFill> self) {
@@ -98,9 +100,9 @@ Task<void> ShardFill::Prepare(std::shared_ptr<Link> link, uint64_t bytes) {
   const TimePoint deadline = Add(link->loop()->Now(), kCallGrace);
   auto reply = co_await link->Call<PrepareSlabsReply>(FrameType::kPrepareSlabs, std::move(message),
                                                       deadline);
-  if (reply.ok()) {
+  if (reply.ok() && link->Keep(reply->first.pieces, reply->second).ok()) {
     // Only warmth: when it fails, the next open maps them on its own path and reports the error.
-    link->Place(reply->first.pieces, reply->second, Access::kReadWrite).status().IgnoreError();
+    link->Place(reply->first.pieces, Access::kReadWrite).status().IgnoreError();
   }
 }
 

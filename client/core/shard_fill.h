@@ -33,8 +33,8 @@ class ShardFill : public std::enable_shared_from_this<ShardFill> {
   };
 
   // Maps the pieces and begins to report. Internal when they are not what was asked for.
-  static absl::StatusOr<std::shared_ptr<ShardFill>> Start(std::shared_ptr<Link> link, Given given,
-                                                          const Handles& handles);
+  static Task<absl::StatusOr<std::shared_ptr<ShardFill>>> Start(std::shared_ptr<Link> link,
+                                                                Given given, Handles handles);
 
   ChunkFiller* filler() { return &filler_; }
 

@@ -50,7 +50,7 @@ Task<absl::StatusOr<std::shared_ptr<ShardStage>>> ShardStage::Open(ClientCore* c
   std::shared_ptr<ShardStage> stage(new ShardStage(link, options));
   stage->upload_ = reply->first.upload;
   ShardFill::Given given{reply->first.upload, options.shard_bytes, std::move(reply->first.pieces)};
-  auto fill = ShardFill::Start(link, std::move(given), reply->second);
+  auto fill = co_await ShardFill::Start(link, std::move(given), std::move(reply->second));
   if (!fill.ok()) {
     const absl::Status dropped = co_await stage->Drop();
     co_return dropped.ok() ? fill.status() : Annotate(fill.status(), gemel::MessageOf(dropped));

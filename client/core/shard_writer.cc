@@ -55,7 +55,8 @@ Task<absl::StatusOr<std::shared_ptr<ShardWriter>>> ShardWriter::Open(ClientCore*
   }
   std::shared_ptr<ShardWriter> writer(new ShardWriter(link, std::move(options)));
   writer->waited_ = link->loop()->Now() - started;
-  absl::Status accepted = writer->Accept(std::move(reply->first), reply->second);
+  absl::Status accepted =
+      co_await writer->Accept(std::move(reply->first), std::move(reply->second));
   if (!accepted.ok()) {
     // The attempt is open at the server: it must not wait for this rank.
     absl::Status aborted = co_await writer->Abort(std::string(gemel::MessageOf(accepted)));
@@ -81,20 +82,23 @@ Task<absl::StatusOr<std::pair<OpenShardReply, Handles>>> ShardWriter::AskToOpen(
   }
 }
 
-absl::Status ShardWriter::Accept(OpenShardReply reply, const Handles& handles) {
+Task<absl::Status> ShardWriter::Accept(OpenShardReply reply, Handles handles) {
   snapshot_ = std::move(reply.snapshot);
   upload_ = reply.upload;
   if (options_.stage.IsZero()) {
     ShardFill::Given given{upload_, options_.shard_bytes, std::move(reply.pieces)};
-    GEMEL_ASSIGN_OR_RETURN(fill_, ShardFill::Start(link_, std::move(given), handles));
-    return absl::OkStatus();
+    auto fill = co_await ShardFill::Start(link_, std::move(given), std::move(handles));
+    GEMEL_CO_RETURN_IF_ERROR(fill.status());
+    fill_ = *std::move(fill);
+    co_return absl::OkStatus();
   }
   staged_digests_ = std::move(reply.digests);
   if (staged_digests_.size() != ChunkCount(options_.shard_bytes)) {
-    return error::Internal("stage {} of {} bytes was opened with {} digests",
-                           options_.stage.ToShort(), options_.shard_bytes, staged_digests_.size());
+    co_return error::Internal("stage {} of {} bytes was opened with {} digests",
+                              options_.stage.ToShort(), options_.shard_bytes,
+                              staged_digests_.size());
   }
-  return absl::OkStatus();
+  co_return absl::OkStatus();
 }
 
 Task<absl::Status> ShardWriter::Seal() {

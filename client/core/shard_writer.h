@@ -85,7 +85,7 @@ class ShardWriter : public std::enable_shared_from_this<ShardWriter> {
   ShardWriter(std::shared_ptr<Link> link, SaveOptions options);
   static Task<absl::StatusOr<std::pair<OpenShardReply, Handles>>> AskToOpen(
       std::shared_ptr<Link> link, OpenShard message, TimePoint deadline);
-  absl::Status Accept(OpenShardReply reply, const Handles& handles);
+  Task<absl::Status> Accept(OpenShardReply reply, Handles handles);
   Task<void> SealAtServer(std::shared_ptr<ShardWriter> self);
 
   const std::shared_ptr<Link> link_;

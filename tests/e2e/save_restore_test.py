@@ -6,7 +6,7 @@ import secrets
 import time
 
 import pytest
-from cluster import until
+from cluster import Cluster, until
 from gemel import _native, errors
 from jobs import SHARD_BYTES, Job, content, on_ranks
 
@@ -33,6 +33,18 @@ def test_what_two_ranks_saved_another_number_restores_in_every_bit(shared, world
         restored = job.restore()
         assert len(restored.shards) == world
         job.check(restored, 6)
+
+
+def test_a_shard_over_more_slabs_than_one_reply_has_room_for():
+    nbytes = (70 << 20) + 12345  # 71 slabs; a reply carries the memory of 64
+    made = Cluster(servers=1, memory="160MiB", slab_bytes="1MiB")
+    try:
+        made.up()
+        with Job("wide", made.sockets, 1, copies=1, min_copies=1) as job:
+            job.save(1, nbytes)
+            job.check_kept(1)
+    finally:
+        made.wipe()
 
 
 def test_a_job_that_never_committed_restores_nothing(shared):
