@@ -84,11 +84,15 @@ bool Overlap(const void* dst, const void* src, size_t n) {
   return to < from ? from - to < n : to - from < n;
 }
 
-Digest128 CopyAndHash(const Xxh3Kernel& kernel, void* dst, const void* src, size_t n) {
-  if (n == 0) return ToDigest(kernel.hash(nullptr, 0));
+void CheckCopy(const void* dst, const void* src, size_t n) {
   GEMEL_CHECK(dst != nullptr) << n << " bytes to copy";
   GEMEL_CHECK(src != nullptr) << n << " bytes to copy";
   GEMEL_CHECK(!Overlap(dst, src, n)) << n << " bytes from " << src << " to " << dst;
+}
+
+Digest128 CopyAndHash(const Xxh3Kernel& kernel, void* dst, const void* src, size_t n) {
+  if (n == 0) return ToDigest(kernel.hash(nullptr, 0));
+  CheckCopy(dst, src, n);
   return ToDigest(kernel.copy_and_hash(dst, src, n));
 }
 
@@ -139,6 +143,13 @@ void Xxh3Stream::Update(std::span<const std::byte> data) {
   GEMEL_CHECK(!finished_) << "invariant (2): " << data.size() << " bytes after Finish()";
   GEMEL_CHECK(data.data() != nullptr || data.empty());
   if (!data.empty()) kernel_->update(State(), data.data(), data.size());
+}
+
+void Xxh3Stream::CopyAndUpdate(void* dst, const void* src, size_t n) {
+  GEMEL_CHECK(!finished_) << "invariant (2): " << n << " bytes after Finish()";
+  if (n == 0) return;
+  CheckCopy(dst, src, n);
+  kernel_->copy_and_update(State(), dst, src, n);
 }
 
 Digest128 Xxh3Stream::Finish() {

@@ -66,6 +66,8 @@ class Xxh3Stream {
   Xxh3Stream& operator=(const Xxh3Stream&) = delete;
 
   void Update(std::span<const std::byte> data);
+  // The same, and copies n bytes as CopyAndDigest() does, with what it requires.
+  void CopyAndUpdate(void* dst, const void* src, size_t n);
   Digest128 Finish();
   void Reset();
 

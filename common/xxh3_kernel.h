@@ -37,6 +37,7 @@ struct Xxh3Kernel {
   // `state`: kXxh3StateBytes at a multiple of kXxh3StateAlignment.
   void (*reset)(void* state);
   void (*update)(void* state, const void* data, size_t size);
+  void (*copy_and_update)(void* state, void* dst, const void* src, size_t size);
   Xxh3Words (*finish)(const void* state);
 };
 

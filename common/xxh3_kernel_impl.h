@@ -83,31 +83,36 @@ static inline void CopyStep(unsigned char* dst, const unsigned char* src, size_t
   if (done < size) memcpy(dst + done, src + done, size - done);
 }
 
-static inline Xxh3Words KernelCopyAndHash(void* dst, const void* src, size_t size) {
+static inline void KernelCopyAndUpdate(void* state, void* dst, const void* src, size_t size) {
   auto* to = static_cast<unsigned char*>(dst);
   const auto* from = static_cast<const unsigned char*>(src);
   const bool stream = size >= kStreamingCopyBytesMin;
-  XXH3_state_t state;
-  KernelReset(&state);
   // The first step also brings dst to a cache line, so that all others start on one.
   const size_t head = stream ? (0 - reinterpret_cast<uintptr_t>(to)) % kCacheLineBytes : 0;
   if (head > 0) {
-    KernelUpdate(&state, from, head);
+    KernelUpdate(state, from, head);
     memcpy(to, from, head);
   }
   for (size_t done = head; done < size;) {
     const size_t left = size - done;
     const size_t step = left < kCopyStepBytes ? left : kCopyStepBytes;
-    KernelUpdate(&state, from + done, step);
+    KernelUpdate(state, from + done, step);
     CopyStep(to + done, from + done, step, left - step, stream);
     done += step;
   }
   if (stream) StreamFence();
+}
+
+static inline Xxh3Words KernelCopyAndHash(void* dst, const void* src, size_t size) {
+  XXH3_state_t state;
+  KernelReset(&state);
+  KernelCopyAndUpdate(&state, dst, src, size);
   return KernelFinish(&state);
 }
 
 static constexpr Xxh3Kernel MakeKernel() {
-  return Xxh3Kernel{KernelHash, KernelCopyAndHash, KernelReset, KernelUpdate, KernelFinish};
+  return Xxh3Kernel{KernelHash,   KernelCopyAndHash,   KernelReset,
+                    KernelUpdate, KernelCopyAndUpdate, KernelFinish};
 }
 
 }  // namespace gemel::internal

@@ -2,7 +2,6 @@
 #include "client/core/chunk_filler.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -54,8 +53,7 @@ size_t ChunkFiller::AppendWithin(ByteSpan source) {
   if (at == 0) {
     stream_.Reset();
   }
-  std::memcpy(place.data() + at, source.data(), size);
-  stream_.Update(ByteSpan(place.data() + at, size));
+  stream_.CopyAndUpdate(place.data() + at, source.data(), size);
   appended_ += size;
   if (at + size == place.size()) {
     const Digest128 digest = stream_.Finish();

@@ -182,6 +182,25 @@ TEST_P(Xxh3EveryIsa, StreamEqualsOneCallWhateverThePieces) {
   }
 }
 
+// One digest over pieces that are copied, some of them past the cache, at any alignment.
+TEST_P(Xxh3EveryIsa, StreamCopiesEveryPieceToItsPlace) {
+  constexpr size_t kStreamed = internal::kStreamingCopyBytesMin;
+  const Bytes bytes = Pattern(4 * kStreamed + 4321);
+  const Digest128 whole = Xxh3_128(bytes, Xxh3Isa::kBaseline);
+  for (size_t piece : {size_t{1000}, size_t{4096}, kStreamed - 1, kStreamed, kStreamed + 321}) {
+    Bytes copied(bytes.size() + 2);
+    Xxh3Stream stream(GetParam());
+    for (size_t at = 0; at < bytes.size(); at += piece) {
+      const size_t size = std::min(piece, bytes.size() - at);
+      stream.CopyAndUpdate(copied.data() + 1 + at, bytes.data() + at, size);
+    }
+    EXPECT_EQ(stream.Finish(), whole) << "pieces of " << piece;
+    EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), copied.begin() + 1)) << piece;
+    EXPECT_EQ(copied.front(), std::byte{0});
+    EXPECT_EQ(copied.back(), std::byte{0});
+  }
+}
+
 // Copies `size` bytes from and to addresses off a cache line by `shift`; the bytes around the
 // target must stay.
 void CheckCopy(Xxh3Isa isa, const Bytes& source, size_t size, size_t shift) {
@@ -251,6 +270,8 @@ TEST(Xxh3, AFinishedStreamTakesNothingBeforeReset) {
   Xxh3Stream stream;
   stream.Finish();
   EXPECT_DEATH(stream.Update(AsBytes("x")), "after Finish");
+  Bytes bytes = Pattern(20);
+  EXPECT_DEATH(stream.CopyAndUpdate(bytes.data(), bytes.data() + 10, 10), "after Finish");
   EXPECT_DEATH(stream.Finish(), "finished twice");
 }
 
@@ -259,6 +280,8 @@ TEST(Xxh3, CopyRefusesOverlapAndNull) {
   EXPECT_DEATH(CopyAndDigest(bytes.data() + 10, bytes.data(), 20), "Overlap");
   EXPECT_DEATH(CopyAndDigest(bytes.data(), bytes.data() + 19, 20), "Overlap");
   EXPECT_DEATH(CopyAndDigest(nullptr, bytes.data(), 20), "20 bytes to copy");
+  EXPECT_DEATH(Xxh3Stream().CopyAndUpdate(bytes.data() + 10, bytes.data(), 20), "Overlap");
+  EXPECT_DEATH(Xxh3Stream().CopyAndUpdate(bytes.data(), nullptr, 20), "20 bytes to copy");
   EXPECT_EQ(CopyAndDigest(nullptr, nullptr, 0), Xxh3_128({}));
   EXPECT_EQ(CopyAndDigest(bytes.data(), bytes.data() + 20, 20),
             Xxh3_128(std::span(bytes).subspan(20, 20)));
