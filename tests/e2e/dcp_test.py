@@ -28,10 +28,19 @@ def work(cluster, world, *cases, **env):
 @pytest.mark.parametrize("cases", [
     ["layouts_round_trip", "odd_tensors_and_values"], ["reshard_matrix"], ["sharded_tensors"],
     ["ids_and_stateful", "partial_and_missing", "overwriting", "pickled_writer", "of_checkpointer"],
-    ["refused_values", "failing_rank", "plan_caching", "without_collectives"], ["staging"], ["async_process"]],
+    ["refused_values", "failing_rank", "plan_caching", "without_collectives"], ["staging"], ["async_process"],
+    ["async_staging"]],
     ids=lambda cases: cases[0])
 def test_cases_on_two_ranks(many, cases):
     work(many, 2, *cases)
+
+
+def test_an_asynchronous_save_makes_one_copy_of_the_state():
+    made = clusters.Cluster(servers=1, memory="194MiB", slab_bytes="1MiB")  # a pin of the state must fit beside it
+    try:
+        work(made.up(), 1, "one_copy")
+    finally:
+        made.wipe()
 
 
 def test_what_two_ranks_saved_is_the_same_at_any_world_size_and_layout(many):

@@ -7,6 +7,7 @@ With GEMEL_FILE_STORE the store is a directory (file_store.py), otherwise GEMEL_
 import copy
 import os
 import pickle
+import resource
 import sys
 import traceback
 
@@ -435,6 +436,14 @@ def staging():
     state["nested"]["lr"][0] = 9
     future.result()
     check(wanted, "staged", 1)
+    if dist.get_world_size() > 1:
+        own = {f"only{dist.get_rank()}": seeded(BIG)}
+        told = raised(BaseException, lambda: dcp.async_save(
+            own, storage_writer=writer("staged-own", 1), async_stager=stager).result())
+        assert "share_replicas=False" in told, told
+        dcp.async_save(own, storage_writer=writer("staged-own", 2),
+                       async_stager=gt.Stager(share_replicas=False)).result()
+        check(own, "staged-own", 2)
     group = dist.new_group([0])
     if dist.get_rank() == 0:
         alone = {"a": wanted["model"]["a"], "n": 1}
@@ -453,6 +462,50 @@ def staging():
     dcp.async_save(wanted, storage_writer=writer("staged", 2), async_stager=stager).result()
     stager.close()
     check(wanted, "staged", 2)
+
+
+def async_staging():
+    state = staged_state()
+    for step, kind in enumerate(dcp.state_dict_saver.AsyncCheckpointerType):
+        wanted = copy.deepcopy(state)
+        stager = gt.Stager(use_async_staging=True)
+        saving = dcp.async_save(state, storage_writer=writer("beside", step), async_stager=stager,
+                                async_checkpointer_type=kind)
+        state["nested"]["lr"][0] += 1  # what is no tensor is copied at once
+        saving.staging_completion.result()
+        for tensor in state["model"].values():
+            tensor.add_(1)
+        saving.upload_completion.result()
+        stager.close()
+        check(wanted, "beside", step)
+    again = pickle.loads(pickle.dumps(stager))
+    assert same(again.stage({"n": 3}).result(), {"n": 3})
+    again.close()
+    stager = gt.Stager(use_async_staging=True, timeout_s=0.05)
+    held = [stager.stage({"w": torch.ones(3)}).result() for _ in range(2)]
+    saving = stager.stage({"w": torch.ones(3)})
+    assert "wait for the futures" in raised(errors.DeadlineExceeded, saving.result)
+    del held
+    stager.close()
+
+
+def one_copy():
+    # tests/e2e/dcp_test.py runs this at a server that has no room for a second copy of the state.
+    nbytes = 96 << 20
+    dcp.async_save({"a": torch.ones(1)}, storage_writer=writer("copy", "first", copies=1),
+                   async_stager=gt.Stager()).result()
+    state = {"w": seeded(nbytes // 4)}
+    with open("/proc/self/status") as status:
+        private_kib = next(int(line.split()[1]) for line in status if line.startswith("VmData"))
+    limit = (private_kib << 10) + nbytes // 2  # nor is there any in this process
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+    told = raised(RuntimeError, lambda: dcp.async_save(
+        state, storage_writer=writer("copy", "torch", copies=1),
+        async_stager=dcp.staging.DefaultStager(dcp.staging.StagingOptions(False, False, False, False))))
+    assert "can't allocate" in told, told
+    dcp.async_save(state, storage_writer=writer("copy", "gemel", copies=1), async_stager=gt.Stager()).result()
+    resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    check(state, "copy", "gemel")
 
 
 def async_process():

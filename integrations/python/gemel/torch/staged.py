@@ -21,6 +21,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 from gemel.errors import FailedPrecondition, InvalidArgument
 from gemel.torch.dcp_metadata import TENSOR, Stored, dtype_name
 
+_SAME_ON_ALL = ("every rank must stage the same tensors in one stage() call. For large tensors that only some ranks have: "
+                "Stager(share_replicas=False)")
 _WAY_OUT = ("pass the group that saves: Stager(process_group=...), with no_dist or use_collectives=False "
             "Stager(alone=True)")
 
@@ -156,7 +158,7 @@ def find(items: list[WriteItem], planner: SavePlanner, ticket) -> Held | None:
     found: list[torch.Tensor] = []
     try:
         for item in items:
-            found.append(planner.resolve_data(item))
+            found.append(_resolve(item, planner))
         if not any(isinstance(tensor, StagedTensor) for tensor in found):
             return None  # an earlier, staged save left its plan in the planner's cache
         return _held(items, found, ticket)
@@ -168,14 +170,23 @@ def find(items: list[WriteItem], planner: SavePlanner, ticket) -> Held | None:
         raise
 
 
+def _resolve(item: WriteItem, planner: SavePlanner) -> torch.Tensor:
+    try:
+        return planner.resolve_data(item)
+    except ValueError as error:  # what torch says of a name that is not in the state dict of this rank
+        if not isinstance(item, StagedItem):
+            raise
+        raise FailedPrecondition(f"{item.index.fqn} is not in the state dict of the rank that was to stage it: "
+                                 f"{_SAME_ON_ALL}") from error
+
+
 def _held(items: list[WriteItem], found: list[torch.Tensor], ticket) -> Held:
     results = []
     for item, tensor in zip(items, found):
         piece = tensor.pieces[0] if isinstance(tensor, StagedTensor) else None
         if piece is None or piece.owner != tensor.stage.index or tensor.stage != found[0].stage:
             raise FailedPrecondition(
-                f"{item.index.fqn} is not in the stage of rank {ticket.index}: every rank must stage the same tensors "
-                "in one stage() call. For large tensors that only some ranks have: Stager(share_replicas=False)")
+                f"{item.index.fqn} is not in the stage of rank {ticket.index}: {_SAME_ON_ALL}")
         place = Stored(TENSOR, ticket.index, piece.offset, piece.nbytes, tuple(piece.data.chunk.sizes),
                        dtype_name(piece.data.properties))
         results.append(WriteResult(item.index, piece.nbytes, place))

@@ -8,6 +8,9 @@
 dict of placeholders (staged.py). StorageWriter then makes the stage a shard without a
 second copy, in a thread or in another process of this host.
 
+With ``use_async_staging`` the copy runs beside the next forward and backward pass: stage() gives a future, async_save
+an AsyncSaveResponse, whose ``staging_completion`` must be waited for before the optimizer's step.
+
 Thread safety: stage() by one thread at a time; close() by any.
 Ownership: the stage belongs to the placeholders: adopted by a snapshot, or freed when the save
 failed, when the last placeholder goes, or by close().
@@ -20,6 +23,7 @@ import copy
 import threading
 import weakref
 from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +42,7 @@ from gemel.torch import layout as fmt
 from gemel.torch.staged import Lease, Piece, Stage, StagedTensor
 
 STAGES_MAX = 2
+_OF_THIS_PROCESS = ("_changed", "_executor", "_leases", "_open")
 _SHARE_BYTES_MIN = 1 << 20  # a smaller replicated tensor is staged on every rank: some ranks may lack it
 
 
@@ -65,21 +70,26 @@ class Stager(AsyncStager):
     alone: this rank saves by itself (no_dist, use_collectives=False).
     timeout_s: the longest that stage() waits for memory.
     allow_pickle: also stage objects that Gemel's format cannot keep (StorageWriter(allow_pickle=True)).
+    use_async_staging: stage() returns at once; the copy is made by a thread, on a stream of its own where the tensors
+      are on an accelerator. See the module.
     """
 
     _synchronize_after_execute = False
 
     def __init__(self, process_group=None, *, address: str | None = None, share_replicas: bool = True,
-                 alone: bool = False, timeout_s: float = 300.0, allow_pickle: bool = False) -> None:
+                 alone: bool = False, timeout_s: float = 300.0, allow_pickle: bool = False,
+                 use_async_staging: bool = False) -> None:
         self._group = process_group
         self._address = address
         self._share_replicas = share_replicas and not alone
         self._alone = alone
         self._timeout_s = timeout_s
         self._allow_pickle = allow_pickle
+        self._use_async_staging = use_async_staging
         self._start()
 
     def _start(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
         self._changed = threading.Condition()
         self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
         self._open = 0
@@ -87,27 +97,37 @@ class Stager(AsyncStager):
     def __getstate__(self) -> dict:
         if self._group is not None:
             raise InvalidArgument("a Stager of a process group stays in its process: make one in the other")
-        return {k: v for k, v in self.__dict__.items() if k not in ("_changed", "_leases", "_open")}
+        return {k: v for k, v in self.__dict__.items() if k not in _OF_THIS_PROCESS}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._start()
 
-    def stage(self, state_dict: dict) -> dict:
-        """The state dict with placeholders for its tensors; the originals may change from now on."""
+    def stage(self, state_dict: dict) -> dict | Future[dict]:
+        """The state dict with placeholders for its tensors; the originals may change once it is there."""
         ranks = self._ranks()
         found: OrderedDict[int, _Found] = OrderedDict()
         skeleton = self._walk(state_dict, "", found)
         self._assign(list(found.values()), ranks)
-        stage, lease, offsets = self._copy(list(found.values()), ranks)
-        made = {key: _placeholder(f, offsets, stage, lease) for key, f in found.items()}
-        return _fill(skeleton, made)
+
+        def placeholders() -> dict:
+            stage, lease, offsets = self._copy(list(found.values()), ranks)
+            return _fill(skeleton, {key: _placeholder(f, offsets, stage, lease) for key, f in found.items()})
+
+        if not self._use_async_staging:
+            return placeholders()
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "gemel-stager")
+        return self._executor.submit(_on_own_stream(placeholders))
 
     def synchronize_staging(self) -> None:
-        """Nothing: stage() returns when the copy is made."""
+        """Nothing: stage() returns when the copy is made, or gives a future to wait for."""
 
     def close(self) -> None:
-        """Frees what was staged and not adopted; saves of it that are under way fail."""
+        """Waits for copies under way, then frees what was staged and not adopted; saves of it fail."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown()
         for lease in list(self._leases):
             lease.end()
 
@@ -203,6 +223,23 @@ class Stager(AsyncStager):
         with self._changed:
             self._open -= 1
             self._changed.notify_all()
+
+
+def _on_own_stream(work):
+    """``work`` for another thread: on a stream beside the caller's, after all that the caller has enqueued by now."""
+    if not torch.accelerator.is_available():
+        return work
+    device = torch.accelerator.current_device_index()
+    enqueued = torch.accelerator.current_stream(device).record_event()
+
+    def run():
+        torch.accelerator.set_device_index(device)
+        stream = torch.Stream(device)
+        stream.wait_event(enqueued)
+        with stream:
+            return work()
+
+    return run
 
 
 @dataclass(frozen=True)
