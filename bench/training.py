@@ -12,7 +12,7 @@ from pathlib import Path
 import measured
 
 RANKS = 2
-LEAST_STEPS = 4
+WIDTH = 2048
 STEPS_MAX = 60
 
 
@@ -28,14 +28,14 @@ class Loop:
         self.torch, self.dist = torch, dist
         torch.set_num_threads(1)
         torch.manual_seed(1)
-        width, layers = 1024, max(1, round(mib * (1 << 20) / 12 / 1024 ** 2))
-        self.model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
+        layers = max(1, round(mib * (1 << 20) / 12 / WIDTH ** 2))
+        self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
         for layer in self.model:
-            fully_shard(layer)
-        fully_shard(self.model)
+            fully_shard(layer, reshard_after_forward=False)
+        fully_shard(self.model, reshard_after_forward=False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self.batch = torch.randn(16, width)
-        self.state_bytes = layers * width * width * 12
+        self.batch = torch.randn(16, WIDTH)
+        self.state_bytes = layers * WIDTH * WIDTH * 12
         self.before_update = lambda: None  # what must end before the state changes
 
     def step(self, done=True):
@@ -57,7 +57,7 @@ class Loop:
         began = time.perf_counter()
         is_done = save()
         blocked, steps, all_done = time.perf_counter() - began, [], False
-        while (len(steps) < LEAST_STEPS or not all_done) and len(steps) < STEPS_MAX:
+        while not all_done and len(steps) < STEPS_MAX:
             taken, all_done = self.step(is_done())
             steps.append(taken)
         assert all_done, f"the save was not done after {STEPS_MAX} steps"
