@@ -169,8 +169,9 @@ def measure(args, loop, ways):
     source, target = torch.ones(own_bytes, dtype=torch.uint8), torch.ones(own_bytes, dtype=torch.uint8)
     save_ways = ["gemel", "tmpfs", "disk", "safetensors tmpfs", "safetensors disk"]
     result = {"state_bytes": loop.state_bytes, "save": {}, "load": {}, "async": {}, "memcpy": [], "none": []}
-    for way in save_ways:  # warm: pages, caches, connections
-        told(loop, f"first save, {way}", f"{timed(loop, lambda: ways.save(way)):.2f} s")
+    for name in ("first", "second"):  # warm: memory of two snapshots, caches, connections
+        for way in save_ways:
+            told(loop, f"{name} save, {way}", f"{timed(loop, lambda: ways.save(way)):.2f} s")
     for number in range(args.rounds):
         result["memcpy"].append(timed(loop, lambda: ways.memcpy(source, target)))
         for way in save_ways:
