@@ -5,49 +5,19 @@
 
 #include "common/check.h"
 #include "common/codec.h"
-#include "common/crc32c.h"
 #include "common/errors.h"
 #include "common/fields.h"
+#include "common/record_frame.h"
 #include "common/xxh3.h"
 #include "placement/model/cluster_map.h"
 
 namespace gemel::model {
 namespace {
 
-constexpr uint32_t kRecordMagic = 0x52434d47;    // "GMCR"
-constexpr uint32_t kManifestMagic = 0x464d4d47;  // "GMMF"
 constexpr uint8_t kVersion = 1;
+constexpr RecordFrame kRecordFrame{0x52434d47, kVersion, "commit record"};  // "GMCR"
+constexpr RecordFrame kManifestFrame{0x464d4d47, kVersion, "manifest"};     // "GMMF"
 constexpr size_t kShardEntryBytes = 16 + 8 + 8;
-
-std::string Sealed(Encoder* encoder) {
-  std::string bytes = encoder->Take();
-  Encoder tail;
-  tail.Int(Crc32c(AsBytes(bytes)));
-  return bytes + tail.Take();
-}
-
-// The bytes before the checksum, once checksum, magic and version are right.
-absl::StatusOr<std::string_view> Unsealed(std::string_view bytes, uint32_t magic,
-                                          std::string_view what) {
-  if (bytes.size() < 2 * sizeof(uint32_t) + 1) {
-    return error::InvalidArgument("{} of {} bytes is cut short", what, bytes.size());
-  }
-  const std::string_view checked = bytes.substr(0, bytes.size() - sizeof(uint32_t));
-  Decoder tail(bytes.substr(checked.size()));
-  if (tail.Int<uint32_t>("crc32c") != Crc32c(AsBytes(checked))) {
-    return error::InvalidArgument("{} of {} bytes fails its checksum", what, bytes.size());
-  }
-  Decoder head(checked);
-  if (head.Int<uint32_t>("magic") != magic) {
-    return error::InvalidArgument("{}: the magic is not that of a {}", what, what);
-  }
-  const auto version = head.Int<uint8_t>("version");
-  if (version != kVersion) {
-    return error::FailedPrecondition("{} has version {}; this Gemel reads version {}", what,
-                                     version, kVersion);
-  }
-  return checked.substr(sizeof(uint32_t) + 1);
-}
 
 template <typename Record>
 void RecordFields(Record& record, auto&& field) {
@@ -92,16 +62,15 @@ void CheckSnapshot(const SnapshotId& snapshot, Decoder* decoder) {
 }  // namespace
 
 std::string EncodeCommitRecord(const CommitRecord& record) {
-  Encoder encoder;
-  encoder.Int(kRecordMagic).Int(kVersion);
+  Encoder encoder = kRecordFrame.Begin();
   RecordFields(record, FieldEncoder(&encoder));
-  std::string bytes = Sealed(&encoder);
+  std::string bytes = RecordFrame::End(&encoder);
   GEMEL_CHECK_LE(bytes.size(), kCommitRecordBytesMax) << record.snapshot.ToString();
   return bytes;
 }
 
 absl::StatusOr<CommitRecord> DecodeCommitRecord(std::string_view bytes) {
-  auto content = Unsealed(bytes, kRecordMagic, "commit record");
+  auto content = kRecordFrame.FieldsOf(bytes);
   if (!content.ok()) {
     return content.status();
   }
@@ -123,8 +92,7 @@ absl::StatusOr<CommitRecord> DecodeCommitRecord(std::string_view bytes) {
 
 std::string EncodeManifest(const Manifest& manifest) {
   GEMEL_CHECK_LE(manifest.shards.size(), kWorldSizeMax);
-  Encoder encoder;
-  encoder.Int(kManifestMagic).Int(kVersion);
+  Encoder encoder = kManifestFrame.Begin();
   FieldEncoder field(&encoder);
   field("snapshot", manifest.snapshot);
   encoder.Int(static_cast<uint32_t>(manifest.shards.size()));
@@ -133,11 +101,11 @@ std::string EncodeManifest(const Manifest& manifest) {
     field("bytes", shard.bytes);
     field("layout_bytes", shard.layout_bytes);
   }
-  return Sealed(&encoder);
+  return RecordFrame::End(&encoder);
 }
 
 absl::StatusOr<Manifest> DecodeManifest(std::string_view bytes) {
-  auto content = Unsealed(bytes, kManifestMagic, "manifest");
+  auto content = kManifestFrame.FieldsOf(bytes);
   if (!content.ok()) {
     return content.status();
   }

@@ -5,49 +5,18 @@
 
 #include "common/check.h"
 #include "common/codec.h"
-#include "common/crc32c.h"
 #include "common/errors.h"
 #include "common/fields.h"
 #include "common/merkle.h"
+#include "common/record_frame.h"
 #include "common/status_macros.h"
 #include "placement/model/records.h"
 
 namespace gemel {
 namespace {
 
-constexpr uint32_t kShardMagic = 0x53504d47;     // "GMPS"
-constexpr uint32_t kSnapshotMagic = 0x4e504d47;  // "GMPN"
-constexpr size_t kSealBytes = sizeof(uint32_t);
-constexpr size_t kHeadBytes = sizeof(uint32_t) + sizeof(uint8_t);
-
-std::string Sealed(Encoder* encoder) {
-  std::string raw = encoder->Take();
-  Encoder tail;
-  tail.Int(Crc32c(AsBytes(raw)));
-  return raw + tail.Take();
-}
-
-// The fields, once checksum, magic and version are right.
-absl::StatusOr<std::string_view> Unsealed(std::string_view raw, uint32_t magic,
-                                          std::string_view what) {
-  if (raw.size() < kHeadBytes + kSealBytes) {
-    return error::InvalidArgument("{} of {} bytes is cut short", what, raw.size());
-  }
-  const std::string_view checked = raw.substr(0, raw.size() - kSealBytes);
-  if (Decoder(raw.substr(checked.size())).Int<uint32_t>("crc32c") != Crc32c(AsBytes(checked))) {
-    return error::InvalidArgument("{} of {} bytes fails its checksum", what, raw.size());
-  }
-  Decoder head(checked);
-  if (head.Int<uint32_t>("magic") != magic) {
-    return error::InvalidArgument("the magic is not that of a {}", what);
-  }
-  const auto version = head.Int<uint8_t>("version");
-  if (version != kPersistVersion) {
-    return error::FailedPrecondition("{} has version {}; this Gemel reads version {}", what,
-                                     version, kPersistVersion);
-  }
-  return checked.substr(kHeadBytes);
-}
+constexpr RecordFrame kShardFrame{0x53504d47, kPersistVersion, "shard record"};        // "GMPS"
+constexpr RecordFrame kSnapshotFrame{0x4e504d47, kPersistVersion, "snapshot record"};  // "GMPN"
 
 template <typename Record>
 void ShardFields(Record& record, auto&& field) {
@@ -88,14 +57,13 @@ void CheckShard(const ShardRecord& record, Decoder* decoder) {
 
 std::string EncodeShardRecord(const ShardRecord& record) {
   GEMEL_CHECK_GT(record.range, 0U);
-  Encoder encoder;
-  encoder.Int(kShardMagic).Int(kPersistVersion);
+  Encoder encoder = kShardFrame.Begin();
   ShardFields(record, FieldEncoder(&encoder));
-  return Sealed(&encoder);
+  return RecordFrame::End(&encoder);
 }
 
 absl::StatusOr<ShardRecord> DecodeShardRecord(std::string_view raw) {
-  GEMEL_ASSIGN_OR_RETURN(const std::string_view fields, Unsealed(raw, kShardMagic, "shard record"));
+  GEMEL_ASSIGN_OR_RETURN(const std::string_view fields, kShardFrame.FieldsOf(raw));
   Decoder decoder(fields);
   ShardRecord record;
   ShardFields(record, FieldDecoder(&decoder));
@@ -105,15 +73,13 @@ absl::StatusOr<ShardRecord> DecodeShardRecord(std::string_view raw) {
 }
 
 std::string EncodeSnapshotRecord(const SnapshotRecord& record) {
-  Encoder encoder;
-  encoder.Int(kSnapshotMagic).Int(kPersistVersion);
+  Encoder encoder = kSnapshotFrame.Begin();
   encoder.Int<uint8_t>(record.complete ? 1 : 0).String(record.commit_record);
-  return Sealed(&encoder);
+  return RecordFrame::End(&encoder);
 }
 
 absl::StatusOr<SnapshotRecord> DecodeSnapshotRecord(std::string_view raw) {
-  GEMEL_ASSIGN_OR_RETURN(const std::string_view fields,
-                         Unsealed(raw, kSnapshotMagic, "snapshot record"));
+  GEMEL_ASSIGN_OR_RETURN(const std::string_view fields, kSnapshotFrame.FieldsOf(raw));
   Decoder decoder(fields);
   SnapshotRecord record;
   record.complete = decoder.Int<bool>("complete");
