@@ -166,11 +166,8 @@ Task<absl::StatusOr<uint32_t>> PlacementCore::Remove(Job* job, std::string name)
     txn.deletes.push_back(StoredSnapshotKey(id.job, id.epoch, id.sequence));
     txn.deletes.push_back(PersistedKey(id.job, id.epoch, id.sequence));
   }
-  SetLeaving(job, removed, true);
   GEMEL_CHECK_LE(removed.size(), job->snapshots.size()) << job->name;
-  const absl::Status written = co_await WriteJob(job, record, std::move(txn));
-  SetLeaving(job, removed, false);
-  GEMEL_CO_RETURN_IF_ERROR(written);
+  GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, record, std::move(txn), removed));
   for (const model::SnapshotOrder& order : removed) {
     job->snapshots.at(order).persisted = false;
     ForgetSnapshot(job, order);

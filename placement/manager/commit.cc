@@ -102,10 +102,7 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   }
   record.persist_copies = attempt->record.persist_copies;
   record.persist_keep = attempt->record.persist_keep;
-  SetLeaving(job, replaced, true);
-  const absl::Status written = co_await WriteJob(job, record, std::move(txn));
-  SetLeaving(job, replaced, false);
-  GEMEL_CO_RETURN_IF_ERROR(written);
+  GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, record, std::move(txn), replaced));
   GEMEL_CHECK(attempt->state == AttemptState::kCommitting) << id.ToString();
   attempt->state = AttemptState::kCommitted;
   job->attempts.erase(id.sequence);

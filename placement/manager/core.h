@@ -280,6 +280,8 @@ class PlacementCore {
   std::vector<model::RetentionEntry> Entries(const Job& job) const;
   bool IsPinned(const Job& job, const model::SnapshotOrder& order) const;
   static void SetLeaving(Job* job, const std::vector<model::SnapshotOrder>& orders, bool leaving);
+  Task<absl::Status> WriteLeaving(Job* job, JobRecord record, Txn more,
+                                  std::vector<model::SnapshotOrder> leaving);
   void LeaveMemory(Job* job, const model::SnapshotOrder& order);
   void ForgetSnapshot(Job* job, const model::SnapshotOrder& order);
   void Repair(Job* job, Committed* snapshot);
@@ -305,6 +307,9 @@ class PlacementCore {
   Choice Examine(Job* job, model::SnapshotOrder order);
   void FillSources(const Committed& snapshot,
                    google::protobuf::RepeatedPtrField<pb::ShardSources>* out);
+  // Of a BeginReadReply or BeginRestoreReply. False while the manifest is not known.
+  template <typename BeginReply>
+  bool FillChosen(Committed* snapshot, BeginReply* reply);
   Task<absl::Status> WriteRestore(Job* job, RestoreRecord record);
   Answer<bool> BeginRecord(Job* job, const pb::BeginRestoreRequest* request, std::string* progress);
   absl::StatusOr<bool> FillRestore(Job* job, uint32_t world_size, pb::BeginRestoreReply* reply);
@@ -413,5 +418,19 @@ class PlacementCore {
   Metric& persists_;
   Metric& persists_given_up_;
 };
+
+template <typename BeginReply>
+bool PlacementCore::FillChosen(Committed* snapshot, BeginReply* reply) {
+  if (!LearnManifest(snapshot)) {
+    FetchManifest(snapshot);
+    reply->set_progress("fetching the manifest of " + snapshot->record.snapshot.ToString());
+    return false;
+  }
+  reply->set_decision(BeginReply::CHOSEN);
+  reply->set_record(snapshot->encoded);
+  reply->set_manifest(*snapshot->manifest);
+  FillSources(*snapshot, reply->mutable_sources());
+  return true;
+}
 
 }  // namespace gemel

@@ -126,10 +126,7 @@ Task<absl::Status> PlacementCore::RetirePersisted(Job* job) {
     co_return absl::OkStatus();
   }
   GEMEL_CHECK_LT(retired.size(), entries.size()) << job->name;
-  SetLeaving(job, retired, true);
-  const absl::Status written = co_await WriteJob(job, job->record, std::move(txn));
-  SetLeaving(job, retired, false);
-  GEMEL_CO_RETURN_IF_ERROR(written);
+  GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, job->record, std::move(txn), retired));
   for (const model::SnapshotOrder& order : retired) {
     ForgetPersisted(job, order);
   }

@@ -84,17 +84,7 @@ absl::StatusOr<bool> PlacementCore::ReadOnce(Job* job, const pb::BeginReadReques
     return error::InvalidArgument("read {} of job {} was begun on job {}", id.ToShort(), job->name,
                                   read->second.job);
   }
-  Committed& snapshot = found->second;
-  if (!LearnManifest(&snapshot)) {
-    FetchManifest(&snapshot);
-    reply->set_progress("fetching the manifest of " + snapshot.record.snapshot.ToString());
-    return false;
-  }
-  reply->set_decision(pb::BeginReadReply::CHOSEN);
-  reply->set_record(snapshot.encoded);
-  reply->set_manifest(*snapshot.manifest);
-  FillSources(snapshot, reply->mutable_sources());
-  return true;
+  return FillChosen(&found->second, reply);
 }
 
 PlacementCore::Answer<pb::BeginReadReply> PlacementCore::BeginRead(CallPtr call,

@@ -226,16 +226,9 @@ absl::StatusOr<bool> PlacementCore::FillRestore(Job* job, uint32_t world_size,
         "new epoch",
         job->name, record.chosen_sequence, record.epoch.ToString());
   }
-  Committed& snapshot = found->second;
-  if (!LearnManifest(&snapshot)) {
-    FetchManifest(&snapshot);
-    reply->set_progress("fetching the manifest of " + snapshot.record.snapshot.ToString());
+  if (!FillChosen(&found->second, reply)) {
     return false;
   }
-  reply->set_decision(pb::BeginRestoreReply::CHOSEN);
-  reply->set_record(snapshot.encoded);
-  reply->set_manifest(*snapshot.manifest);
-  FillSources(snapshot, reply->mutable_sources());
   for (const std::string& lost : record.lost) {
     reply->add_lost(lost);
   }

@@ -49,6 +49,14 @@ void PlacementCore::SetLeaving(Job* job, const std::vector<model::SnapshotOrder>
   }
 }
 
+Task<absl::Status> PlacementCore::WriteLeaving(Job* job, JobRecord record, Txn more,
+                                               std::vector<model::SnapshotOrder> leaving) {
+  SetLeaving(job, leaving, true);
+  const absl::Status written = co_await WriteJob(job, std::move(record), std::move(more));
+  SetLeaving(job, leaving, false);
+  co_return written;
+}
+
 // Its key is gone from the MetaStore; the caller sees to the copies.
 void PlacementCore::LeaveMemory(Job* job, const model::SnapshotOrder& order) {
   const auto found = job->snapshots.find(order);
@@ -96,10 +104,7 @@ Task<absl::Status> PlacementCore::RetireOnce(Job* job) {
     co_return absl::OkStatus();
   }
   GEMEL_CHECK_LT(retired.size(), job->snapshots.size()) << job->name;
-  SetLeaving(job, retired, true);
-  const absl::Status written = co_await WriteJob(job, job->record, std::move(txn));
-  SetLeaving(job, retired, false);
-  GEMEL_CO_RETURN_IF_ERROR(written);
+  GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, job->record, std::move(txn), retired));
   for (const model::SnapshotOrder& order : retired) {
     ForgetSnapshot(job, order);
   }
