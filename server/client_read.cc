@@ -45,10 +45,7 @@ ClientSession::Answer ClientSession::OnBeginRead(BeginRead request) {
   }
   GEMEL_CO_ASSIGN_OR_RETURN(const BeginRestoreDone done,
                             co_await parts_.restores->Begin(client_, std::move(request)));
-  if (!session_->open()) {
-    parts_.restores->ReleaseClient(client_);
-  }
-  co_return ReplyWith(done);
+  co_return Begun(done);
 }
 
 ClientSession::Answer ClientSession::OnListSnapshots(ListSnapshots request) {

@@ -14,10 +14,14 @@ ClientSession::Answer ClientSession::OnBeginRestore(BeginRestore request) {
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckEpoch(request.job, request.epoch));
   GEMEL_CO_ASSIGN_OR_RETURN(const BeginRestoreDone done,
                             co_await parts_.restores->Begin(client_, std::move(request)));
+  co_return Begun(done);
+}
+
+Reply ClientSession::Begun(const BeginRestoreDone& done) {
   if (!session_->open()) {
     parts_.restores->ReleaseClient(client_);
   }
-  co_return ReplyWith(done);
+  return ReplyWith(done);
 }
 
 ClientSession::Answer ClientSession::OnFetchChunks(FetchChunks request) {

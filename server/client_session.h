@@ -117,6 +117,8 @@ class ClientSession final : public SessionHandler,
 
   // client_restore.cc
   Answer OnBeginRestore(BeginRestore request);
+  // The answer to a begin; releases it when the session closed meanwhile.
+  Reply Begun(const BeginRestoreDone& done);
   Answer OnFetchChunks(FetchChunks request);
   Answer OnReportRestore(ReportRestore request);
   Answer OnAwaitRestore(AwaitRestore request);
