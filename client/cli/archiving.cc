@@ -183,8 +183,8 @@ absl::StatusOr<std::vector<std::string>> Archiving::Addresses(const std::string&
 }
 
 absl::StatusOr<int> Archiving::RunPython(const std::string& module,
-                                         std::vector<std::string> arguments,
-                                         const std::string& dir) const {
+                                         std::vector<std::string> arguments, const std::string& dir,
+                                         bool json) const {
   const std::string given = Environment("GEMEL_PYTHON");
   const std::string python = given.empty() ? "python3" : given;
   GEMEL_ASSIGN_OR_RETURN(const std::vector<std::string> addresses, Addresses(dir));
@@ -198,6 +198,12 @@ absl::StatusOr<int> Archiving::RunPython(const std::string& module,
   std::vector<std::string> command = {python, "-m", module};
   command.insert(command.end(), std::make_move_iterator(arguments.begin()),
                  std::make_move_iterator(arguments.end()));
+  if (verify_only_) {
+    command.emplace_back("--verify-only");
+  }
+  if (json) {
+    command.emplace_back("--json");
+  }
   return RunForeground(command, {{"GEMEL_ADDRESS", addresses[0]}});
 }
 

@@ -46,9 +46,10 @@ class Archiving {
                                                               archive::Pace* pace) const;
   // Sockets of this host's servers: --address, GEMEL_ADDRESS, or the cluster below `dir`.
   absl::StatusOr<std::vector<std::string>> Addresses(const std::string& dir) const;
-  // Runs a module of the Python package; its exit code.
+  // Runs a module of the Python package with `arguments` and the flags that all its modules have;
+  // its exit code.
   absl::StatusOr<int> RunPython(const std::string& module, std::vector<std::string> arguments,
-                                const std::string& dir) const;
+                                const std::string& dir, bool json) const;
   absl::StatusOr<int> ExportDcp(const std::string& dir, bool json);
   absl::StatusOr<int> VerifyTarget(bool json);
   absl::StatusOr<int> ImportDcp(const std::string& dir, bool json);

@@ -126,13 +126,7 @@ absl::StatusOr<int> Archiving::ExportDcp(const std::string& dir, bool json) {
   if (force_) {
     arguments.emplace_back("--force");
   }
-  if (verify_only_) {
-    arguments.emplace_back("--verify-only");
-  }
-  if (json) {
-    arguments.emplace_back("--json");
-  }
-  return RunPython("gemel.torch.export", std::move(arguments), dir);
+  return RunPython("gemel.torch.export", std::move(arguments), dir, json);
 }
 
 }  // namespace gemel::cli

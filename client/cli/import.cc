@@ -99,13 +99,7 @@ absl::StatusOr<int> Archiving::ImportDcp(const std::string& dir, bool json) {
   if (takeover_) {
     arguments.emplace_back("--takeover");
   }
-  if (verify_only_) {
-    arguments.emplace_back("--verify-only");
-  }
-  if (json) {
-    arguments.emplace_back("--json");
-  }
-  return RunPython("gemel.torch.import_dcp", std::move(arguments), dir);
+  return RunPython("gemel.torch.import_dcp", std::move(arguments), dir, json);
 }
 
 }  // namespace gemel::cli

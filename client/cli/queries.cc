@@ -111,6 +111,14 @@ Request WithCaller() {
   return request;
 }
 
+template <typename Request>
+Request AskAbout(const JobAndName& what) {
+  auto request = WithCaller<Request>();
+  request.set_job(what.job);
+  request.set_name(what.name);
+  return request;
+}
+
 Task<void> CallInto(GrpcChannel* channel, std::string method, std::string request,
                     TimePoint deadline, std::optional<absl::StatusOr<std::string>>* result) {
   absl::StatusOr<std::string> reply =
@@ -234,9 +242,7 @@ absl::StatusOr<Json> QuerySnapshots(PlacementClient* placement, const std::strin
 
 absl::StatusOr<Json> QueryVerify(PlacementClient* placement, const JobAndName& what) {
   GEMEL_CHECK(placement != nullptr);
-  auto request = WithCaller<v1::VerifySnapshotRequest>();
-  request.set_job(what.job);
-  request.set_name(what.name);
+  auto request = AskAbout<v1::VerifySnapshotRequest>(what);
   request.set_wait_ms(kVerifyWaitMs);
   GEMEL_ASSIGN_OR_RETURN(auto reply, placement->Call<v1::VerifySnapshotReply>(
                                          "VerifySnapshot", request, kVerifyWithin));
@@ -260,9 +266,7 @@ absl::StatusOr<Json> QueryVerify(PlacementClient* placement, const JobAndName& w
 
 absl::StatusOr<Json> RemoveSnapshots(PlacementClient* placement, const JobAndName& what) {
   GEMEL_CHECK(placement != nullptr);
-  auto request = WithCaller<v1::RemoveSnapshotsRequest>();
-  request.set_job(what.job);
-  request.set_name(what.name);
+  auto request = AskAbout<v1::RemoveSnapshotsRequest>(what);
   GEMEL_ASSIGN_OR_RETURN(auto reply,
                          placement->Call<v1::RemoveSnapshotsReply>("RemoveSnapshots", request));
   return Json{{"job", what.job}, {"name", what.name}, {"removed", reply.removed()}};
@@ -270,9 +274,7 @@ absl::StatusOr<Json> RemoveSnapshots(PlacementClient* placement, const JobAndNam
 
 absl::StatusOr<PersistStep> PersistOnce(PlacementClient* placement, const JobAndName& what) {
   GEMEL_CHECK(placement != nullptr);
-  auto request = WithCaller<v1::PersistSnapshotRequest>();
-  request.set_job(what.job);
-  request.set_name(what.name);
+  auto request = AskAbout<v1::PersistSnapshotRequest>(what);
   request.set_wait_ms(kPersistWaitMs);
   GEMEL_ASSIGN_OR_RETURN(auto reply, placement->Call<v1::PersistSnapshotReply>(
                                          "PersistSnapshot", request, kPersistWithin));
@@ -289,9 +291,7 @@ absl::StatusOr<PersistStep> PersistOnce(PlacementClient* placement, const JobAnd
 
 absl::StatusOr<Json> QueryExplain(PlacementClient* placement, const JobAndName& what,
                                   uint32_t copies) {
-  auto request = WithCaller<v1::ExplainRequest>();
-  request.set_job(what.job);
-  request.set_name(what.name);
+  auto request = AskAbout<v1::ExplainRequest>(what);
   request.set_copies(copies);
   GEMEL_ASSIGN_OR_RETURN(auto reply, placement->Call<v1::ExplainReply>("Explain", request));
   Json json;
