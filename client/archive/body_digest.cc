@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "absl/strings/escaping.h"
+
 #include "common/check.h"
 
 namespace gemel::archive {
@@ -25,14 +27,7 @@ std::string Sha256Hex(ByteSpan body) { return HexOf(DigestOf(body, EVP_sha256())
 std::string Md5(ByteSpan body) { return DigestOf(body, EVP_md5()); }
 
 std::string HexOf(std::string_view bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string hex;
-  for (const char c : bytes) {
-    const auto byte = static_cast<uint8_t>(c);
-    hex += kDigits[byte >> 4];
-    hex += kDigits[byte & 15];
-  }
-  return hex;
+  return absl::BytesToHexString({bytes.data(), bytes.size()});
 }
 
 std::string Base64Of(std::string_view bytes) {

@@ -11,20 +11,15 @@
 #include <string>
 #include <string_view>
 
+#include "absl/strings/escaping.h"
+
 #include "common/fields.h"
 #include "common/ids.h"
 
 namespace gemel {
 
 inline std::string BytesToHex(std::string_view bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string hex;
-  for (const char c : bytes) {
-    const auto byte = static_cast<uint8_t>(c);
-    hex += kDigits[byte >> 4];
-    hex += kDigits[byte & 15];
-  }
-  return hex;
+  return absl::BytesToHexString({bytes.data(), bytes.size()});
 }
 
 // 16 bytes that count up from `first`.
