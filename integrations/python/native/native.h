@@ -65,6 +65,21 @@ void CopySixteen(nb::bytes raw, const char* name, uint8_t* out);
 void WithBytesOf(nb::handle buffer,
                  const std::function<gemel_status(const void* data, size_t size)>& write);
 
+// write() and write_ptr() of what is written in one go: T has Write and WriteBytes.
+template <typename T>
+void DefineWrites(nb::class_<T>* bound) {
+  bound->def("write", &T::Write, nb::arg("offset"), nb::arg("buf"),
+             "Appends a buffer or a host tensor (DLPack); offset is the bytes written so far.");
+  bound->def(
+      "write_ptr",
+      [](T& self, uint64_t offset, uintptr_t ptr, size_t nbytes) {
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): tensors tell where they lie as a number
+        self.WriteBytes(offset, reinterpret_cast<const void*>(ptr), nbytes);
+      },
+      nb::arg("offset"), nb::arg("ptr"), nb::arg("nbytes"),
+      "Appends nbytes of host memory at address ptr.");
+}
+
 // 32 hexadecimal digits, as the command line prints digests.
 std::string HexOf(const uint8_t* digest);
 

@@ -66,16 +66,7 @@ void BindStage(nb::module_& module) {
   auto stage = nb::class_<Stage>(module, "Stage", "A shard that is written before it has a name.");
   stage.def_prop_ro("id", &Stage::id,
                     "16 bytes for open_snapshot(stage=...), in this process or another.");
-  stage.def("write", &Stage::Write, nb::arg("offset"), nb::arg("buf"),
-            "Appends a buffer or a host tensor (DLPack); offset is the bytes written so far.");
-  stage.def(
-      "write_ptr",
-      [](Stage& s, uint64_t offset, uintptr_t ptr, size_t nbytes) {
-        // NOLINTNEXTLINE(performance-no-int-to-ptr): tensors tell where they lie as a number
-        s.WriteBytes(offset, reinterpret_cast<const void*>(ptr), nbytes);
-      },
-      nb::arg("offset"), nb::arg("ptr"), nb::arg("nbytes"),
-      "Appends nbytes of host memory at address ptr.");
+  DefineWrites(&stage);
   stage.def("seal", &Stage::Seal, "Ends writing: from here on it can be opened under a name.");
   stage.def("close", &Stage::Close,
             "Frees the memory, unless a snapshot took it over. No call may be in progress. "

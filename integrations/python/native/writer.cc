@@ -69,16 +69,7 @@ void BindWriter(nb::module_& module) {
   writer.def_prop_ro("sequence", [](Writer& w) { return gemel_writer_sequence(w.handle()); });
   writer.def_prop_ro("waited_s",
                      [](Writer& w) { return gemel_writer_waited_ms(w.handle()) / 1e3; });
-  writer.def("write", &Writer::Write, nb::arg("offset"), nb::arg("buf"),
-             "Appends a buffer or a host tensor (DLPack); offset is the bytes written so far.");
-  writer.def(
-      "write_ptr",
-      [](Writer& w, uint64_t offset, uintptr_t ptr, size_t nbytes) {
-        // NOLINTNEXTLINE(performance-no-int-to-ptr): tensors tell where they lie as a number
-        w.WriteBytes(offset, reinterpret_cast<const void*>(ptr), nbytes);
-      },
-      nb::arg("offset"), nb::arg("ptr"), nb::arg("nbytes"),
-      "Appends nbytes of host memory at address ptr.");
+  DefineWrites(&writer);
   writer.def(
       "seal", [](Writer& w) { Run([&]() { return gemel_writer_seal(w.handle()); }); },
       "Ends writing; the commit follows.");
