@@ -17,7 +17,6 @@ import argparse
 import functools
 import json
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -241,8 +240,7 @@ def main(args):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # Two hosts that keep each other's shards: committed, in flight, and one for a pin.
     made = measured.cluster.Cluster(servers=2, memory=f"{3 * args.mib + 512}MiB", slab_bytes="64MiB")
-    shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = tempfile.mkdtemp(prefix=f"gemel-bench-{secrets.token_hex(2)}-", dir=shared_memory)
+    folder = measured.memory_folder()
     disk = tempfile.mkdtemp(prefix="gemel-bench-", dir=measured.ROOT / "build")
     os.environ["GEMEL_BENCH_DISK"] = disk
     flags = ["--mib", str(args.mib), "--rounds", str(args.rounds), "--turns", str(args.turns)]

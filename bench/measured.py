@@ -8,10 +8,12 @@ import ctypes
 import json
 import os
 import platform
+import secrets
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -53,6 +55,12 @@ def buffer(nbytes):
     for at in range(0, nbytes, MIB):
         ctypes.memmove(ctypes.addressof(made) + at, block, min(MIB, nbytes - at))
     return made, ctypes.addressof(made)
+
+
+def memory_folder():
+    """A new folder in memory where there is one."""
+    shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return tempfile.mkdtemp(prefix=f"gemel-bench-{secrets.token_hex(2)}-", dir=shared_memory)
 
 
 def seconds(work):

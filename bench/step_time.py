@@ -13,12 +13,9 @@ lost = blocked + (time of these steps - as many median steps without a save): no
 
 import argparse
 import json
-import os
-import secrets
 import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 import measured
@@ -126,8 +123,7 @@ def report_of(result, args):
 def main(args):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     made = measured.cluster.Cluster(servers=3, memory=f"{2 * args.mib + 512}MiB", slab_bytes="64MiB")
-    shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = tempfile.mkdtemp(prefix=f"gemel-bench-{secrets.token_hex(2)}-", dir=shared_memory)
+    folder = measured.memory_folder()
     try:
         made.up()
         return report_of(run_ranks(__file__, ["--mib", str(args.mib), "--turns", str(args.turns)],
