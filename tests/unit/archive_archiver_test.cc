@@ -38,23 +38,6 @@ class MemorySupply final : public SnapshotSupply {
   int opened = 0;
 };
 
-// Every write and sync fails from some call on.
-class DyingCalls final : public FileCalls {
- public:
-  ssize_t Write(int fd, ByteSpan bytes) override {
-    if (left == 0) {
-      errno = ENOSPC;
-      return -1;
-    }
-    left -= left > 0 ? 1 : 0;
-    return FileCalls::Write(fd, bytes);
-  }
-
-  int Sync(int /*fd*/) override { return 0; }
-
-  int left = -1;
-};
-
 class ArchiveArchiver : public ::testing::Test {
  protected:
   std::unique_ptr<Archiver> Make(ArchiveOptions options = {}) {
@@ -99,7 +82,7 @@ class ArchiveArchiver : public ::testing::Test {
   }
 
   TemporaryDirectory folder_;
-  std::shared_ptr<DyingCalls> calls_ = std::make_shared<DyingCalls>();
+  std::shared_ptr<FailingCalls> calls_ = std::make_shared<FailingCalls>();
   DirectoryStore store_{folder_.path(), calls_};
   FakePace pace_;
   MemorySupply supply_;
@@ -153,9 +136,9 @@ TEST_F(ArchiveArchiver, AfterAFailureAtAnyStepLatestNamesOnlyWhatIsWhole) {
   int failures = 0;
   for (int left = 0; left < 60; ++left) {
     supply_.sequence += 1;
-    calls_->left = left;
+    calls_->writes_left = left;
     failures += Make({.keep = 1})->Step().ok() ? 0 : 1;
-    calls_->left = -1;
+    calls_->writes_left = -1;
     CheckNamed();
   }
   EXPECT_GT(failures, 10);
@@ -177,9 +160,9 @@ TEST_F(ArchiveArchiver, TellsWhatFailsOnceAMinuteAndTriesAgain) {
 TEST_F(ArchiveArchiver, OnceGivesTheErrorBack) {
   EXPECT_TRUE(absl::IsNotFound(Make({.once = true})->Run()));
   supply_.sequence = 2;
-  calls_->left = 3;
+  calls_->writes_left = 3;
   EXPECT_TRUE(absl::IsResourceExhausted(Make({.once = true})->Run()));
-  calls_->left = -1;
+  calls_->writes_left = -1;
   EXPECT_TRUE(Make({.once = true})->Run().ok());
   EXPECT_EQ(archived_, std::vector<uint64_t>{2});
 }

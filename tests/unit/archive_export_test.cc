@@ -20,33 +20,6 @@ namespace {
 
 constexpr uint64_t kSmallFile = 140;  // several files already with the small job
 
-// Fails after some calls, and does not wait for the disk; ENOSPC of a write leaves what was written
-// before.
-class FailingCalls final : public FileCalls {
- public:
-  ssize_t Write(int fd, ByteSpan bytes) override {
-    if (writes_left == 0) {
-      errno = write_error;
-      return -1;
-    }
-    writes_left -= 1;
-    return FileCalls::Write(fd, bytes);
-  }
-
-  int Sync(int /*fd*/) override {
-    if (syncs_left == 0) {
-      errno = EIO;
-      return -1;
-    }
-    syncs_left -= 1;
-    return 0;  // what is synced is not what these tests are about; a real one takes milliseconds
-  }
-
-  int writes_left = -1;
-  int syncs_left = -1;
-  int write_error = ENOSPC;
-};
-
 class ArchiveExport : public ::testing::Test {
  protected:
   absl::StatusOr<ExportResult> Run(SnapshotSource* source, bool force = false,

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the tests of client/archive share: time that a test turns, and a snapshot in memory.
+// What the tests of client/archive share: time that a test turns, files that fail, and a
+// snapshot in memory.
 //
 // Thread safety: one thread.
 #pragma once
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -15,6 +17,7 @@
 #include "client/archive/pace.h"
 #include "client/archive/snapshot_source.h"
 #include "common/check.h"
+#include "common/disk_files.h"
 #include "common/errors.h"
 #include "common/random.h"
 
@@ -31,6 +34,33 @@ class FakePace final : public Pace {
   TimePoint now;
   int looks = 0;
   int stop_after = -1;  // looks at stopping() that say no; -1: all
+};
+
+// Fails after some calls, and does not wait for the disk; ENOSPC of a write leaves what was written
+// before.
+class FailingCalls final : public FileCalls {
+ public:
+  ssize_t Write(int fd, ByteSpan bytes) override {
+    if (writes_left == 0) {
+      errno = write_error;
+      return -1;
+    }
+    writes_left -= 1;
+    return FileCalls::Write(fd, bytes);
+  }
+
+  int Sync(int /*fd*/) override {
+    if (syncs_left == 0) {
+      errno = EIO;
+      return -1;
+    }
+    syncs_left -= 1;
+    return 0;  // what is synced is not what these tests are about; a real one takes milliseconds
+  }
+
+  int writes_left = -1;  // -1: all succeed
+  int syncs_left = -1;
+  int write_error = ENOSPC;
 };
 
 // Shards of random bytes with the given entries.

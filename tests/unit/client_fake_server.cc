@@ -189,16 +189,12 @@ absl::StatusOr<Reply> FakeServer::Stage(Session* session, const StageShard& mess
     staged.reason = "7 bytes are free";
     return Say(staged);
   }
-  staged.upload = uploads_.empty() ? 1 : uploads_.rbegin()->first + 1;
+  staged.upload = NextUpload();
   Object object;
   object.bytes = message.shard_bytes;
   object.layout_bytes = message.layout_bytes;
   object.stage = message.stage;
-  Reply reply;
-  GEMEL_ASSIGN_OR_RETURN(staged.pieces, GiveSlabs(session, &object, &reply));
-  uploads_[staged.upload] = std::move(object);
-  reply.body = EncodeMessage(staged);
-  return reply;
+  return Begun(session, std::move(object), &staged);
 }
 
 absl::StatusOr<Reply> FakeServer::OpenStaged(const OpenShard& message) {
@@ -254,16 +250,25 @@ absl::StatusOr<Reply> FakeServer::Open(Session* session, const OpenShard& messag
   if (!message.stage.IsZero()) {
     return OpenStaged(message);
   }
-  open.upload = uploads_.empty() ? 1 : uploads_.rbegin()->first + 1;
+  open.upload = NextUpload();
   Object object;
   object.snapshot = {message.job, message.epoch, open.upload, message.name, message.attempt};
   object.bytes = message.shard_bytes;
   object.layout_bytes = message.layout_bytes;
   open.snapshot = object.snapshot;
+  return Begun(session, std::move(object), &open);
+}
+
+uint64_t FakeServer::NextUpload() const {
+  return uploads_.empty() ? 1 : uploads_.rbegin()->first + 1;
+}
+
+template <typename Message>
+absl::StatusOr<Reply> FakeServer::Begun(Session* session, Object object, Message* message) {
   Reply reply;
-  GEMEL_ASSIGN_OR_RETURN(open.pieces, GiveSlabs(session, &object, &reply));
-  uploads_[open.upload] = std::move(object);
-  reply.body = EncodeMessage(open);
+  GEMEL_ASSIGN_OR_RETURN(message->pieces, GiveSlabs(session, &object, &reply));
+  uploads_[message->upload] = std::move(object);
+  reply.body = EncodeMessage(*message);
   return reply;
 }
 

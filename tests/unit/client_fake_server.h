@@ -78,6 +78,10 @@ class FakeServer final : public SessionHandler {
   absl::StatusOr<Reply> Open(Session* session, const OpenShard& message);
   absl::StatusOr<Reply> Stage(Session* session, const StageShard& message);
   absl::StatusOr<Reply> OpenStaged(const OpenShard& message);
+  uint64_t NextUpload() const;
+  // `message` with slabs for `object`, which is its upload from here on.
+  template <typename Message>
+  absl::StatusOr<Reply> Begun(Session* session, Object object, Message* message);
   absl::StatusOr<Reply> DispatchRead(Session* session, const IncomingRequest& request);
   absl::StatusOr<Reply> DispatchStage(Session* session, const IncomingRequest& request);
   // The object's slabs and their pieces.

@@ -19,16 +19,28 @@ class PlacementPersist : public testing::Test {
     run.persist.set_every(1);
   }
 
-  // kill -9 of every server: memory is gone, disks stay.
-  void KillAllServers() {
+  // kill -9 of every server, until they are found dead.
+  void LoseAllServers() {
     for (size_t i = 0; i < cluster.servers.size(); ++i) {
       cluster.KillServer(i);
     }
     cluster.Run(2s);
+  }
+
+  // The same, and they come back: memory is gone, disks stay.
+  void KillAllServers() {
+    LoseAllServers();
     for (size_t i = 0; i < cluster.servers.size(); ++i) {
       cluster.RestartServer(i);
     }
     ASSERT_TRUE(cluster.RunUntilJoined());
+  }
+
+  void SaveOneToDiskAndTwoToMemory() {
+    ASSERT_TRUE(cluster.Save(run, "1").ok());
+    ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+    run.persist.Clear();
+    ASSERT_TRUE(cluster.Save(run, "2").ok());
   }
 
   // kill -9 of the manager, and another on the same store.
@@ -187,10 +199,7 @@ TEST_F(PlacementPersist, ASnapshotOnDiskLeavesMemoryWhenItIsRetiredThere) {
 }
 
 TEST_F(PlacementPersist, AllServersKilledTheNewestOnDiskIsChosen) {
-  ASSERT_TRUE(cluster.Save(run, "1").ok());
-  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
-  run.persist.Clear();
-  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  SaveOneToDiskAndTwoToMemory();
   KillAllServers();
   const JobRun next = cluster.NewRun();
   const auto begun = cluster.Begin(next, 0, 1);
@@ -207,10 +216,7 @@ TEST_F(PlacementPersist, AllServersKilledTheNewestOnDiskIsChosen) {
 }
 
 TEST_F(PlacementPersist, ServersAndManagerKilled) {
-  ASSERT_TRUE(cluster.Save(run, "1").ok());
-  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
-  run.persist.Clear();
-  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  SaveOneToDiskAndTwoToMemory();
   cluster.Kill();
   for (size_t i = 0; i < cluster.servers.size(); ++i) {
     cluster.KillServer(i, false);
@@ -333,10 +339,7 @@ TEST_F(PlacementPersist, WhatADiskInTroubleWasSeenToLackIsLost) {
 }
 
 TEST_F(PlacementPersist, ADiskCopyThatIsGoodIsNotLostBecauseItCouldNotBeReadOnce) {
-  ASSERT_TRUE(cluster.Save(run, "1").ok());
-  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
-  run.persist.Clear();
-  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  SaveOneToDiskAndTwoToMemory();
   cluster.Run(2s);
   KillAllServers();
   const JobRun next = cluster.NewRun();
@@ -351,10 +354,7 @@ TEST_F(PlacementPersist, ADiskCopyThatIsGoodIsNotLostBecauseItCouldNotBeReadOnce
 }
 
 TEST_F(PlacementPersist, ADiskCopyThatIsDamagedIsLost) {
-  ASSERT_TRUE(cluster.Save(run, "1").ok());
-  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
-  run.persist.Clear();
-  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  SaveOneToDiskAndTwoToMemory();
   cluster.Run(2s);
   KillAllServers();
   const JobRun next = cluster.NewRun();
@@ -476,15 +476,9 @@ TEST_F(PlacementPersist, WhatWasWholeOnDiskBeforeItWasRecordedIsFinished) {
 }
 
 TEST_F(PlacementPersist, WhatIsWholeOnDiskStaysWhileItsServersComeBackOneByOne) {
-  ASSERT_TRUE(cluster.Save(run, "1").ok());
-  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
-  run.persist.Clear();
-  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  SaveOneToDiskAndTwoToMemory();
   PutOnDisks("2");
-  for (size_t i = 0; i < cluster.servers.size(); ++i) {
-    cluster.KillServer(i);
-  }
-  cluster.Run(2s);
+  LoseAllServers();
   for (size_t i = 0; i < cluster.servers.size(); ++i) {
     cluster.RestartServer(i);
     ASSERT_TRUE(cluster.RunUntilJoined());
@@ -542,10 +536,7 @@ TEST_F(PlacementPersist, WhatIsNotWholeStaysWhileADeadServerMayBringTheRest) {
   run.persist.Clear();
   ASSERT_TRUE(cluster.Save(run, "1").ok());
   PutOnDisks("1");
-  for (size_t i = 0; i < cluster.servers.size(); ++i) {
-    cluster.KillServer(i);
-  }
-  cluster.Run(2s);
+  LoseAllServers();
   for (size_t i = 1; i < cluster.servers.size(); ++i) {
     cluster.RestartServer(i);
   }
@@ -586,10 +577,7 @@ TEST_F(PlacementPersist, AServerThatDiesInAPersistLeavesItToOthers) {
 }
 
 TEST_F(PlacementPersist, ARestartedManagerKnowsWhatIsOnDisk) {
-  ASSERT_TRUE(cluster.Save(run, "1").ok());
-  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
-  run.persist.Clear();
-  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  SaveOneToDiskAndTwoToMemory();
   cluster.Run(2s);
   RestartManager();
   EXPECT_EQ(cluster.Names("gpt"), "1 2 ");

@@ -15,13 +15,7 @@ struct Running : ServerWorld {
     GEMEL_CHECK(client.Hello("server-0").ok());
   }
 
-  // Commits a shard and returns its identity.
-  ShardId Committed(const std::string& name) {
-    const auto opened = Commit(&client, name, kBytes);
-    GEMEL_CHECK(opened.ok()) << opened.status().ToString();
-    world.RunFor(100ms);
-    return ShardId{opened->snapshot, 0};
-  }
+  ShardId Committed(const std::string& name) { return CommitShard(&client, name, kBytes); }
 
   uint32_t Without(const ShardId& shard) {
     return server(1).objects().Find(shard) == nullptr ? 1 : 2;

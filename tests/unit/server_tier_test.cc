@@ -17,12 +17,7 @@ struct Tiered : ServerWorld {
     GEMEL_CHECK(client.Hello("server-0").ok());
   }
 
-  ShardId Committed(const std::string& name) {
-    const auto opened = Commit(&client, name, kBytes);
-    GEMEL_CHECK(opened.ok()) << opened.status().ToString();
-    world.RunFor(100ms);
-    return ShardId{opened->snapshot, 0};
-  }
+  ShardId Committed(const std::string& name) { return CommitShard(&client, name, kBytes); }
 
   // Commits, and has server 0 persist it.
   ShardId Persisted(const std::string& name) {

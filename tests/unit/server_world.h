@@ -398,6 +398,14 @@ class ServerWorld {
     return opened;
   }
 
+  // The same where it must work; the shard, once what the commit directs has been done.
+  ShardId CommitShard(TestClient* client, const std::string& name, uint64_t bytes) {
+    const auto opened = Commit(client, name, bytes);
+    GEMEL_CHECK(opened.ok()) << opened.status().ToString();
+    world.RunFor(100ms);
+    return ShardId{opened->snapshot, 0};
+  }
+
   World world;
   const uint64_t memory_bytes;
   const uint64_t slab_bytes;
