@@ -4,20 +4,22 @@
 `--seed N` repeats the choices of a run (the processes' own timing is theirs).
 """
 
+import contextlib
 import secrets
 
 import pytest
-from cluster import Cluster, tail
+from cluster import running
 from jobs import Job
-from rounds import JOB, Crashes, plans
+from rounds import JOB, Crashes, plans, told_when_it_fails
 
 
 def run(seed, count):
     print(f"replay with: --seed {seed}")
-    made = Cluster()
-    crashes = Crashes(made.up())
     plan = None
-    try:
+    with running() as made, contextlib.ExitStack() as ends:
+        crashes = Crashes(made)
+        ends.callback(crashes.stop_quietly)
+        ends.enter_context(told_when_it_fails(made, seed, lambda: plan))
         crashes.start()
         crashes.await_restored()
         for plan in plans(seed, count):
@@ -27,15 +29,6 @@ def run(seed, count):
             restored = job.restore()
             assert (restored.sequence, restored.step) >= crashes.told
             job.check(restored, restored.step)
-    except BaseException:
-        print(f"failed in {plan} (seed {seed})")
-        for name in ("placement", "server-0", "server-1", "server-2"):
-            print(f"--- the end of {name}/log\n{tail(made.log(name))}")
-        raise
-    finally:
-        crashes.stop_quietly()
-        left = made.wipe()
-    assert not left, f"gemel down --wipe left {left}"
     print(f"{count} rounds, 0 torn, 0 lost; the last commit that was told is step {crashes.told[1]}")
 
 

@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, is_alive, tail, until
+from cluster import is_alive, running, tail, until
 from crash_rounds_test import seed_of
 from jobs import Job
+from rounds import told_when_it_fails
 
 NAME = "power"
 SHARD_BYTES = (5 << 20) + 4321
@@ -107,23 +108,15 @@ class PowerCuts:
 
 def run(seed, count):
     print(f"replay with: --seed {seed}")
-    made = Cluster(memory="128MiB", slab_bytes="1MiB")
-    cuts, number = PowerCuts(made.up(), seed), 0
-    try:
+    number = 0
+    with running(memory="128MiB", slab_bytes="1MiB") as made, told_when_it_fails(made, seed, lambda: f"round {number}"):
+        cuts = PowerCuts(made, seed)
         cuts.begin()
         for number in range(1, count + 1):
             cuts.round(number)
         cuts.settle()
         kept = cuts.disk_bytes()
         cuts.job.close()
-    except BaseException:
-        print(f"failed in round {number} (seed {seed})")
-        for name in ("placement", "server-0", "server-1", "server-2"):
-            print(f"--- the end of {name}/log\n{tail(made.log(name))}")
-        raise
-    finally:
-        left = made.wipe()
-    assert not left, f"gemel down --wipe left {left}"
     print(f"{count} power cuts: the newest whole snapshot came back each time, {cuts.from_this_round} times that of the "
           f"round itself; {kept >> 20} MiB on the disks at the end for {KEPT} snapshots of {WORLD * SHARD_BYTES >> 20} MiB")
 

@@ -5,6 +5,7 @@ Invariants, checked by every restore: no byte differs from what was saved (the t
 the same snapshot, and it is not older than the newest commit that any trainer was ever told of.
 """
 
+import contextlib
 import random
 import time
 from dataclasses import dataclass
@@ -20,6 +21,18 @@ MOMENTS = ("save", "commit", "restore")
 EVENTS = {"save": ("opening", "filling"), "commit": ("sealing", "awaiting"), "restore": ("restoring", "chosen")}
 ROUND_S = 8.0
 FULL_TIMEOUT_S = 20.0
+
+
+@contextlib.contextmanager
+def told_when_it_fails(cluster, seed, where):
+    """Prints ``where()`` it was, how to replay it and the ends of the daemons' logs when the body fails."""
+    try:
+        yield
+    except BaseException:
+        print(f"failed in {where()} (seed {seed})")
+        for name in ("placement", "server-0", "server-1", "server-2"):
+            print(f"--- the end of {name}/log\n{tail(cluster.log(name))}")
+        raise
 
 
 @dataclass

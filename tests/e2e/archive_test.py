@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import tensors
-from cluster import GEMEL, Cluster, gemel, until
+from cluster import GEMEL, Cluster, gemel, running, until
 from export_test import check_tensors, shard_bytes
 from s3_servers import Seaweed, SpoilingProxy
 from s3_test import keys
+from small_disk import resize, small_disk
 
 NOT_FOUND, USAGE = 3, 2
 SPEC = {**tensors.SMALL, "model/columns.weight": ("uint8", (6000, 4096), 1)}
@@ -59,12 +60,8 @@ class Archiver:
 
 @pytest.fixture(scope="module")
 def home():
-    made = Cluster(servers=2, memory="512MiB")
-    try:
-        yield made.up()
-    finally:
-        left = made.wipe()
-    assert not left, left
+    with running(servers=2, memory="512MiB") as made:
+        yield made
 
 
 def latest(folder, job):
@@ -142,29 +139,21 @@ def test_killed_at_any_moment_latest_names_only_what_is_whole(home, tmp_path):
 
 
 def test_a_target_that_is_full_or_gone_is_told_and_the_job_goes_on(home, tmp_path):
-    place = tmp_path / "target"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(place)], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"needs the right to mount a file system of its own: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "target", "100k") as place:
         with tensors.Trainer("full", home.sockets) as trainer, Archiver(home, "full", place) as archiver:
             trainer.save(1)
             until("it says that the target is full", lambda: "make room" in archiver.said())
             for step in (2, 3, 4):
                 trainer.save(step)  # nothing holds the job up
             assert str(place) in archiver.said() and archiver.archived() == []
-            subprocess.run(["mount", "-o", "remount,size=8m", str(place)], check=True)
+            resize(place, "8m")
             archiver.await_step(4)
             assert archiver.close() == 0
         check_archive(place, "full")
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_bucket_that_dies_and_comes_back(home):
-    server = Seaweed().start()
-    try:
+    with Seaweed() as server:
         server.new_bucket("archive")
         with tensors.Trainer("bucket", home.sockets) as trainer:
             trainer.save(1)
@@ -184,13 +173,10 @@ def test_a_bucket_that_dies_and_comes_back(home):
                     env=keys())
         assert run.code == 0, run
         assert shard_bytes(home, "bucket-back") == shard_bytes(home, "bucket")
-    finally:
-        server.close()
 
 
 def test_a_slow_bucket_pins_no_more_than_one_snapshot_and_ends_when_asked(home):
-    server = Seaweed().start()
-    try:
+    with Seaweed() as server:
         server.new_bucket("slow")
 
         def slow(method, path):
@@ -210,8 +196,6 @@ def test_a_slow_bucket_pins_no_more_than_one_snapshot_and_ends_when_asked(home):
                 assert archiver.close() == 0
                 assert time.monotonic() - started < 8
         proxy.close()
-    finally:
-        server.close()
 
 
 def test_a_cluster_that_is_away_is_told_and_found_again(tmp_path):

@@ -5,6 +5,7 @@ Used by tests/e2e, tests/crash and bench. Ends only processes that a `gemel` it 
 by pid and start time, as the CLI does. Every wait has a deadline and says what it waited for.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -222,6 +223,17 @@ class Cluster:
 
     def _was_up(self):
         return bool(self._seen)
+
+
+@contextlib.contextmanager
+def running(**sizes):
+    """A cluster that is up, for as long as the body runs; it must leave nothing."""
+    made = Cluster(**sizes)
+    try:
+        yield made.up()
+    finally:
+        left = made.wipe()
+    assert not left, f"gemel down --wipe left {left}"
 
 
 def processes_naming(word):

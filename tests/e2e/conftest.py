@@ -32,22 +32,15 @@ def _show_logs(report, shown):
         report.sections.append((f"the end of {name}/log", clusters.tail(shown.log(name))))
 
 
-def _run(**sizes):
-    made = clusters.Cluster(**sizes)
-    try:
-        yield made.up()
-    finally:
-        left = made.wipe()
-    assert not left, f"gemel down --wipe left {left}"
-
-
 @pytest.fixture
 def cluster():
     """Three servers for one test, which may do anything to them."""
-    yield from _run()
+    with clusters.running() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def shared():
     """Three servers for all tests of a file that leave them as they were; each test takes its own job."""
-    yield from _run()
+    with clusters.running() as made:
+        yield made

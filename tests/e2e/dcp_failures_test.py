@@ -26,12 +26,8 @@ def quiet(recwarn):
 @pytest.fixture
 def small():
     """Two servers of 64 MiB."""
-    made = clusters.Cluster(servers=2, memory="64MiB", slab_bytes="1MiB")
-    try:
-        yield made.up()
-    finally:
-        left = made.wipe()
-    assert not left, f"gemel down --wipe left {left}"
+    with clusters.running(servers=2, memory="64MiB", slab_bytes="1MiB") as made:
+        yield made
 
 
 def tensor(mib, value=1.0):

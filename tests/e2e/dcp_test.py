@@ -12,12 +12,8 @@ WORKER = ROOT / "tests/python/dcp_worker.py"
 @pytest.fixture(scope="module")
 def many():
     """Small slabs: every case keeps its snapshots, and a shard takes at least one slab."""
-    made = clusters.Cluster(servers=3, memory="768MiB", slab_bytes="1MiB")
-    try:
-        yield made.up()
-    finally:
-        left = made.wipe()
-    assert not left, f"gemel down --wipe left {left}"
+    with clusters.running(servers=3, memory="768MiB", slab_bytes="1MiB") as made:
+        yield made
 
 
 def work(cluster, world, *cases, **env):

@@ -1,41 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The disk under the MetaStore is full: saves fail with a sentence, nothing is lost, and with space they go on."""
 
+import contextlib
 import errno
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from cluster import Cluster, until
 from gemel import errors
 from jobs import Job
+from small_disk import small_disk, wipe_but_files
 
 WHY = r"disk|space|MetaStore|store"
 SAVES_MAX = 200  # what still fits into the last blocks of the log
 
 
 @pytest.fixture
-def small_disk():
+def small():
     """A cluster whose placement manager writes to a file system of 6 MiB.
 
     In a larger one RocksDB takes 9 MiB for its log in advance, which thousands of saves do not fill.
     """
     made = Cluster()
-    folder = Path(made.dir, "placement")
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)],
-                             capture_output=True, text=True)
-    if mounted.returncode != 0:
-        folder.rmdir()
-        made.wipe()
-        pytest.skip(f"needs the right to mount a file system of its own: {mounted.stderr.strip()}")
-    try:
+    with contextlib.ExitStack() as ends:
+        ends.callback(wipe_but_files, made)
+        ends.enter_context(small_disk(Path(made.dir, "placement"), "6m"))
+        ends.callback(made.gemel, "down", code=None)
         yield made.up()
-    finally:
-        made.gemel("down", code=None)
-        subprocess.run(["umount", str(folder)], check=True)
-        assert not [line for line in made.wipe() if line.startswith(("process", "socket"))]
 
 
 def fill(folder):
@@ -87,21 +79,21 @@ def saved(addresses, step):
         return None
 
 
-def test_a_full_disk_refuses_saves_keeps_what_is_there_and_goes_on_with_space(small_disk):
-    folder = Path(small_disk.dir, "placement")
-    with Job("full", small_disk.sockets) as job:
+def test_a_full_disk_refuses_saves_keeps_what_is_there_and_goes_on_with_space(small):
+    folder = Path(small.dir, "placement")
+    with Job("full", small.sockets) as job:
         job.save(1)
         filler = fill(folder)
         failed, error = save_until_refused(job, 2, folder)
     assert re.search(WHY, str(error), re.IGNORECASE), str(error)
     # A time-out says that nobody knows: the write may have been applied, and shows when the store answers again.
     kept = {failed - 1, failed} if isinstance(error, errors.DeadlineExceeded) else {failed - 1}
-    newest = [s for s in small_disk.snapshots("full") if s["latest"]]
+    newest = [s for s in small.snapshots("full") if s["latest"]]
     assert [s["name"] for s in newest] == [str(failed - 1)]
-    refused_or_restored(small_disk.sockets, kept)
+    refused_or_restored(small.sockets, kept)
     filler.unlink()
-    with Job("full", small_disk.sockets, 3) as job:
+    with Job("full", small.sockets, 3) as job:
         check_one_of(job, job.restore(), kept)
-    until("a save after there is space again", lambda: saved(small_disk.sockets, failed + 1), 30.0)
-    with Job("full", small_disk.sockets, 3) as job:
+    until("a save after there is space again", lambda: saved(small.sockets, failed + 1), 30.0)
+    with Job("full", small.sockets, 3) as job:
         job.check(job.restore(), failed + 1)

@@ -16,9 +16,10 @@ import pytest
 import tensors
 import torch
 import torch.distributed.checkpoint as dcp
-from cluster import GEMEL, Cluster, environment, until
+from cluster import GEMEL, environment, running, until
 from gemel import _native
 from safetensors import safe_open
+from small_disk import resize, small_disk
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 USAGE, NOT_FOUND, REFUSED, FULL, DAMAGED = 2, 3, 5, 6, 7
@@ -85,15 +86,10 @@ def saved(shared):
 @pytest.fixture(scope="module")
 def big():
     """A job whose export takes a moment, on a cluster that has room for it several times."""
-    made = Cluster(servers=2, memory="768MiB")
-    try:
-        made.up()
+    with running(servers=2, memory="768MiB") as made:
         with tensors.Trainer("big", made.sockets, spec=tensors.large(LARGE_MIB), copies=1, min_copies=1) as trainer:
             trainer.save(1)
         yield made
-    finally:
-        left = made.wipe()
-    assert not left, left
 
 
 # ---- what is written
@@ -241,20 +237,13 @@ def test_memory_stays_bounded(big, tmp_path):
 
 
 def test_a_full_disk_is_named_and_with_space_it_goes_on(big, tmp_path):
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"needs the right to mount a file system of its own: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "small", "64m") as place:
         done = export(big, "big", place / "out", code=FULL)
         assert str(place) in done.err and "make room" in done.err
         assert not (place / "out" / "gemel.json").exists()
-        subprocess.run(["mount", "-o", "remount,size=600m", str(place)], check=True)
+        resize(place, "600m")
         export(big, "big", place / "out")
         check_tensors(place / "out", 1, tensors.large(LARGE_MIB))
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_killed_import_leaves_nothing_and_can_be_repeated(big, tmp_path):

@@ -20,12 +20,8 @@ from gemel import clients, errors
 @pytest.fixture(scope="module")
 def files_cluster():
     """Small slabs: a file takes at least one."""
-    made = clusters.Cluster(servers=2, memory="256MiB", slab_bytes="1MiB")
-    try:
-        yield made.up()
-    finally:
-        left = made.wipe()
-    assert not left, f"gemel down --wipe left {left}"
+    with clusters.running(servers=2, memory="256MiB", slab_bytes="1MiB") as made:
+        yield made
 
 
 class Fixtures(abstract.AbstractFixtures):

@@ -15,6 +15,7 @@ from gemel import _native, errors
 LAYOUT_BYTES = 64
 SHARD_BYTES = 3 * (1 << 20) + 12345  # not a whole number of chunks
 TIMEOUT_S = 30.0
+TERMS = {"copies": 2, "min_copies": 2, "keep_latest": 1, "on_busy": "wait"}
 
 
 def content(job, epoch, step, rank, nbytes=SHARD_BYTES):
@@ -56,17 +57,15 @@ class Restored:
     rounds: int  # how often the record was read
 
 
-class Job:
-    """The ranks of one incarnation. ``addresses``: rank r uses entry r modulo their number."""
+class Ranks:
+    """The clients of the ranks of one incarnation, and its epoch. ``addresses``: rank r uses entry r modulo their number."""
 
-    def __init__(self, name, addresses, world=2, token=None, **options):
+    def __init__(self, name, addresses, world, token=None, timeout_s=TIMEOUT_S):
         self.name, self.world = name, world
         self.token = token or secrets.token_bytes(16)
-        self.options = {"copies": 2, "min_copies": 2, "keep_latest": 1, "on_busy": "wait",
-                        "timeout_s": TIMEOUT_S, **options}
         self.attempt = 0
         self.addresses = list(addresses)
-        self.clients = on_ranks(world, lambda r: _native.Client(addresses[r % len(addresses)], TIMEOUT_S))
+        self.clients = on_ranks(world, lambda r: _native.Client(addresses[r % len(addresses)], timeout_s))
         try:
             epochs = on_ranks(world, lambda r: tuple(self.clients[r].acquire_epoch(name, self.token)))
         except BaseException:
@@ -74,6 +73,24 @@ class Job:
             raise
         assert len(set(epochs)) == 1, epochs
         self.epoch = epochs[0]
+
+    def close(self):
+        for client in self.clients:
+            client.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Job(Ranks):
+    """Shards of ``content``."""
+
+    def __init__(self, name, addresses, world=2, token=None, **options):
+        self.options = {**TERMS, "timeout_s": TIMEOUT_S, **options}
+        super().__init__(name, addresses, world, token)
 
     def open(self, step, rank, nbytes=SHARD_BYTES, **terms):
         """A writer of one rank's shard, or None when the save is skipped."""
@@ -149,13 +166,3 @@ class Job:
         buffer = (ctypes.c_char * (last - first))()
         record.fetch([(shard, first, last - first, ctypes.addressof(buffer))])
         return buffer.raw
-
-    def close(self):
-        for client in self.clients:
-            client.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The persistent tier with real processes: found again after everything died; a disk that hangs, fills up or rots."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from cluster import Cluster, until
 from gemel import errors
 from jobs import Job
+from small_disk import resize, small_disk, wipe_but_files
 
 NAME = "kept"
 SHARD_BYTES = (3 << 20) + 777
@@ -172,22 +174,12 @@ def small():
     """A cluster whose tiers have 8 MiB each."""
     cluster = Cluster(memory="64MiB", slab_bytes="1MiB")
     folders = [Path(cluster.dir, f"server-{i}", "persist") for i in range(3)]
-    for folder in folders:
-        folder.mkdir(parents=True)
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True,
-                                 text=True)
-        if mounted.returncode != 0:
-            for other in folders:
-                subprocess.run(["umount", "-q", str(other)], check=False)
-            cluster.wipe()
-            pytest.skip(f"needs the right to mount a file system of its own: {mounted.stderr.strip()}")
-    try:
-        yield cluster.up(), folders
-    finally:
-        cluster.gemel("down", code=None)
+    with contextlib.ExitStack() as ends:
+        ends.callback(wipe_but_files, cluster)
         for folder in folders:
-            subprocess.run(["umount", str(folder)], check=True)
-        assert not [line for line in cluster.wipe() if line.startswith(("process", "socket"))]
+            ends.enter_context(small_disk(folder, "8m"))
+        ends.callback(cluster.gemel, "down", code=None)
+        yield cluster.up(), folders
 
 
 def test_a_full_disk_holds_up_no_save_says_how_to_mend_it_and_recovers(small):
@@ -199,7 +191,7 @@ def test_a_full_disk_holds_up_no_save_says_how_to_mend_it_and_recovers(small):
         refused = cluster.gemel("persist", NAME, code=None)
         assert refused.code in (5, 6) and re.search("full|space", refused.err), refused
         for folder in folders:
-            subprocess.run(["mount", "-o", "remount,size=128m", str(folder)], check=True)
+            resize(folder, "128m")
         job.save(6, 3 * SHARD_BYTES, persist_every=1)
         await_persisted(cluster, 6, 45.0)
         until("the warning is gone", lambda: not re.search("full|space", warnings(cluster)), 30.0)

@@ -74,6 +74,16 @@ class Server:
             self.kill()
         shutil.rmtree(self.dir, ignore_errors=True)
 
+    def __enter__(self):
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_):
+        self.close()
+
     @property
     def endpoint(self):
         return f"http://127.0.0.1:{self.port}"

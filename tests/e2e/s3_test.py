@@ -12,7 +12,7 @@ import time
 import boto3
 import pytest
 import tensors
-from cluster import GEMEL, Cluster, environment, gemel
+from cluster import GEMEL, Cluster, environment, gemel, running
 from export_test import check_tensors
 from s3_servers import ACCESS_KEY, SECRET_KEY, Moto, Seaweed, SpoilingProxy
 
@@ -27,34 +27,23 @@ def keys(**more):
 
 @pytest.fixture(scope="module", params=[Seaweed, Moto], ids=["seaweed", "moto"])
 def s3(request):
-    server = request.param()
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with request.param() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def seaweed():
-    server = Seaweed()
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with Seaweed() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def saved():
     """A job whose export has a file of several parts, on a cluster with room."""
-    made = Cluster(servers=2, memory="512MiB")
-    try:
-        made.up()
+    with running(servers=2, memory="512MiB") as made:
         with tensors.Trainer("gpt", made.sockets, spec=SPEC) as trainer:
             trainer.save(7)
         yield made
-    finally:
-        left = made.wipe()
-    assert not left, left
 
 
 def run(cluster, *arguments, code=0, env=None):

@@ -5,13 +5,11 @@ Every byte is a function of (seed, name), so whatever comes back is compared wit
 """
 
 import hashlib
-import secrets
 
 import torch
-from gemel import _native
 from gemel.torch import layout as fmt
 from gemel.torch import values
-from jobs import on_ranks
+from jobs import TERMS, Ranks, on_ranks
 
 TIMEOUT_S = 60.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int64": torch.int64, "complex128": torch.complex128,
@@ -78,17 +76,13 @@ def shard(seed, spec, rank, world):
     return layout, bytes(data)
 
 
-class Trainer:
+class Trainer(Ranks):
     """The ranks of one incarnation of a job that saves ``spec``."""
 
-    def __init__(self, job, addresses, world=2, spec=None, **options):
-        self.job, self.world, self.spec = job, world, spec or SMALL
-        self.options = {"copies": 2, "min_copies": 2, "keep_latest": 1, "on_busy": "wait", "timeout_s": TIMEOUT_S,
-                        **options}
-        self.attempt = 0
-        token = secrets.token_bytes(16)
-        self.clients = on_ranks(world, lambda r: _native.Client(addresses[r % len(addresses)], TIMEOUT_S))
-        self.epoch = on_ranks(world, lambda r: tuple(self.clients[r].acquire_epoch(job, token)))[0]
+    def __init__(self, name, addresses, world=2, spec=None, **options):
+        self.spec = spec or SMALL
+        self.options = {**TERMS, "timeout_s": TIMEOUT_S, **options}
+        super().__init__(name, addresses, world, timeout_s=TIMEOUT_S)
 
     def save(self, step):
         self.attempt += 1
@@ -96,20 +90,10 @@ class Trainer:
         def work(rank):
             layout, data = shard(step, self.spec, rank, self.world)
             writer = self.clients[rank].open_snapshot(
-                job=self.job, epoch=self.epoch, name=str(step), attempt=self.attempt, rank=rank, world_size=self.world,
+                job=self.name, epoch=self.epoch, name=str(step), attempt=self.attempt, rank=rank, world_size=self.world,
                 shard_bytes=len(data), layout_bytes=layout.layout_bytes, layout_hash=layout.layout_hash, **self.options)
             writer.write(0, data)
             writer.seal()
             return writer.wait(TIMEOUT_S)
 
         return on_ranks(self.world, work)
-
-    def close(self):
-        for client in self.clients:
-            client.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
