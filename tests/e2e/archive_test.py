@@ -126,7 +126,7 @@ def test_killed_at_any_moment_latest_names_only_what_is_whole(home, tmp_path):
         for step in range(1, 7):
             trainer.save(step)
             with Archiver(home, "killed", tmp_path, "--keep", "1") as archiver:
-                time.sleep(0.03 * step)  # another moment each time
+                time.sleep(0.03 * step)  # somewhere in its work, later each time: what must hold holds wherever it is
                 archiver.close(signal.SIGKILL)
             if latest(tmp_path, "killed"):
                 check_archive(tmp_path, "killed", SPEC)
@@ -178,9 +178,12 @@ def test_a_bucket_that_dies_and_comes_back(home):
 def test_a_slow_bucket_pins_no_more_than_one_snapshot_and_ends_when_asked(home):
     with Seaweed() as server:
         server.new_bucket("slow")
+        puts = []
 
         def slow(method, path):
-            time.sleep(0.5 if method == "PUT" else 0)
+            if method == "PUT":
+                puts.append(path)
+                time.sleep(0.5)  # the target is slower than the job saves
 
         proxy = SpoilingProxy(server.port, slow)
         with tensors.Trainer("slow", home.sockets) as trainer:
@@ -190,8 +193,9 @@ def test_a_slow_bucket_pins_no_more_than_one_snapshot_and_ends_when_asked(home):
                     trainer.save(step)
                 archiver.await_step(7, 60.0)
                 assert len(archiver.archived()) < 7  # those in between were left out
+                before = len(puts)
                 trainer.save(8)
-                time.sleep(1.2)
+                until("it writes the next one", lambda: len(puts) > before)
                 started = time.monotonic()
                 assert archiver.close() == 0
                 assert time.monotonic() - started < 8

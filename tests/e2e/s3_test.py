@@ -179,7 +179,7 @@ def test_what_takes_more_than_a_second_has_a_bar_on_a_terminal_and_nothing_for_a
     seaweed.new_bucket("bar")
 
     def slow(method, path):
-        time.sleep(0.5 if method == "PUT" else 0)
+        time.sleep(0.5 if method == "PUT" else 0)  # so that an export takes more than a second
 
     proxy = SpoilingProxy(seaweed.port, slow)
     terminal, inside = pty.openpty()
