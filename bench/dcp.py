@@ -29,7 +29,7 @@ import measured
 from measured import Report
 from training import RANKS, Loop, leave, lost_ms, run_ranks
 
-LIMIT_S = 1500
+LIMIT_S = 900
 MEMCPY_PARTS = 4  # memcpy of the state goes over a quarter of it as often: still far more than a cache
 UNREPLICATED = "one copy of gemel's"  # as many as torch's files: what the second one and its checks cost
 COPIES = {"gemel": 2, UNREPLICATED: 1}
@@ -132,7 +132,7 @@ class AsyncWay:
             self.stager.close()
 
 
-def async_ways(ways, with_process):
+def async_ways(ways, with_process, ours):
     from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
     def torchs(shared, ahead):
@@ -141,13 +141,15 @@ def async_ways(ways, with_process):
 
     for process in (False, True) if with_process else (False,):
         kind = "process" if process else "thread"
-        yield AsyncWay(ways, f"gemel, {kind}", "gemel", ways.gt.Stager, process)
-        yield AsyncWay(ways, f"gemel, {kind}, asynchronous staging", "gemel",
-                       functools.partial(ways.gt.Stager, use_async_staging=True), process)
-        yield AsyncWay(ways, f"{UNREPLICATED}, {kind}", UNREPLICATED, ways.gt.Stager, process)
-        yield AsyncWay(ways, f"torch, {kind}, default stager", "tmpfs", None, process)
-        yield AsyncWay(ways, f"torch, {kind}, reused shared memory", "tmpfs", torchs(True, False), process)
-        yield AsyncWay(ways, f"torch, {kind}, asynchronous staging", "tmpfs", torchs(True, True), process)
+        if ours:
+            yield AsyncWay(ways, f"gemel, {kind}", "gemel", ways.gt.Stager, process)
+            yield AsyncWay(ways, f"gemel, {kind}, asynchronous staging", "gemel",
+                           functools.partial(ways.gt.Stager, use_async_staging=True), process)
+            yield AsyncWay(ways, f"{UNREPLICATED}, {kind}", UNREPLICATED, ways.gt.Stager, process)
+        else:
+            yield AsyncWay(ways, f"torch, {kind}, default stager", "tmpfs", None, process)
+            yield AsyncWay(ways, f"torch, {kind}, reused shared memory", "tmpfs", torchs(True, False), process)
+            yield AsyncWay(ways, f"torch, {kind}, asynchronous staging", "tmpfs", torchs(True, True), process)
 
 
 def timed(loop, work):
@@ -165,11 +167,28 @@ def told(loop, way, text):
 
 
 def measure(args, loop, ways):
+    """With a cluster: saves, loads and our asynchronous modes. Without: torch's, which need the memory."""
+    result = {"state_bytes": loop.state_bytes, "save": {}, "load": {}, "async": {}, "memcpy": [], "none": []}
+    with_cluster = bool(os.environ["GEMEL_ADDRESS"])
+    if with_cluster:
+        measure_saves(args, loop, ways, result)
+    for way in async_ways(ways, not args.skip_process, with_cluster):
+        loop.turn(way.save)  # starts its threads and processes, fills its buffers
+        turns = []
+        for _ in range(args.turns):
+            result["none"].append(loop.turn(lambda: lambda: True))
+            turns.append(loop.turn(way.save))
+            told(loop, way.name, f"blocked {turns[-1][0]:.2f} s, done in {len(turns[-1][1])} steps")
+        way.close()
+        result["async"][way.name] = turns
+    return result
+
+
+def measure_saves(args, loop, ways, result):
     torch = loop.torch
     own_bytes = loop.state_bytes // RANKS // MEMCPY_PARTS
     source, target = torch.ones(own_bytes, dtype=torch.uint8), torch.ones(own_bytes, dtype=torch.uint8)
     save_ways = ["gemel", "tmpfs", "disk", "safetensors tmpfs", "safetensors disk"]
-    result = {"state_bytes": loop.state_bytes, "save": {}, "load": {}, "async": {}, "memcpy": [], "none": []}
     for name in ("first", "second"):  # warm: memory of two snapshots, caches, connections
         for way in save_ways:
             told(loop, f"{name} save, {way}", f"{timed(loop, lambda: ways.save(way)):.2f} s")
@@ -181,17 +200,6 @@ def measure(args, loop, ways):
             result["load"].setdefault(way, []).append(timed(loop, lambda: ways.load(way)))
         told(loop, f"round {number + 1} of {args.rounds}", ", ".join(
             f"{what} {way} {taken[-1]:.2f}" for what in ("save", "load") for way, taken in result[what].items()) + " s")
-    del source, target
-    for way in async_ways(ways, not args.skip_process):
-        loop.turn(way.save)  # starts its threads and processes, fills its buffers
-        turns = []
-        for _ in range(args.turns):
-            result["none"].append(loop.turn(lambda: lambda: True))
-            turns.append(loop.turn(way.save))
-            told(loop, way.name, f"blocked {turns[-1][0]:.2f} s, done in {len(turns[-1][1])} steps")
-        way.close()
-        result["async"][way.name] = turns
-    return result
 
 
 def worker(args):
@@ -209,7 +217,7 @@ def worker(args):
     leave(dist)
 
 
-def report_of(result):
+def report_of(result, torchs):
     report = Report("dcp")
     median = lambda values: measured.spread(values)["median"]
     report.fact("state", round(result["state_bytes"] / (1 << 20)), f"MiB on {RANKS} ranks, FSDP2, AdamW, gloo")
@@ -219,15 +227,16 @@ def report_of(result):
             title = "committed at copies=2" if what == "save" and way == "gemel" else way
             report.row(f"dcp.{what}: gemel, {title}" if way == "gemel" and what == "save" else f"{what}: {way}",
                        [s * 1e3 for s in taken], "ms")
-    step_s = median([s for _, steps in result["none"] for s in steps])
-    report.fact("step without a save", step_s * 1e3, "ms")
-    report.row("noise: lost without a save", lost_ms(result["none"], step_s), "ms")
     lost = {}
-    for name, turns in result["async"].items():
-        report.row(f"{name}: blocked", [1e3 * blocked for blocked, _ in turns], "ms")
-        report.row(f"{name}: done", [1e3 * (blocked + sum(steps)) for blocked, steps in turns], "ms, by steps")
-        report.row(f"{name}: lost in all", lost_ms(turns, step_s), "ms")
-        lost[name] = median(lost_ms(turns, step_s))
+    for whose, part in (("gemel", result), ("torch", torchs)):
+        step_s = median([s for _, steps in part["none"] for s in steps])
+        report.row(f"{whose}: step without a save", [s * 1e3 for _, steps in part["none"] for s in steps], "ms")
+        report.row(f"{whose}: noise, lost without a save", lost_ms(part["none"], step_s), "ms")
+        for name, turns in part["async"].items():
+            report.row(f"{name}: blocked", [1e3 * blocked for blocked, _ in turns], "ms")
+            report.row(f"{name}: done", [1e3 * (blocked + sum(steps)) for blocked, steps in turns], "ms, by steps")
+            report.row(f"{name}: lost in all", lost_ms(turns, step_s), "ms")
+            lost[name] = median(lost_ms(turns, step_s))
     ratio = median(result["save"]["gemel"]) / median(result["save"]["tmpfs"])
     report.target("save and commit / dcp.save to tmpfs", ratio, ratio <= 1.0, "<= 1")
     best = min(value for name, value in lost.items() if name.startswith("torch"))
@@ -247,7 +256,11 @@ def main(args):
     flags += ["--skip-process"] if args.skip_process else []
     try:
         made.up()
-        return report_of(run_ranks(__file__, flags, made.sockets[:RANKS], folder, LIMIT_S))
+        saved = run_ranks(__file__, flags, made.sockets[:RANKS], folder, LIMIT_S)
+        made.wipe()
+        for path in Path(folder).iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return report_of(saved, run_ranks(__file__, flags, [], folder, LIMIT_S))
     finally:
         made.wipe()
         shutil.rmtree(folder, ignore_errors=True)
@@ -258,7 +271,7 @@ if __name__ == "__main__":
     options = parse_args()
     if options.worker:
         worker(options)
-    timer = measured.end_after(LIMIT_S + 60)
+    timer = measured.end_after(2 * LIMIT_S)
     code = main(options)
     timer.cancel()
     sys.exit(code)
