@@ -92,6 +92,46 @@ def loopback_seconds(source, target):
     return taken
 
 
+class LoopbackExchange:
+    """Both of two processes send each other as many bytes as ``source`` has, over bare TCP, on threads.
+
+    swap(address) gives the other process's address for one's own.
+    """
+
+    def __init__(self, source, target, swap):
+        self._source, self._target = memoryview(source).cast("B"), memoryview(target).cast("B")
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            _choose(listener)
+            address = swap(listener.getsockname())
+            self._out = socket.socket()
+            _choose(self._out)
+            self._out.connect(tuple(address))
+            self._in = listener.accept()[0]
+
+    def start(self):
+        """Begins one exchange; a function that says whether it is over."""
+        threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._receive)]
+        for thread in threads:
+            thread.start()
+        return lambda: not any(thread.is_alive() for thread in threads)
+
+    def _send(self):
+        for at in range(0, len(self._source), SLICE_BYTES):
+            self._out.sendall(self._source[at:at + SLICE_BYTES])
+
+    def _receive(self):
+        at = 0
+        while at < len(self._target):
+            got = self._in.recv_into(self._target[at:at + SLICE_BYTES])
+            if not got:
+                raise RuntimeError(f"the sender ended after {at} of {len(self._target)} bytes")
+            at += got
+
+    def close(self):
+        self._out.close()
+        self._in.close()
+
+
 def _choose(sock):
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL.encode())
 
