@@ -67,6 +67,16 @@ uint64_t SimPersistState::occupied_bytes() const {
   return bytes;
 }
 
+std::vector<std::pair<ShardId, std::string>> SimPersistState::Durable() const {
+  std::vector<std::pair<ShardId, std::string>> durable;
+  for (const auto& [range, file] : files_) {
+    if (file.recorded && !file.in_doubt && file.shard.shard.snapshot != dropping_) {
+      durable.emplace_back(file.shard.shard, file.record);
+    }
+  }
+  return durable;
+}
+
 // The shard of this range exists from now on; what it replaces does not.
 void SimPersistState::Record(uint64_t range) {
   File& file = files_.at(range);

@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/loop.h"
@@ -50,6 +51,9 @@ class SimPersistState {
 
   // With what a crash or a failure left behind.
   uint64_t occupied_bytes() const;
+
+  // Shards that a crash now would leave whole, with the commit records of their snapshots.
+  std::vector<std::pair<ShardId, std::string>> Durable() const;
 
  private:
   friend class SimPersist;

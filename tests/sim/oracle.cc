@@ -95,10 +95,11 @@ void Oracle::PersistedDeleted(const std::string& key) {
 }
 
 // Epochs that have not restored yet will do so from disk.
-void Oracle::PowerCut() {
-  newest_told_ = std::min(newest_told_, newest_persisted());
+void Oracle::PowerCut(uint64_t newest_whole) {
+  const uint64_t kept = std::max(newest_whole, newest_persisted());
+  newest_told_ = std::min(newest_told_, kept);
   for (auto& [id, epoch] : epochs_) {
-    epoch.newest_told_before = std::min(epoch.newest_told_before, newest_persisted());
+    epoch.newest_told_before = std::min(epoch.newest_told_before, kept);
   }
 }
 

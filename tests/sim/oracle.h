@@ -14,7 +14,7 @@
 //   on disk     PERSISTED is written with a commit record and never goes back, and is taken away
 //   only
 //               beside a newer one; after a power cut a restore gives at least the newest that was
-//               PERSISTED then
+//               PERSISTED then, or committed and whole on the disks together
 //   fenced      no commit record of a superseded epoch is ever written, and no commit is told with
 //               a sequence above what a newer epoch restored from
 #pragma once
@@ -58,8 +58,9 @@ class Oracle {
   void Restored(const EpochId& epoch, uint32_t rank, const std::optional<SnapshotId>& snapshot);
   void CheckContent(const SnapshotId& snapshot, uint32_t world, uint32_t rank, ByteSpan bytes);
 
-  // All memory is gone at once: what was told may be lost, what was PERSISTED may not.
-  void PowerCut();
+  // All memory is gone at once: what was told may be lost, what is on disk may not: up to sequence
+  // `newest_whole` of those that the disks together have whole.
+  void PowerCut(uint64_t newest_whole);
 
   // Losses went beyond the placement's tolerance: "not lost" is no longer checked.
   void Overkill() { overkill_ = true; }

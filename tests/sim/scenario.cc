@@ -5,8 +5,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <memory>
+#include <set>
 
+#include "common/check.h"
+#include "placement/model/records.h"
 #include "tests/sim/trainer.h"
 
 namespace gemel::sim {
@@ -36,6 +40,7 @@ class Run {
   void Strike();
   void StrikeServer();
   void CutPower();
+  uint64_t NewestWholeOnDisks();
   void TroubleTier();
   void Recover();
   void Relaunch();
@@ -55,6 +60,7 @@ class Run {
   std::vector<std::unique_ptr<Launch>> old_launches_;
   TimePoint next_strike_{};
   TimePoint relaunch_at_ = kTimeNever;
+  TimePoint all_back_at_{};  // after a power cut
   TimePoint restart_placement_at_ = kTimeNever;
   std::vector<TimePoint> restart_server_at_;
   TimePoint heal_at_ = kTimeNever;
@@ -117,6 +123,11 @@ void Run::SetLinkFaults() {
 }
 
 void Run::Relaunch() {
+  if (cluster_.scheduler()->now() < all_back_at_) {
+    // Until then a server's disk may be missing, and what only it has is lost, honestly.
+    relaunch_at_ = all_back_at_;
+    return;
+  }
   const std::vector<uint32_t> live = LiveServers();
   if (live.empty()) {
     relaunch_at_ = cluster_.scheduler()->now() + kRelaunchAfter;
@@ -192,6 +203,27 @@ void Run::StrikeServer() {
   relaunch_at_ = After(50, 800);
 }
 
+// Sequence of the newest snapshot that is committed and that the disks together have whole; 0:
+// none.
+uint64_t Run::NewestWholeOnDisks() {
+  std::map<SnapshotId, std::set<uint32_t>> ranks;
+  uint64_t newest = 0;
+  for (uint32_t i = 0; i < cluster_.shape().servers; ++i) {
+    for (const auto& [shard, bytes] : cluster_.tier(i)->Durable()) {
+      const SnapshotId& id = shard.snapshot;
+      const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+      GEMEL_CHECK(record.ok()) << shard.ToString();
+      ranks[id].insert(shard.rank);
+      const bool whole = ranks[id].size() == record->world_size;
+      const std::string key = StoredSnapshotKey(id.job, id.epoch, id.sequence);
+      if (whole && cluster_.store()->values.contains(key)) {
+        newest = std::max(newest, id.sequence);
+      }
+    }
+  }
+  return newest;
+}
+
 // Only when something is on disk: otherwise everything that was told would be lost, honestly.
 void Run::CutPower() {
   if (oracle_.newest_persisted() == 0 || LiveServers().size() < cluster_.shape().servers ||
@@ -212,9 +244,10 @@ void Run::CutPower() {
     cluster_.KillPlacement();
     restart_placement_at_ = After(20, 1500);
   }
-  oracle_.PowerCut();
+  oracle_.PowerCut(NewestWholeOnDisks());
   waits_for_redundancy_ = true;
-  relaunch_at_ = After(2000, 2500);
+  all_back_at_ = After(2300, 2800);
+  relaunch_at_ = all_back_at_;
 }
 
 void Run::TroubleTier() {
