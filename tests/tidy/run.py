@@ -14,6 +14,7 @@ import unittest
 import banned
 import compiled
 import layout
+import planted
 from tree import Tree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -31,6 +32,7 @@ CHECKS = {
     "licence-lines": layout.licence_lines,
     "asserts": layout.asserts,
     "readmes": layout.readmes,
+    "planted": planted.planted_bugs,
 }
 
 

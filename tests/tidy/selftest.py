@@ -18,6 +18,7 @@ import clang_tidy
 import compiled
 import counts
 import layout
+import planted
 from tree import Tree, strip_cpp
 
 LICENCE = "// SPDX-License-Identifier: Apache-2.0\n"
@@ -163,6 +164,47 @@ class Banned(TreeTest):
         self.tree({"docs/a.md": "see\n"})
         self.red(banned.repository_words(self.tree({"common/t.cc": "// TO" "DO: later\n"}), empty), "unfinished")
         self.green(banned.repository_words(self.tree({"common/t.cc": 'auto t = "/tmp/gemel-XXXXXX";\n'}), empty))
+
+
+class Planted(TreeTest):
+    BUG = ("Planted: the clock stands still.\nBreaks: time goes on.\nNeeds: nothing.\n\n"
+           "diff --git a/common/clock.cc b/common/clock.cc\n--- a/common/clock.cc\n+++ b/common/clock.cc\n@@ -1,3 +1,3 @@\n"
+           f" {LICENCE}"
+           ' #include "common/clock.h"\n-int64_t Now() { return 1; }\n+int64_t Now() { return 0; }\n')
+    NAME = "tests/sim/planted/clock-stands-still.patch"
+
+    def planted(self, text, files=None):
+        return planted.planted_bugs(self.tree({self.NAME: text, **(files or {})}))
+
+    def test_a_bug_that_applies_is_green_in_a_checkout_and_outside_of_one(self):
+        self.green(self.planted(self.BUG))
+        subprocess.run(["git", "init", "-q", str(self.folder)], check=True)
+        self.green(self.planted(self.BUG))
+
+    def test_a_folder_inside_another_repository_is_read_as_a_tree_of_its_own(self):
+        subprocess.run(["git", "init", "-q", str(self.folder)], check=True)
+        self.folder /= "inside"
+        self.green(self.planted(self.BUG))
+        self.red(self.planted(self.BUG.replace("return 1", "return 2")), self.NAME, "does not apply")
+
+    def test_a_bug_that_no_longer_applies_is_red(self):
+        changed = {"common/clock.cc": GOOD["common/clock.cc"].replace("return 1", "return 2")}
+        self.red(self.planted(self.BUG, changed), self.NAME, "does not apply")
+        self.red(self.planted(self.BUG.split("diff")[0], {"common/clock.cc": GOOD["common/clock.cc"]}), "does not apply")
+
+    def test_a_bug_that_is_in_the_tree_already_is_red(self):
+        changed = {"common/clock.cc": GOOD["common/clock.cc"].replace("return 1", "return 0")}
+        self.red(self.planted(self.BUG, changed), self.NAME, "does not apply")
+
+    def test_a_bug_that_does_not_say_what_it_breaks_is_red(self):
+        self.red(self.planted(self.BUG.replace("Breaks: time goes on.\n", "")), self.NAME + ":2", "Breaks:")
+        self.red(self.planted(self.BUG.replace("Needs: nothing.", "Needs:")), self.NAME + ":3", "Needs:")
+
+    def test_a_bug_in_a_test_and_a_large_one_are_red(self):
+        moved = self.BUG.replace("common/clock.cc", "tests/clock.cc")
+        self.red(self.planted(moved, {"tests/clock.cc": GOOD["common/clock.cc"]}), "not production code")
+        large = self.BUG.replace("-1,3 +1,3", "-1,3 +1,19") + "+int a;\n" * 16
+        self.red(self.planted(large), "17 lines with `+`")
 
 
 class Compiled(TreeTest):
