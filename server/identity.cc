@@ -108,7 +108,22 @@ Task<absl::Status> Identity::LoadRecords() {
 
 Task<absl::Status> Identity::Save() {
   GEMEL_CHECK(!file_.server.IsZero());
-  return disk_->WriteAtomically(kIdentityName, EncodeIdentity(file_));
+  const uint64_t saving = changes_;
+  std::string encoded = EncodeIdentity(file_);
+  const absl::Status written = co_await disk_->WriteAtomically(kIdentityName, std::move(encoded));
+  if (written.ok()) {
+    saved_ = std::max(saved_, saving);
+  }
+  co_return written;
+}
+
+// Also what an earlier call changed and could not save, or is still saving.
+Task<absl::Status> Identity::SaveChanges() {
+  GEMEL_CHECK_LE(saved_, changes_);
+  if (saved_ == changes_) {
+    co_return absl::OkStatus();
+  }
+  co_return co_await Save();
 }
 
 absl::Status Identity::CheckPlacement(const ClusterId& cluster, uint64_t generation) const {
@@ -138,22 +153,22 @@ Task<absl::Status> Identity::Joined(ClusterId cluster, uint64_t generation,
   if (!members.empty()) {
     next.last_members = std::move(members);
   }
-  if (next == file_) {
-    co_return absl::OkStatus();
+  if (next != file_) {
+    GEMEL_CHECK_GE(next.generation, file_.generation);
+    file_ = std::move(next);
+    changes_ += 1;
   }
-  GEMEL_CHECK_GE(next.generation, file_.generation);
-  file_ = std::move(next);
-  co_return co_await Save();
+  co_return co_await SaveChanges();
 }
 
 Task<absl::Status> Identity::SetMembers(std::vector<ServerId> members) {
   GEMEL_CHECK_LE(members.size(), kIdentityMembersMax);
   std::sort(members.begin(), members.end());
-  if (members == file_.last_members) {
-    co_return absl::OkStatus();
+  if (members != file_.last_members) {
+    file_.last_members = std::move(members);
+    changes_ += 1;
   }
-  file_.last_members = std::move(members);
-  co_return co_await Save();
+  co_return co_await SaveChanges();
 }
 
 absl::Status Identity::CheckEpoch(const std::string& job, const EpochId& epoch) const {
@@ -169,11 +184,11 @@ absl::Status Identity::CheckEpoch(const std::string& job, const EpochId& epoch) 
 Task<absl::Status> Identity::SeeEpoch(std::string job, EpochId epoch) {
   GEMEL_CO_RETURN_IF_ERROR(model::CheckJobName(job));
   EpochId& highest = file_.epochs[job];
-  if (epoch <= highest) {
-    co_return absl::OkStatus();
+  if (epoch > highest) {
+    highest = epoch;
+    changes_ += 1;
   }
-  highest = epoch;
-  co_return co_await Save();
+  co_return co_await SaveChanges();
 }
 
 Task<absl::Status> Identity::StoreCommit(std::string record, std::string manifest) {

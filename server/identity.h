@@ -94,9 +94,12 @@ class Identity {
 
   Task<absl::Status> LoadRecords();
   Task<absl::Status> Save();
+  Task<absl::Status> SaveChanges();
 
   Disk* const disk_;
   IdentityFile file_;
+  uint64_t changes_ = 0;  // of file_
+  uint64_t saved_ = 0;    // of them, those on disk
   std::map<RecordKey, std::string> records_;
 };
 

@@ -103,6 +103,25 @@ TEST(Identity, HoldsAnEpochInMemoryEvenWhenTheDiskIsFull) {
   EXPECT_FALSE(p.identity->CheckEpoch("gpt", {1, 6}).ok());
 }
 
+TEST(Identity, WhatCouldNotBeSavedIsSavedWhenItIsAskedAgain) {
+  Place p;
+  p.state.set_full(true);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).code(),
+              absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(p.Run(p.identity->Joined(Cluster(1), 3, {})).code(),
+              absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(p.Run(p.identity->SetMembers({p.identity->server()})).code(),
+              absl::StatusCode::kResourceExhausted);
+  }
+  p.state.set_full(false);
+  ASSERT_TRUE(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).ok());
+  ASSERT_TRUE(p.Load().ok());
+  EXPECT_EQ(p.identity->generation(), 3U);
+  EXPECT_EQ(p.identity->last_members().size(), 1U);
+  EXPECT_FALSE(p.identity->CheckEpoch("gpt", {1, 6}).ok());
+}
+
 TEST(Identity, KeepsRecordAndManifestUntilTheyAreDropped) {
   Place p;
   ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 1, {})).ok());
