@@ -173,9 +173,10 @@ def find(items: list[WriteItem], planner: SavePlanner, ticket) -> Held | None:
 def _resolve(item: WriteItem, planner: SavePlanner) -> torch.Tensor:
     try:
         return planner.resolve_data(item)
-    except ValueError as error:  # what torch says of a name that is not in the state dict of this rank
-        if not isinstance(item, StagedItem):
-            raise
+    except ValueError as error:
+        known = getattr(planner, "state_dict", None)
+        if not isinstance(item, StagedItem) or known is None or item.index.fqn in known:
+            raise  # the planner's own
         raise FailedPrecondition(f"{item.index.fqn} is not in the state dict of the rank that was to stage it: "
                                  f"{_SAME_ON_ALL}") from error
 
