@@ -65,8 +65,8 @@ const Xxh3Kernel* KernelFor(Xxh3Isa isa) {
 }
 
 const Xxh3Kernel* PreferredKernel() {
-  static const Xxh3Kernel* const kernel = KernelFor(PreferredXxh3Isa());
-  return kernel;
+  static const Xxh3Kernel* const kKernel = KernelFor(PreferredXxh3Isa());
+  return kKernel;
 }
 
 Digest128 ToDigest(const Xxh3Words& words) {
@@ -112,13 +112,13 @@ std::string_view Xxh3IsaName(Xxh3Isa isa) {
 }
 
 std::span<const Xxh3Isa> SupportedXxh3Isas() {
-  static const IsaList list = DetectIsas();
-  return std::span<const Xxh3Isa>(list.isas).first(list.count);
+  static const IsaList kList = DetectIsas();
+  return std::span<const Xxh3Isa>(kList.isas).first(kList.count);
 }
 
 Xxh3Isa PreferredXxh3Isa() {
-  static const Xxh3Isa isa = ChooseIsa();
-  return isa;
+  static const Xxh3Isa kIsa = ChooseIsa();
+  return kIsa;
 }
 
 Digest128 Xxh3_128(std::span<const std::byte> data) { return Hash(*PreferredKernel(), data); }

@@ -104,8 +104,8 @@ Task<absl::Status> Link::FetchOwed(std::shared_ptr<Link> link, std::vector<SlabP
   while (!link->HasMemoryOf(pieces, &missing)) {
     PrepareSlabs message;  // no bytes: only what is owed
     const TimePoint deadline = Add(link->loop_->Now(), kCallGrace);
-    auto reply = co_await link->Call<PrepareSlabsReply>(FrameType::kPrepareSlabs,
-                                                        std::move(message), deadline);
+    auto reply =
+        co_await link->Call<PrepareSlabsReply>(FrameType::kPrepareSlabs, message, deadline);
     GEMEL_CO_RETURN_IF_ERROR(reply.status());
     GEMEL_CO_RETURN_IF_ERROR(link->Keep(reply->first.pieces, reply->second));
     if (reply->first.pieces.empty() && !link->HasMemoryOf(pieces, &missing)) {

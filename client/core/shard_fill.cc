@@ -98,8 +98,7 @@ Task<void> ShardFill::Prepare(std::shared_ptr<Link> link, uint64_t bytes) {
   PrepareSlabs message;
   message.bytes = bytes;
   const TimePoint deadline = Add(link->loop()->Now(), kCallGrace);
-  auto reply = co_await link->Call<PrepareSlabsReply>(FrameType::kPrepareSlabs, std::move(message),
-                                                      deadline);
+  auto reply = co_await link->Call<PrepareSlabsReply>(FrameType::kPrepareSlabs, message, deadline);
   if (reply.ok() && link->Keep(reply->first.pieces, reply->second).ok()) {
     // Only warmth: when it fails, the next open maps them on its own path and reports the error.
     link->Place(reply->first.pieces, Access::kReadWrite).status().IgnoreError();

@@ -131,8 +131,7 @@ Task<void> ShardWriter::SealAtServer([[maybe_unused]] std::shared_ptr<ShardWrite
                             fill_ != nullptr ? fill_->filler()->digests() : staged_digests_,
                             options_.shard_bytes, kChunkBytes);
   const TimePoint deadline = Add(link_->loop()->Now(), options_.save_timeout);
-  auto reply =
-      co_await link_->Call<Acknowledged>(FrameType::kSealShard, std::move(message), deadline);
+  auto reply = co_await link_->Call<Acknowledged>(FrameType::kSealShard, message, deadline);
   sealed_.Set(reply.status());
 }
 

@@ -52,7 +52,7 @@ void PlacementCore::SetLeaving(Job* job, const std::vector<model::SnapshotOrder>
 Task<absl::Status> PlacementCore::WriteLeaving(Job* job, JobRecord record, Txn more,
                                                std::vector<model::SnapshotOrder> leaving) {
   SetLeaving(job, leaving, true);
-  const absl::Status written = co_await WriteJob(job, std::move(record), std::move(more));
+  const absl::Status written = co_await WriteJob(job, record, std::move(more));
   SetLeaving(job, leaving, false);
   co_return written;
 }

@@ -117,7 +117,7 @@ TEST(Client, MaySayHelloOnce) {
 TEST(Client, MayLeaveBeforeItsHelloIsHandled) {
   ServerWorld s(0);
   SimDiskState disk;
-  ServerNode node(&s.world, "server-0", &disk, 8 * kMiB, 2 * kMiB);
+  ServerNode node(&s.world, "server-0", &disk, {8 * kMiB, 2 * kMiB});
   CapturingNet net(&node.life.net);
   node.UseNet(&net);
   ASSERT_TRUE(node.life.Run(node.server->Start()).ok());

@@ -278,7 +278,7 @@ TEST(Server, StopsWithClientsAndUploadsInside) {
 TEST(Server, SaysWhenItsAddressIsTaken) {
   ServerWorld s(1);
   SimDiskState disk;
-  ServerNode other(&s.world, "server-0", &disk, 8 * kMiB, 2 * kMiB);
+  ServerNode other(&s.world, "server-0", &disk, {8 * kMiB, 2 * kMiB});
   EXPECT_EQ(other.life.Run(other.server->Start()).code(), absl::StatusCode::kAlreadyExists);
 }
 
@@ -430,7 +430,7 @@ TEST(Server, DoesNotStartOnARottenDisk) {
 TEST(Server, DoesNotStartWithSizesThatCannotBe) {
   ServerWorld s(1);
   SimDiskState disk;
-  ServerNode other(&s.world, "server-9", &disk, kMiB, 2 * kMiB);
+  ServerNode other(&s.world, "server-9", &disk, {kMiB, 2 * kMiB});
   EXPECT_EQ(other.life.Run(other.server->Start()).code(), absl::StatusCode::kInvalidArgument);
 }
 

@@ -49,8 +49,13 @@ struct PlacementNode {
 };
 
 struct ServerNode {
+  struct Memory {
+    uint64_t bytes;
+    uint64_t slab_bytes;
+  };
+
   ServerNode(World* world, const std::string& server_name, SimDiskState* disk_state,
-             uint64_t memory, uint64_t slab, SimPersistState* tier_state = nullptr)
+             const Memory& memory, SimPersistState* tier_state = nullptr)
       : name(server_name), life(world, server_name), disk(&life.loop, disk_state, Random(7)) {
     if (tier_state != nullptr) {
       tier = std::make_unique<SimPersist>(&life.loop, tier_state, Random(9));
@@ -60,8 +65,8 @@ struct ServerNode {
     options.domain = name;
     options.client_address = "unix:///" + name;
     options.data_address = "sim://" + name + "/0";
-    options.memory_bytes = memory;
-    options.slab_bytes = slab;
+    options.memory_bytes = memory.bytes;
+    options.slab_bytes = memory.slab_bytes;
     UseNet(&life.net);
   }
 
@@ -363,8 +368,9 @@ class ServerWorld {
   // A new life of server `i` on its old disk.
   absl::Status Start(uint32_t i) {
     nodes[i] = nullptr;
-    nodes[i] = std::make_unique<ServerNode>(&world, "server-" + std::to_string(i), disks[i].get(),
-                                            memory_bytes, slab_bytes, tiers[i].get());
+    nodes[i] =
+        std::make_unique<ServerNode>(&world, "server-" + std::to_string(i), disks[i].get(),
+                                     ServerNode::Memory{memory_bytes, slab_bytes}, tiers[i].get());
     return nodes[i]->life.Run(nodes[i]->server->Start());
   }
 

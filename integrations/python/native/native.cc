@@ -74,7 +74,7 @@ int64_t MillisecondsOf(double seconds) {
   return static_cast<int64_t>(std::ceil(std::min(seconds, kSecondsMax) * 1e3));
 }
 
-void CopySixteen(nb::bytes raw, const char* name, uint8_t* out) {
+void CopySixteen(const nb::bytes& raw, const char* name, uint8_t* out) {
   if (raw.size() != kIdBytes) {
     RaiseInvalid(std::string(name) + " has " + std::to_string(raw.size()) + " bytes, not 16");
   }

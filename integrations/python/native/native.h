@@ -58,7 +58,7 @@ void RememberMainThread();
 int64_t MillisecondsOf(double seconds);
 
 // REQUIRES of the caller: `raw` is 16 bytes of what `name` says, or InvalidArgument.
-void CopySixteen(nb::bytes raw, const char* name, uint8_t* out);
+void CopySixteen(const nb::bytes& raw, const char* name, uint8_t* out);
 
 // Calls `write` without the lock for the bytes of a buffer or of a host tensor (DLPack), then
 // raises what it failed with.

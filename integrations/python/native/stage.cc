@@ -72,7 +72,7 @@ void BindStage(nb::module_& module) {
             "Frees the memory, unless a snapshot took it over. No call may be in progress. "
             "Idempotent.");
   stage.def("__enter__", [](nb::object self) { return self; });
-  stage.def("__exit__", [](Stage& s, nb::args) { s.Close(); });
+  stage.def("__exit__", [](Stage& s, const nb::args&) { s.Close(); });
 }
 
 }  // namespace gemel::python
