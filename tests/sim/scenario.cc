@@ -135,6 +135,7 @@ void Run::Relaunch() {
   }
   const uint64_t world = 1 + random_.Below(4);
   std::vector<uint32_t> hosts;
+  hosts.reserve(world);
   for (uint64_t i = 0; i < world; ++i) {
     hosts.push_back(live[random_.Below(live.size())]);
   }
