@@ -135,7 +135,7 @@ class AsyncWay:
 
 
 class BareTcpWay:
-    """No save: each rank sends the other its bytes over loopback TCP. What a second copy cannot cost less than."""
+    """No save: each rank sends the other its bytes over loopback TCP. What a second copy is measured by."""
 
     name = BARE_TCP
 
@@ -268,7 +268,7 @@ def report_of(result, torchs):
     ratio = median(result["save"]["gemel"]) / median(result["save"]["tmpfs"])
     report.target("save and commit / dcp.save to tmpfs", ratio, ratio <= 1.0, "<= 1")
     floor = min(value for name, value in lost.items() if name.startswith(UNREPLICATED)) + lost[BARE_TCP]
-    report.fact("lost in all, one copy + bare TCP: the least that copies=2 can take here", floor, "ms")
+    report.fact("lost in all, one copy + a second one's bytes over bare TCP", floor, "ms")
     best = min(value for name, value in lost.items() if name.startswith("torch"))
     for copies, prefix in (("one copy", UNREPLICATED), ("copies=2", "gemel")):
         ours = min(value for name, value in lost.items() if name.startswith(prefix))
