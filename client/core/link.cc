@@ -108,7 +108,7 @@ Task<absl::Status> Link::FetchOwed(std::shared_ptr<Link> link, std::vector<SlabP
         co_await link->Call<PrepareSlabsReply>(FrameType::kPrepareSlabs, message, deadline);
     GEMEL_CO_RETURN_IF_ERROR(reply.status());
     GEMEL_CO_RETURN_IF_ERROR(link->Keep(reply->first.pieces, reply->second));
-    if (reply->first.pieces.empty() && !link->HasMemoryOf(pieces, &missing)) {
+    if (reply->second.empty() && !link->HasMemoryOf(pieces, &missing)) {
       co_return error::Internal("slab {} was never given to this client", missing);
     }
   }
