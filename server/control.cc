@@ -94,6 +94,8 @@ void Control::FillCaller(pb::Caller* caller) const {
   caller->set_cluster_id(cluster_.IsZero() ? std::string() : cluster_.ToBytes());
   caller->set_server_id(server_.ToBytes());
   caller->set_incarnation(incarnation_.ToBytes());
+  caller->set_generation(generation_);
+  caller->set_term(term_);
 }
 
 }  // namespace gemel

@@ -72,6 +72,12 @@ class Control {
 
   void SetCluster(const ClusterId& cluster) { cluster_ = cluster; }
 
+  // The newest leader that this server has obeyed: told to placement with every call.
+  void SetLeader(uint64_t generation, uint64_t term) {
+    generation_ = generation;
+    term_ = term;
+  }
+
   void SetIncarnation(const Incarnation& incarnation) { incarnation_ = incarnation; }
 
   // One try. `held` is how long placement may hold the call.
@@ -129,6 +135,8 @@ class Control {
   const ServerId server_;
   Incarnation incarnation_;
   ClusterId cluster_;
+  uint64_t generation_ = 0;
+  uint64_t term_ = 0;
 };
 
 }  // namespace gemel

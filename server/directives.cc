@@ -52,6 +52,7 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
   absl::StatusOr<pb::DirectivesReply> reply = co_await parts_.control->Call<pb::DirectivesReply>(
       "Directives", std::move(request), std::chrono::milliseconds(wait_ms));
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
+  GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckLeader(reply->generation(), reply->term()));
   for (const uint64_t id : told) {
     results_.erase(id);
   }

@@ -31,7 +31,7 @@ std::string ManifestFile(const SnapshotId& id) { return FileOf("manifests", id.j
 std::string EncodeIdentity(const IdentityFile& identity) {
   Encoder out;
   out.Int(kIdentityMagic).Int(kIdentityVersion);
-  out.Id(identity.server).Id(identity.cluster).Int(identity.generation);
+  out.Id(identity.server).Id(identity.cluster).Int(identity.generation).Int(identity.term);
   out.Int(static_cast<uint32_t>(identity.epochs.size()));
   for (const auto& [job, epoch] : identity.epochs) {
     out.String(job).Epoch(epoch);
@@ -57,6 +57,7 @@ absl::StatusOr<IdentityFile> DecodeIdentity(std::string_view raw) {
   identity.server = in.Id<ServerTag>("server");
   identity.cluster = in.Id<ClusterTag>("cluster");
   identity.generation = in.Int<uint64_t>("generation");
+  identity.term = in.Int<uint64_t>("term");
   const uint32_t epochs = in.Count("epochs", kEpochBytesMin);
   for (uint32_t i = 0; i < epochs && in.ok(); ++i) {
     std::string job = in.String("job", model::kJobNameBytesMax);
@@ -144,12 +145,23 @@ absl::Status Identity::CheckPlacement(const ClusterId& cluster, uint64_t generat
   return absl::OkStatus();
 }
 
-Task<absl::Status> Identity::Joined(ClusterId cluster, uint64_t generation,
-                                    std::vector<ServerId> members) {
-  GEMEL_CO_RETURN_IF_ERROR(CheckPlacement(cluster, generation));
+absl::Status Identity::CheckLeader(uint64_t generation, uint64_t term) const {
+  if (std::pair(generation, term) >= std::pair(file_.generation, file_.term)) {
+    return absl::OkStatus();
+  }
+  return error::Unavailable(
+      "a placement of generation {} and term {} answered, this server has obeyed term {} of "
+      "generation {}: it leads no more",
+      generation, term, file_.term, file_.generation);
+}
+
+Task<absl::Status> Identity::Joined(Leader leader, std::vector<ServerId> members) {
+  GEMEL_CO_RETURN_IF_ERROR(CheckPlacement(leader.cluster, leader.generation));
+  GEMEL_CO_RETURN_IF_ERROR(CheckLeader(leader.generation, leader.term));
   IdentityFile next = file_;
-  next.cluster = cluster;
-  next.generation = generation;
+  next.cluster = leader.cluster;
+  next.generation = leader.generation;
+  next.term = leader.term;
   if (!members.empty()) {
     next.last_members = std::move(members);
   }

@@ -2,16 +2,17 @@
 //
 // Identity: what a server knows across its lives, on its disk (docs/formats/records.md):
 //
-//   identity                           server id, cluster id, highest generation, highest epoch of
-//                                      each job, the last members
+//   identity                           server id, cluster id, highest generation and term, highest
+//                                      epoch of each job, the last members
 //   records/job-<job>/<sequence>       one commit record a file
 //   manifests/job-<job>/<sequence>     its manifest
 //
 // Thread safety: one loop.
 // Ownership: borrows the disk.
 // Invariants:
-//   (1) generation and epochs never go back, in memory from the call on, on disk when it returns
-//   OK; (2) a record is written after its manifest and removed before it: a record on disk has its
+//   (1) generation, term and epochs never go back, in memory from the call on, on disk when it
+//   returns OK; (2) a record is written after its manifest and removed before it: a record on disk
+//   has its
 //       manifest.
 // Errors: those of Disk; FailedPrecondition names the two cluster ids, generations or epochs that
 // do not fit, and the way out.
@@ -32,7 +33,7 @@
 
 namespace gemel {
 
-inline constexpr uint8_t kIdentityVersion = 1;
+inline constexpr uint8_t kIdentityVersion = 2;
 inline constexpr size_t kIdentityMembersMax = 65'536;
 
 // The content of the file "identity".
@@ -40,6 +41,7 @@ struct IdentityFile {
   ServerId server;
   ClusterId cluster;        // zero before the first join
   uint64_t generation = 0;  // highest of the cluster that was seen
+  uint64_t term = 0;        // highest of a leader in that generation
   std::map<std::string, EpochId> epochs;
   std::vector<ServerId> last_members;
 
@@ -61,13 +63,25 @@ class Identity {
 
   uint64_t generation() const { return file_.generation; }
 
+  uint64_t term() const { return file_.term; }
+
   const std::map<std::string, EpochId>& epochs() const { return file_.epochs; }
 
   const std::vector<ServerId>& last_members() const { return file_.last_members; }
 
   // FailedPrecondition when placement is of another cluster, or of a generation below ours.
   absl::Status CheckPlacement(const ClusterId& cluster, uint64_t generation) const;
-  Task<absl::Status> Joined(ClusterId cluster, uint64_t generation, std::vector<ServerId> members);
+  // Unavailable when a leader with a higher term was obeyed: this one leads no more.
+  absl::Status CheckLeader(uint64_t generation, uint64_t term) const;
+
+  // Who answered a join.
+  struct Leader {
+    ClusterId cluster;
+    uint64_t generation = 0;
+    uint64_t term = 0;
+  };
+
+  Task<absl::Status> Joined(Leader leader, std::vector<ServerId> members);
   Task<absl::Status> SetMembers(std::vector<ServerId> members);
 
   // FailedPrecondition when a higher epoch of the job was seen.

@@ -117,8 +117,8 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
   RealNet net(loop, &events, net_options);
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RealDisk> disk,
                          OpenWhenFree(loop, [&] { return RealDisk::Open(loop, config.dir); }));
-  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<GrpcChannel> placement,
-                         GrpcChannel::Create(loop, config.placement));
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<FailoverChannel> placement,
+                         ConnectToPlacement(loop, config.placement));
   std::unique_ptr<RocksdbPersist> persist;  // it may hold objects until it is destroyed
   if (!config.persist_dir.empty()) {
     RocksdbPersist::Options tier;

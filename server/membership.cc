@@ -64,9 +64,10 @@ Task<absl::Status> Membership::JoinOnce() {
     members.push_back(member);
   }
   std::sort(members.begin(), members.end());
-  GEMEL_CO_RETURN_IF_ERROR(
-      co_await parts_.identity->Joined(cluster, reply->generation(), std::move(members)));
+  const Identity::Leader leader{cluster, reply->generation(), reply->term()};
+  GEMEL_CO_RETURN_IF_ERROR(co_await parts_.identity->Joined(leader, std::move(members)));
   parts_.control->SetCluster(cluster);
+  parts_.control->SetLeader(leader.generation, leader.term);
   if (reply->heartbeat_ms() > 0) {
     interval_ = std::chrono::milliseconds(reply->heartbeat_ms());
   }

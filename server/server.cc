@@ -59,6 +59,7 @@ Task<absl::Status> Server::Load() {
   GEMEL_CO_ASSIGN_OR_RETURN(pool_, SlabPool::Create(seams_, slabs));
   control_ = std::make_unique<Control>(seams_, identity_->server(), incarnation);
   control_->SetCluster(identity_->cluster());
+  control_->SetLeader(identity_->generation(), identity_->term());
   co_return absl::OkStatus();
 }
 

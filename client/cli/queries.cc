@@ -119,7 +119,7 @@ Request AskAbout(const JobAndName& what) {
   return request;
 }
 
-Task<void> CallInto(GrpcChannel* channel, std::string method, std::string request,
+Task<void> CallInto(RpcChannel* channel, std::string method, std::string request,
                     TimePoint deadline, std::optional<absl::StatusOr<std::string>>* result) {
   absl::StatusOr<std::string> reply =
       co_await channel->Call(std::move(method), std::move(request), deadline);
@@ -129,7 +129,7 @@ Task<void> CallInto(GrpcChannel* channel, std::string method, std::string reques
 }  // namespace
 
 PlacementClient::PlacementClient(std::unique_ptr<EpollLoop> loop,
-                                 std::unique_ptr<GrpcChannel> channel)
+                                 std::unique_ptr<RpcChannel> channel)
     : loop_(std::move(loop)), channel_(std::move(channel)) {}
 
 PlacementClient::~PlacementClient() {
@@ -139,8 +139,8 @@ PlacementClient::~PlacementClient() {
 
 absl::StatusOr<std::unique_ptr<PlacementClient>> PlacementClient::Make(const std::string& address) {
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<EpollLoop> loop, EpollLoop::Create());
-  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<GrpcChannel> channel,
-                         GrpcChannel::Create(loop.get(), address));
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<FailoverChannel> channel,
+                         ConnectToPlacement(loop.get(), address));
   return std::unique_ptr<PlacementClient>(new PlacementClient(std::move(loop), std::move(channel)));
 }
 

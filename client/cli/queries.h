@@ -34,12 +34,12 @@ class PlacementClient {
  private:
   static constexpr Duration kCallWithin = 5s;
 
-  PlacementClient(std::unique_ptr<EpollLoop> loop, std::unique_ptr<GrpcChannel> channel);
+  PlacementClient(std::unique_ptr<EpollLoop> loop, std::unique_ptr<RpcChannel> channel);
   absl::StatusOr<std::string> CallRaw(const std::string& method, std::string request,
                                       Duration within);
 
   std::unique_ptr<EpollLoop> loop_;
-  std::unique_ptr<GrpcChannel> channel_;
+  std::unique_ptr<RpcChannel> channel_;
   std::function<void()> tick_;
 };
 

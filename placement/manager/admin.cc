@@ -13,6 +13,8 @@ PlacementCore::Answer<pb::GetStatusReply> PlacementCore::GetStatus(CallPtr, pb::
   pb::GetStatusReply reply;
   reply.set_cluster_id(recovering_ ? recovered_cluster_.ToBytes() : cluster_.cluster.ToBytes());
   reply.set_generation(cluster_.generation);
+  reply.set_leader(options_.name);
+  reply.set_term(leadership_->term());
   MapToProto(reply.mutable_map());
   if (const absl::Status serving = CheckServing(); !serving.ok()) {
     reply.add_warnings(std::string(MessageOf(serving)));

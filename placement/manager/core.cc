@@ -10,9 +10,10 @@
 
 namespace gemel {
 
-PlacementCore::PlacementCore(PlacementOptions options, PlacementSeams seams)
+PlacementCore::PlacementCore(PlacementOptions options, PlacementSeams seams, Leadership* leadership)
     : options_(std::move(options)),
       seams_(seams),
+      leadership_(leadership),
       loop_(seams.loop),
       map_lock_(seams.loop, 1),
       map_changed_(seams.loop),
@@ -42,7 +43,7 @@ void PlacementCore::Begin() {
   last_tick_ = started_;
   for (auto& [id, member] : members_) {
     member->last_heard = started_;
-    member->next_directive = (cluster_.starts << 32) + 1;
+    member->next_directive = (leadership_->term() << 32) + 1;
   }
   SpawnInside(WatchMembers());
 }
@@ -130,7 +131,7 @@ std::string PlacementCore::Describe() const {
                      members_.size(), jobs_.size());
 }
 
-absl::Status PlacementCore::CheckCaller(const pb::Caller& caller) const {
+absl::Status PlacementCore::CheckCaller(const pb::Caller& caller) {
   if (caller.protocol_version() != kControlProtocolVersion) {
     return error::FailedPrecondition(
         "the caller speaks control protocol {}, this placement {}; install the same Gemel on both",
@@ -145,6 +146,10 @@ absl::Status PlacementCore::CheckCaller(const pb::Caller& caller) const {
         "the caller belongs to cluster {}, this placement keeps cluster {}; point it at its own "
         "placement, or rebuild that with `gemel placement recover --from-servers`",
         cluster.ToHex(), cluster_.cluster.ToHex());
+  }
+  if (caller.generation() == cluster_.generation && caller.term() > leadership_->term()) {
+    leadership_->SeenNewer(caller.term());
+    return leadership_->NotLeading();
   }
   return absl::OkStatus();
 }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/status_macros.h"
+#include "placement/manager/leadership.h"
 #include "placement/manager/manager.h"
 #include "placement/manager/state.h"
 #include "placement/model/assignment.h"
@@ -57,7 +58,8 @@ class PlacementCore {
   using Answer = Task<absl::StatusOr<T>>;
   using CallPtr = std::shared_ptr<RpcCall>;
 
-  PlacementCore(PlacementOptions options, PlacementSeams seams);
+  // `leadership` outlives it.
+  PlacementCore(PlacementOptions options, PlacementSeams seams, Leadership* leadership);
   ~PlacementCore();
 
   // load.cc, core.cc
@@ -102,7 +104,7 @@ class PlacementCore {
   Answer<pb::ExplainReply> Explain(CallPtr call, pb::ExplainRequest request);
 
   // core.cc
-  absl::Status CheckCaller(const pb::Caller& caller) const;
+  absl::Status CheckCaller(const pb::Caller& caller);
   absl::Status CheckServing() const;
   size_t Reported() const;
   absl::StatusOr<MemberEntry*> Present(const pb::Caller& caller);
@@ -126,7 +128,7 @@ class PlacementCore {
   absl::StatusOr<Committed> CommittedOf(const std::string& key, const std::string& value,
                                         std::string (*key_of)(const std::string&, const EpochId&,
                                                               uint64_t)) const;
-  Task<absl::Status> WriteStart(bool birth);
+  Task<absl::Status> WriteBirth();
   absl::StatusOr<Job*> JobOfKey(const std::string& key, std::string_view prefix);
 
   // write.cc: the only users of MetaStore::Commit.
@@ -380,6 +382,7 @@ class PlacementCore {
 
   const PlacementOptions options_;
   const PlacementSeams seams_;
+  Leadership* const leadership_;
   Loop* const loop_;
   ClusterRecord cluster_;
   uint64_t cluster_version_ = 0;

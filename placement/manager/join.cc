@@ -133,7 +133,7 @@ Task<absl::Status> PlacementCore::Register(MemberRecord record) {
   member = FindMember(record.id);
   if (member == nullptr) {
     member = members_.emplace(record.id, std::make_unique<MemberEntry>(loop_)).first->second.get();
-    member->next_directive = (cluster_.starts << 32) + 1;
+    member->next_directive = (leadership_->term() << 32) + 1;
   } else if (member->alive() && member->record.incarnation != record.incarnation) {
     Emit(Severity::kWarning, "incarnation_superseded",
          fmt::format("server {} ({}): incarnation {} is superseded by {}", record.name,
@@ -193,6 +193,7 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   pb::JoinReply reply;
   reply.set_cluster_id(cluster_.cluster.ToBytes());
   reply.set_generation(cluster_.generation);
+  reply.set_term(leadership_->term());
   reply.set_map_version(cluster_.map_version);
   reply.set_heartbeat_ms(options_.liveness.heartbeat_ms);
   for (const auto& [other, entry] : members_) {

@@ -58,9 +58,7 @@ Task<absl::Status> PlacementCore::Load() {
     co_return absl::OkStatus();
   }
   if (birth) {
-    cluster_.cluster = ClusterId::Draw(seams_.random);
-    cluster_.generation = 1;
-    cluster_.map_version = 1;
+    GEMEL_CO_RETURN_IF_ERROR(co_await WriteBirth());
   } else {
     GEMEL_CO_ASSIGN_OR_RETURN(cluster_, DecodeStored<ClusterRecord>(kClusterKey, (*found)->value));
     GEMEL_CO_RETURN_IF_ERROR(CheckStored(!cluster_.cluster.IsZero() && cluster_.generation > 0 &&
@@ -75,24 +73,20 @@ Task<absl::Status> PlacementCore::Load() {
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadPersisted());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadRestores());
   }
-  const absl::Status written = co_await WriteStart(birth);
-  GEMEL_CO_RETURN_IF_ERROR(written);
   Emit(Severity::kInfo, birth ? "cluster_born" : "placement_loaded", Describe());
   co_return absl::OkStatus();
 }
 
-// Counts this start, so that directive ids of two managers never meet, and takes the store over: a
-// manager that still runs on it fails its next compare-and-set.
-Task<absl::Status> PlacementCore::WriteStart(bool birth) {
-  ClusterRecord next = cluster_;
-  GEMEL_CHECK_EQ(birth, cluster_version_ == 0);
-  next.starts += 1;
-  next.writes += 1;
+// The birth of a cluster.
+Task<absl::Status> PlacementCore::WriteBirth() {
+  ClusterRecord next;
+  next.cluster = ClusterId::Draw(seams_.random);
+  next.generation = 1;
+  next.map_version = 1;
+  next.writes = 1;
+  GEMEL_CHECK_EQ(cluster_version_, 0U);
   Txn txn;
   txn.compares.push_back({.key = kClusterKey, .version = std::nullopt});
-  if (!birth) {
-    txn.compares.back().version = cluster_version_;
-  }
   txn.puts.emplace_back(kClusterKey, EncodeStored(next));
   const absl::StatusOr<uint64_t> version = co_await Write(std::move(txn));
   GEMEL_CO_RETURN_IF_ERROR(version.status());

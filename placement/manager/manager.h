@@ -10,8 +10,10 @@
 // Durability: what a caller was told (an epoch, an open, a commit, a restore choice, an abort) is
 // in the MetaStore first. Receipts, inventories and acknowledgements are soft: members report them
 // again when they join a restarted manager.
+// Several on one MetaStore: options.shared_store; one leads, the others wait (leadership.h).
 // Errors: canonical codes of common/errors.h; FailedPrecondition is final for the caller's
-// incarnation, epoch or cluster; Unavailable may be tried again.
+// incarnation, epoch or cluster; Unavailable may be tried again; Aborted: not executed, another
+// manager leads.
 #pragma once
 
 #include <memory>
@@ -24,6 +26,7 @@
 #include "common/loop.h"
 #include "common/metrics.h"
 #include "common/random.h"
+#include "common/sync.h"
 #include "placement/store/meta_store.h"
 #include "transport/control/rpc.h"
 #include "transport/net.h"
@@ -43,8 +46,19 @@ struct LivenessOptions {
   Duration forget_after = 10min;  // a dead member whose copies do not matter any more
 };
 
+// How managers on one store agree on a leader (placement/manager/leadership.h).
+struct ElectionOptions {
+  Duration beat_every = 150ms;
+  Duration serve_for = 500ms;    // after the last beat began
+  Duration takeover_after = 1s;  // of a beat that stands still
+  Duration poll_every = 100ms;   // of a standby
+};
+
 struct PlacementOptions {
   std::string name = "placement";
+  std::string address;        // where it is reached: told to whom asks a standby
+  bool shared_store = false;  // other managers may be on it: elect
+  ElectionOptions election;
   LivenessOptions liveness;
   uint32_t in_flight_max = 2;    // open snapshots of one job
   Duration save_deadline = 60s;  // when Open names none
@@ -65,30 +79,43 @@ struct PlacementSeams {
   MetricRegistry* metrics = nullptr;
 };
 
+class Leadership;
 class PlacementCore;
 
 class PlacementManager final : public RpcService {
  public:
   // Loads everything from the MetaStore; an empty one is the birth of a cluster, or with
   // recover_from_servers its recovery. FailedPrecondition when recovery meets a store with content;
-  // otherwise the store's errors.
+  // otherwise the store's errors. With shared_store it returns at once, as a standby, and goes on
+  // by itself.
   static Task<absl::StatusOr<std::unique_ptr<PlacementManager>>> Start(PlacementOptions options,
                                                                        PlacementSeams seams);
   ~PlacementManager() override;
 
   Task<absl::StatusOr<std::string>> Handle(std::shared_ptr<RpcCall> call, std::string method,
                                            std::string request) override;
-  // Answers what is held with Unavailable, then returns when nobody is inside.
+  // Answers what is held with Unavailable, gives the leadership up, then returns when nobody is
+  // inside.
   Task<void> Stop();
 
   // For tests and the binary's log line.
   std::string Describe() const;
-  // Zero while a recovery has not heard the first server.
+  // Zero while a recovery has not heard the first server, and on a standby.
   ClusterId cluster() const;
+  bool leads() const;
 
  private:
-  explicit PlacementManager(std::unique_ptr<PlacementCore> core);
-  std::unique_ptr<PlacementCore> core_;
+  PlacementManager(PlacementOptions options, PlacementSeams seams);
+  Task<absl::Status> StartAlone();
+  Task<void> TakeTurns();
+  Task<absl::Status> LeadOnce();
+
+  const PlacementOptions options_;
+  const PlacementSeams seams_;
+  Gate gate_;
+  std::unique_ptr<Leadership> leadership_;
+  std::unique_ptr<PlacementCore> core_;  // null while it is a standby
+  bool stopping_ = false;
 };
 
 }  // namespace gemel

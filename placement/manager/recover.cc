@@ -30,13 +30,13 @@ absl::Status PlacementCore::CheckRecoverable(const pb::JoinRequest& request) con
   if (cluster.IsZero()) {
     return error::InvalidArgument("server {} names a cluster id of zero", id.ToShort());
   }
-  bool in_range = request.generation() <= model::kCounterMax;
+  bool in_range = request.generation() <= model::kCounterMax && request.caller().term() < kTermMax;
   for (const pb::EpochSeen& seen : request.epochs()) {
     in_range = in_range && model::IsEpochInRange(FromProto(seen.epoch()));
   }
   if (!in_range) {
-    return error::InvalidArgument("server {} has seen a generation or an epoch above {}",
-                                  id.ToShort(), model::kCounterMax);
+    return error::InvalidArgument("server {} has seen a generation, an epoch or a term above {}",
+                                  id.ToShort(), kTermMax);
   }
   if (!recovered_.empty() && cluster != recovered_cluster_) {
     return error::FailedPrecondition(
@@ -217,11 +217,13 @@ Task<absl::Status> PlacementCore::FinishRecovery() {
   cluster_.cluster = recovered_cluster_;
   cluster_.generation = generation + 1;
   cluster_.map_version = 1;
-  cluster_.starts = 1;
   cluster_.writes = 1;
+  uint64_t term = 0;
   for (const auto& [id, request] : recovered_) {
     cluster_.map_version += request.last_members_size() > 0 ? 1 : 0;
+    term = std::max(term, request.caller().term());
   }
+  GEMEL_CO_RETURN_IF_ERROR(co_await leadership_->RaiseTerm(term + 1));
   Txn txn;
   txn.compares.push_back({.key = kClusterKey, .version = std::nullopt});
   txn.puts.emplace_back(kClusterKey, EncodeStored(cluster_));

@@ -68,12 +68,16 @@ absl::StatusOr<Record> DecodeStored(const std::string& key, const std::string& v
   return record;
 }
 
+template std::string EncodeStored(const LeaderRecord&);
+template std::string EncodeStored(const BeatRecord&);
 template std::string EncodeStored(const ClusterRecord&);
 template std::string EncodeStored(const MemberRecord&);
 template std::string EncodeStored(const JobRecord&);
 template std::string EncodeStored(const TokenRecord&);
 template std::string EncodeStored(const OpenRecord&);
 template std::string EncodeStored(const RestoreRecord&);
+template absl::StatusOr<LeaderRecord> DecodeStored(const std::string&, const std::string&);
+template absl::StatusOr<BeatRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<ClusterRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<MemberRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<JobRecord> DecodeStored(const std::string&, const std::string&);

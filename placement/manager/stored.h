@@ -3,6 +3,8 @@
 // What placement keeps in its MetaStore: keys and values (docs/formats/records.md). Values begin
 // with a format version byte; decoders are total.
 //
+//   leader                                LeaderRecord: who may change anything
+//   leader-beat                           BeatRecord: the leader lives
 //   cluster                               ClusterRecord
 //   member/<server id>                    MemberRecord
 //   job/<job>                             JobRecord
@@ -29,21 +31,48 @@
 
 namespace gemel {
 
-inline constexpr uint8_t kStoredVersion = 2;
-inline constexpr size_t kSupersededMax = 8;  // incarnations remembered of one server
+inline constexpr uint8_t kStoredVersion = 3;
+inline constexpr uint64_t kTermMax = 0xffffffff;  // of a leader; directive ids begin at term << 32
+inline constexpr size_t kSupersededMax = 8;       // incarnations remembered of one server
+
+struct LeaderRecord {
+  static constexpr std::string_view kName = "leader record";
+  uint64_t term = 0;    // grows with every claim
+  Incarnation manager;  // drawn at each claim, so that an unknown outcome can be read
+  std::string name;
+  std::string address;    // where servers and people reach it
+  bool resigned = false;  // it went in order: nobody leads
+
+  static void Fields(auto& m, auto&& field) {
+    field("term", m.term);
+    field("manager", m.manager);
+    field("name", m.name);
+    field("address", m.address);
+    field("resigned", m.resigned);
+  }
+};
+
+struct BeatRecord {
+  static constexpr std::string_view kName = "leader's beat";
+  Incarnation manager;
+  uint64_t beats = 0;
+
+  static void Fields(auto& m, auto&& field) {
+    field("manager", m.manager);
+    field("beats", m.beats);
+  }
+};
 
 struct ClusterRecord {
   static constexpr std::string_view kName = "cluster record";
   ClusterId cluster;
   uint64_t generation = 0;
-  uint64_t starts = 0;       // of managers: directive ids begin at starts << 32
   uint64_t map_version = 0;  // grows with every change of the members
   uint64_t writes = 0;
 
   static void Fields(auto& m, auto&& field) {
     field("cluster", m.cluster);
     field("generation", m.generation);
-    field("starts", m.starts);
     field("map_version", m.map_version);
     field("writes", m.writes);
   }
@@ -170,6 +199,8 @@ struct RestoreRecord {
   }
 };
 
+inline constexpr const char* kLeaderKey = "leader";
+inline constexpr const char* kBeatKey = "leader-beat";
 inline constexpr const char* kClusterKey = "cluster";
 inline constexpr const char* kMemberPrefix = "member/";
 inline constexpr const char* kJobPrefix = "job/";

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Transactions with a known outcome. Each one puts, as its first key, a value that no other
-// transaction puts (a counter in it grows); so after an unknown outcome reading that key tells
-// whether it was applied, and compare-and-set makes repeating it safe when it was not.
+// Transactions with a known outcome. Each one compares that this manager still leads, and puts, as
+// its first key, a value that no other transaction puts (a counter in it grows); so after an
+// unknown outcome reading that key tells whether it was applied, and compare-and-set makes
+// repeating it safe when it was not.
 #include <algorithm>
 
 #include "common/check.h"
@@ -41,6 +42,7 @@ absl::Status PlacementCore::CheckStore() const {
 Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
   GEMEL_CHECK(!txn.puts.empty() && !txn.compares.empty());
   GEMEL_CHECK(txn.puts.front().first == txn.compares.front().key) << txn.puts.front().first;
+  txn.compares.emplace_back();  // the leader's, filled in at each try
   Duration pause = kRereadMin;
   bool uncertain = false;  // a try may have been applied
   bool refused = false;    // what was compared has changed
@@ -57,11 +59,10 @@ Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
         co_return **ours;
       }
     }
-    if (refused) {
-      co_return error::FailedPrecondition(
-          "{} was changed by another gemel-placement at '{}'; only one may run: stop this one",
-          seams_.store->name(), txn.compares.front().key);
+    if (refused || !leadership_->HoldsTerm()) {
+      co_return leadership_->Refused(txn.compares.front().key);
     }
+    txn.compares.back() = leadership_->Compare();
     const absl::StatusOr<CommitResult> result = co_await seams_.store->Commit(txn);
     if (result.ok()) {
       if (result->applied) {

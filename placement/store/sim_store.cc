@@ -42,7 +42,7 @@ Task<void> SimStore::Delay() {
 }
 
 absl::Status SimStore::Available() const {
-  return state_->unavailable ? error::Unavailable("{} does not answer", name()) : absl::OkStatus();
+  return state_->unavailable || cut_ ? error::Unavailable("{} does not answer", name()) : absl::OkStatus();
 }
 
 Task<absl::StatusOr<std::optional<Versioned>>> SimStore::Get(std::string key) {

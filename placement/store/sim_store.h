@@ -47,6 +47,9 @@ class SimStore final : public MetaStore {
 
   std::string name() const override { return "simulated store"; }
 
+  // This process cannot reach the store; others can.
+  void set_cut(bool cut) { cut_ = cut; }
+
  private:
   Task<void> Delay();
   absl::Status Available() const;
@@ -54,6 +57,7 @@ class SimStore final : public MetaStore {
 
   Loop* loop_;
   SimStoreState* state_;
+  bool cut_ = false;
 };
 
 }  // namespace gemel

@@ -20,6 +20,8 @@ void ExpectStored(const Record& record, const std::string& hex) {
 }
 
 TEST(StoredGolden, Keys) {
+  EXPECT_STREQ(kLeaderKey, "leader");
+  EXPECT_STREQ(kBeatKey, "leader-beat");
   EXPECT_STREQ(kClusterKey, "cluster");
   EXPECT_EQ(MemberKey(IdOf<ServerId>(0x10)), "member/101112131415161718191a1b1c1d1e1f");
   EXPECT_EQ(JobKey("gpt"), "job/gpt");
@@ -32,18 +34,42 @@ TEST(StoredGolden, Keys) {
   EXPECT_EQ(RestoreKey("gpt"), "restore/gpt");
 }
 
+TEST(StoredGolden, LeaderRecord) {
+  LeaderRecord m;
+  m.term = 0x0908070605040302;
+  m.manager = IdOf<Incarnation>(0x0a);
+  m.name = "name";
+  m.address = "address";
+  m.resigned = true;
+  ExpectStored(m,
+               "03"                                // format version
+               "0203040506070809"                  // term
+               "0a0b0c0d0e0f10111213141516171819"  // manager
+               "040000006e616d65"                  // name
+               "0700000061646472657373"            // address
+               "01");                              // resigned
+}
+
+TEST(StoredGolden, BeatRecord) {
+  BeatRecord m;
+  m.manager = IdOf<Incarnation>(0x0a);
+  m.beats = 0x0908070605040302;
+  ExpectStored(m,
+               "03"                                // format version
+               "0a0b0c0d0e0f10111213141516171819"  // manager
+               "0203040506070809");                // beats
+}
+
 TEST(StoredGolden, ClusterRecord) {
   ClusterRecord m;
   m.cluster = IdOf<ClusterId>(0x01);
   m.generation = 0x0908070605040302;
-  m.starts = 0x11100f0e0d0c0b0a;
   m.map_version = 0x1918171615141312;
   m.writes = 0x21201f1e1d1c1b1a;
   ExpectStored(m,
-               "02"                                // format version
+               "03"                                // format version
                "0102030405060708090a0b0c0d0e0f10"  // cluster
                "0203040506070809"                  // generation
-               "0a0b0c0d0e0f1011"                  // starts
                "1213141516171819"                  // map_version
                "1a1b1c1d1e1f2021");                // writes
 }
@@ -61,7 +87,7 @@ TEST(StoredGolden, MemberRecord) {
   m.superseded[0] = IdOf<Incarnation>(0x0b);
   m.superseded[1] = IdOf<Incarnation>(0x0c);
   ExpectStored(m,
-               "02"                                  // format version
+               "03"                                  // format version
                "0102030405060708090a0b0c0d0e0f10"    // id
                "02030405060708090a0b0c0d0e0f1011"    // incarnation
                "040000006e616d65"                    // name
@@ -89,7 +115,7 @@ TEST(StoredGolden, JobRecord) {
   m.persist_keep = 0x51504f4e;
   m.writes = 0x5958575655545352;
   ExpectStored(m,
-               "02"                                // format version
+               "03"                                // format version
                "0102030405060708"                  // epoch.generation
                "090a0b0c0d0e0f10"                  // epoch.counter
                "1112131415161718191a1b1c1d1e1f20"  // token
@@ -111,7 +137,7 @@ TEST(StoredGolden, TokenRecord) {
   TokenRecord m;
   m.epoch = {0x0807060504030201, 0x100f0e0d0c0b0a09};
   ExpectStored(m,
-               "02"                  // format version
+               "03"                  // format version
                "0102030405060708"    // epoch.generation
                "090a0b0c0d0e0f10");  // epoch.counter
 }
@@ -164,7 +190,7 @@ TEST(StoredGolden, RestoreRecord) {
   m.verified = "verified";
   m.writes = 0x3837363534333231;
   ExpectStored(m,
-               "02"                        // format version
+               "03"                        // format version
                "0102030405060708"          // epoch.generation
                "090a0b0c0d0e0f10"          // epoch.counter
                "11121314"                  // round

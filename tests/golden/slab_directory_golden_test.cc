@@ -108,14 +108,16 @@ TEST(IdentityGolden, File) {
   file.server = IdOf<ServerId>(0x10);
   file.cluster = IdOf<ClusterId>(0x20);
   file.generation = 2;
+  file.term = 5;
   file.epochs["gpt"] = {1, 7};
   file.last_members = {IdOf<ServerId>(0x30)};
   EXPECT_EQ(BytesToHex(EncodeIdentity(file)),
             "474d4944"                          // magic
-            "01"                                // version
+            "02"                                // version
             "101112131415161718191a1b1c1d1e1f"  // server
             "202122232425262728292a2b2c2d2e2f"  // cluster
             "0200000000000000"                  // generation
+            "0500000000000000"                  // term
             "01000000"                          // epochs
             "03000000"
             "677074"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 gemel_test(placement_manager_test
   SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_manager_admin_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_leaders_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_members_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_order_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_persist_test.cc

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A placement manager on SimLoop and SimStore with scripted servers: they join, beat, do their
-// directives and keep what real ones keep. The manager can be killed and started on the same store.
+// Placement managers on SimLoop and SimStore with scripted servers: they join, beat, do their
+// directives and keep what real ones keep. A manager can be killed and started on the same store;
+// calls go to the one that leads.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -118,6 +119,7 @@ struct ScriptedServer {
   bool works = true;           // polls for directives
   bool stores_commits = true;  // acknowledges StoreCommit
   uint64_t generation = 0;
+  uint64_t term = 0;
   std::string cluster;
   std::vector<std::string> last_members;
   std::map<ShardId, pb::HeldObject> objects;
@@ -138,6 +140,25 @@ struct ScriptedServer {
   int pulled = 0;
   int manifests_fetched = 0;
   int dropped = 0;  // directives to drop a snapshot or staging
+};
+
+// One manager's process.
+struct ManagerNode {
+  std::unique_ptr<SimLoop> loop;
+  std::unique_ptr<ProbedNet> net;
+  std::unique_ptr<SimStore> sim_store;
+  std::unique_ptr<PlacementManager> manager;
+
+  // kill -9.
+  void Kill() {
+    if (loop != nullptr) {
+      loop->Kill();
+    }
+    manager.reset();
+    sim_store.reset();
+    net.reset();
+    loop.reset();
+  }
 };
 
 // One rank's view of a job's incarnation.
@@ -166,21 +187,24 @@ class Cluster {
   }
 
   ~Cluster() {
-    Kill();
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      Kill(i);
+    }
     driver_.Kill();
   }
 
-  // Starts the manager; the servers join by themselves.
-  absl::Status Start() {
-    loop = std::make_unique<SimLoop>(&scheduler);
-    net = std::make_unique<ProbedNet>(loop.get());
-    sim_store = std::make_unique<SimStore>(loop.get(), &store);
+  // Starts a manager; the servers join by themselves.
+  absl::Status Start(size_t index = 0) {
+    ManagerNode& at = node(index);
+    at.loop = std::make_unique<SimLoop>(&scheduler);
+    at.net = std::make_unique<ProbedNet>(at.loop.get());
+    at.sim_store = std::make_unique<SimStore>(at.loop.get(), &store);
     for (const auto& server : servers) {
-      net->answers[server->address] =
+      at.net->answers[server->address] =
           server->running ? ProbedNet::Answer::kAccepts : ProbedNet::Answer::kRefuses;
     }
     std::optional<absl::StatusOr<std::unique_ptr<PlacementManager>>> started;
-    loop->Spawn(StartTask(&started));
+    at.loop->Spawn(StartTask(index, &started));
     scheduler.RunUntil([&] { return started.has_value(); }, Add(scheduler.now(), 10s));
     if (!started.has_value()) {
       return error::DeadlineExceeded("the manager does not start");
@@ -188,26 +212,39 @@ class Cluster {
     if (!started->ok()) {
       return started->status();
     }
-    manager = *std::move(*started);
+    at.manager = *std::move(*started);
     return absl::OkStatus();
   }
 
-  // kill -9 of the manager.
-  void Kill() {
-    if (loop != nullptr) {
-      loop->Kill();
-    }
-    manager.reset();
-    sim_store.reset();
-    net.reset();
-    loop.reset();
-    for (const std::weak_ptr<OneShot<Result>>& call : calls_) {
-      if (const auto open = call.lock(); open != nullptr) {
+  // kill -9 of a manager.
+  void Kill(size_t index = 0) {
+    node(index).Kill();
+    for (const auto& [at, call] : calls_) {
+      if (const auto open = call.lock(); open != nullptr && at == index) {
         open->Set(error::Unavailable("placement was killed"));
       }
     }
-    calls_.clear();
+    std::erase_if(calls_, [index](const auto& call) { return call.first == index; });
   }
+
+  ManagerNode& node(size_t index = 0) {
+    while (nodes_.size() <= index) {
+      nodes_.push_back(std::make_unique<ManagerNode>());
+    }
+    return *nodes_[index];
+  }
+
+  // The one that leads; none: managers() of them.
+  size_t Leader() const {
+    size_t index = 0;
+    while (index < nodes_.size() &&
+           (nodes_[index]->manager == nullptr || !nodes_[index]->manager->leads())) {
+      ++index;
+    }
+    return index;
+  }
+
+  size_t managers() const { return nodes_.size(); }
 
   void Run(Duration duration) {
     scheduler.RunUntil([] { return false; }, Add(scheduler.now(), duration));
@@ -250,9 +287,7 @@ class Cluster {
     ScriptedServer& dead = server(index);
     dead.running = false;
     dead.objects.clear();
-    if (net != nullptr) {
-      net->answers[dead.address] = ProbedNet::Answer::kRefuses;
-    }
+    SetProbe(dead.address, ProbedNet::Answer::kRefuses);
     if (connection_breaks && dead.poll != nullptr) {
       dead.poll->gone = true;
       if (dead.poll->on_gone) {
@@ -266,9 +301,7 @@ class Cluster {
     back.incarnation = Incarnation::Draw(&random_);
     back.running = true;
     back.joined = error::Unavailable("not joined");
-    if (net != nullptr) {
-      net->answers[back.address] = ProbedNet::Answer::kAccepts;
-    }
+    SetProbe(back.address, ProbedNet::Answer::kAccepts);
     driver_.Spawn(Live(&back));
     driver_.Spawn(Work(&back));
   }
@@ -299,6 +332,8 @@ class Cluster {
     caller.set_cluster_id(server.cluster);
     caller.set_server_id(server.id.ToBytes());
     caller.set_incarnation(server.incarnation.ToBytes());
+    caller.set_generation(server.generation);
+    caller.set_term(server.term);
     return caller;
   }
 
@@ -584,17 +619,27 @@ class Cluster {
   RecordedEvents events;
   MetricRegistry metrics;
   PlacementOptions options;
-  std::unique_ptr<SimLoop> loop;
-  std::unique_ptr<ProbedNet> net;
-  std::unique_ptr<SimStore> sim_store;
-  std::unique_ptr<PlacementManager> manager;
   std::vector<std::unique_ptr<ScriptedServer>> servers;
 
  private:
-  Task<void> StartTask(std::optional<absl::StatusOr<std::unique_ptr<PlacementManager>>>* out) {
-    const PlacementSeams seams{loop.get(), &random_, sim_store.get(), net.get(), &events, &metrics};
-    auto started = co_await PlacementManager::Start(options, seams);
+  Task<void> StartTask(size_t index,
+                       std::optional<absl::StatusOr<std::unique_ptr<PlacementManager>>>* out) {
+    ManagerNode& at = node(index);
+    const PlacementSeams seams{at.loop.get(), &random_, at.sim_store.get(),
+                               at.net.get(),  &events,  &metrics};
+    PlacementOptions own = options;
+    own.name = fmt::format("placement-{}", index);
+    own.address = fmt::format("sim://placement-{}/7601", index);
+    auto started = co_await PlacementManager::Start(own, seams);
     out->emplace(std::move(started));
+  }
+
+  void SetProbe(const std::string& address, ProbedNet::Answer answer) {
+    for (const auto& at : nodes_) {
+      if (at->net != nullptr) {
+        at->net->answers[address] = answer;
+      }
+    }
   }
 
   static Task<void> HandleInto(PlacementManager* manager, std::shared_ptr<RpcCall> call,
@@ -605,18 +650,40 @@ class Cluster {
     out->Set(std::move(result));
   }
 
+  // Until one has answered that leads: what a standby refuses was not executed.
   Task<Result> Ask(std::shared_ptr<ScriptedCall> call, std::string method, std::string request) {
-    if (manager == nullptr) {
+    Result result = error::Unavailable("no placement was started");
+    for (size_t tried = 0; tried < nodes_.size(); ++tried) {
+      const size_t at = asked_;
+      result = co_await AskAt(at, call, method, request);
+      if (result.ok() || (result.status().code() != absl::StatusCode::kAborted &&
+                          result.status().code() != absl::StatusCode::kUnavailable)) {
+        co_return result;
+      }
+      if (asked_ == at) {
+        asked_ = (at + 1) % nodes_.size();
+      }
+      if (result.status().code() != absl::StatusCode::kAborted) {
+        co_return result;
+      }
+    }
+    co_return error::Unavailable("nobody leads: {}", MessageOf(result.status()));
+  }
+
+  Task<Result> AskAt(size_t index, std::shared_ptr<ScriptedCall> call, std::string method,
+                     std::string request) {
+    if (node(index).manager == nullptr) {
       co_await driver_.Sleep(Duration(1'000'000));
       co_return error::Unavailable("placement is down");
     }
     auto result = std::make_shared<OneShot<Result>>(&driver_);
-    std::erase_if(calls_, [](const auto& ended) { return ended.expired(); });
-    calls_.push_back(result);
-    loop->Spawn(
-        HandleInto(manager.get(), std::move(call), std::move(method), std::move(request), result));
-    const bool set = co_await result->WaitUntil(Add(driver_.Now(), 40s));
-    co_return set ? std::move(result->value()) : Result(error::DeadlineExceeded("no answer"));
+    std::erase_if(calls_, [](const auto& ended) { return ended.second.expired(); });
+    calls_.emplace_back(index, result);
+    node(index).loop->Spawn(HandleInto(node(index).manager.get(), std::move(call),
+                                       std::move(method), std::move(request), result));
+    const Duration patience = nodes_.size() > 1 ? Duration(1500ms) : Duration(40s);
+    const bool set = co_await result->WaitUntil(Add(driver_.Now(), patience));
+    co_return set ? std::move(result->value()) : Result(error::Unavailable("no answer"));
   }
 
   Task<void> CallInto(std::string method, std::string request, std::optional<Result>* out) {
@@ -665,6 +732,7 @@ class Cluster {
       GEMEL_CHECK(reply.ParseFromString(*raw));
       server->cluster = reply.cluster_id();
       server->generation = reply.generation();
+      server->term = reply.term();
       server->last_members.assign(reply.last_members().begin(), reply.last_members().end());
     }
   }
@@ -799,7 +867,9 @@ class Cluster {
       if (!server->running || server->incarnation != life) {
         break;
       }
-      if (!raw.ok() || !reply.ParseFromString(*raw) || reply.rejoin()) {
+      if (!raw.ok() || !reply.ParseFromString(*raw) || reply.rejoin() ||
+          std::pair(reply.generation(), reply.term()) <
+              std::pair(server->generation, server->term)) {
         co_await driver_.Sleep(50ms);
         continue;
       }
@@ -820,7 +890,9 @@ class Cluster {
   }
 
   SimLoop driver_;
-  std::vector<std::weak_ptr<OneShot<Result>>> calls_;  // that the manager has not answered
+  std::vector<std::unique_ptr<ManagerNode>> nodes_;
+  size_t asked_ = 0;  // who answers calls, as far as known
+  std::vector<std::pair<size_t, std::weak_ptr<OneShot<Result>>>> calls_;  // not answered yet
   Random random_{7};
 };
 

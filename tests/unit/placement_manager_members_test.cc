@@ -44,7 +44,7 @@ TEST_F(PlacementMembers, BrokenConnectionAndRefusedProbeAreDeathWithinAHundredMi
 TEST_F(PlacementMembers, SilenceIsSuspicionAndDeathBelowOneSecond) {
   cluster.Run(1s);
   cluster.server(1).beating = false;
-  cluster.net->answers[cluster.server(1).address] = ProbedNet::Answer::kSilent;
+  cluster.node().net->answers[cluster.server(1).address] = ProbedNet::Answer::kSilent;
   // Its long poll goes on to be answered but is no heartbeat of a new second.
   cluster.server(1).running = false;
   const TimePoint silent = cluster.scheduler.now();
@@ -56,9 +56,9 @@ TEST_F(PlacementMembers, SilenceIsSuspicionAndDeathBelowOneSecond) {
 
 TEST_F(PlacementMembers, APausedManagerJudgesNobodyByItsOwnLag) {
   cluster.Run(1s);
-  cluster.loop->Pause();
+  cluster.node().loop->Pause();
   cluster.Run(3s);
-  cluster.loop->Resume();
+  cluster.node().loop->Resume();
   cluster.Run(2s);
   EXPECT_TRUE(cluster.events.Has("placement_starved"));
   EXPECT_FALSE(cluster.events.Has("member_dead")) << cluster.events.All();
@@ -90,7 +90,7 @@ TEST_F(PlacementMembers, AnotherVersionOrClusterIsRefusedWithBothNamed) {
   join.mutable_caller()->set_cluster_id(std::string(16, 'z'));
   auto foreign = cluster.Call<pb::JoinReply>("Join", join);
   EXPECT_EQ(foreign.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(foreign.status().ToString(), HasSubstr(cluster.manager->cluster().ToHex()));
+  EXPECT_THAT(foreign.status().ToString(), HasSubstr(cluster.node().manager->cluster().ToHex()));
   EXPECT_THAT(foreign.status().ToString(), HasSubstr("recover --from-servers"));
 }
 
@@ -155,7 +155,7 @@ TEST_F(PlacementMembers, StopReleasesEveryLongPoll) {
     }
   };
 
-  cluster.loop->Spawn(Stopper::Run(cluster.manager.get(), &stopped));
+  cluster.node().loop->Spawn(Stopper::Run(cluster.node().manager.get(), &stopped));
   EXPECT_TRUE(cluster.RunUntil([&] { return stopped; }, 2s));
 }
 

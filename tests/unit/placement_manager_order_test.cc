@@ -176,7 +176,9 @@ TEST_F(PlacementOrder, AWriteOfUnknownOutcomeEndsWhenAnotherManagerHasTakenTheSt
   cluster.Run(1s);
   EXPECT_TRUE(cluster.events.Has("store_outcome_unknown"));
   EXPECT_TRUE(cluster.events.Has("commit_refused"));
-  EXPECT_EQ(cluster.Await(snapshot, 0, 100)->state(), pb::SNAPSHOT_OPEN);
+  const absl::Status stopped = cluster.Await(snapshot, 0, 100).status();
+  EXPECT_EQ(stopped.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(stopped.ToString(), HasSubstr("stop this one"));
 }
 
 TEST_F(PlacementOrder, NothingIsToldOrReissuedWhileAnUnknownOutcomeCannotBeRead) {

@@ -58,7 +58,7 @@ TEST_F(PlacementRestore, ARestartedManagerWaitsForTheInventoryOfEveryMember) {
   // One server is alive but silent to the manager for a while.
   cluster.server(1).running = false;
   ASSERT_TRUE(cluster.Start().ok());
-  cluster.net->answers[cluster.server(1).address] = ProbedNet::Answer::kSilent;
+  cluster.node().net->answers[cluster.server(1).address] = ProbedNet::Answer::kSilent;
   auto waiting = cluster.Begin(run, 0, 2, 500);
   ASSERT_TRUE(waiting.ok()) << waiting.status();
   EXPECT_EQ(waiting->decision(), pb::BeginRestoreReply::WAIT);
@@ -182,7 +182,7 @@ TEST_F(PlacementRestore, ALostStoreIsRebuiltFromAMajorityOfTheServers) {
   const JobRun before = cluster.NewRun();
   ASSERT_TRUE(cluster.Save(before, "1").ok());
   cluster.Run(1s);
-  const ClusterId id = cluster.manager->cluster();
+  const ClusterId id = cluster.node().manager->cluster();
   cluster.Kill();
   cluster.store = SimStoreState();
   ASSERT_TRUE(cluster.Start().ok());
@@ -200,7 +200,7 @@ TEST_F(PlacementRestore, ALostStoreIsRebuiltFromAMajorityOfTheServers) {
   cluster.RestartServer(1);
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }))
       << cluster.server(0).joined << cluster.events.All();
-  EXPECT_EQ(cluster.manager->cluster(), id);
+  EXPECT_EQ(cluster.node().manager->cluster(), id);
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(1).joined.ok(); }));
   const JobRun run = cluster.NewRun();
   EXPECT_EQ(run.epoch.generation, 2U);

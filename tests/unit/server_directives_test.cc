@@ -340,6 +340,21 @@ TEST(Directives, JoinsAgainWhenAPollSaysSo) {
   EXPECT_TRUE(r.world.RunUntil([&] { return r.fake().named("server-1").joins == 2; }, 3s));
 }
 
+TEST(Directives, ThoseOfADeposedLeaderAreNotObeyed) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  r.fake().named("server-0").older_leader = true;
+  pb::Directive drop;
+  WriteSnapshotId(shard.snapshot, drop.mutable_drop_snapshot()->mutable_snapshot());
+  const uint64_t id = r.fake().Direct("server-0", drop);
+  r.world.RunFor(5s);
+  EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
+  EXPECT_TRUE(r.server(0).identity().HasRecord(shard.snapshot));
+  EXPECT_EQ(r.fake().ResultOf("server-0", id), nullptr);
+  r.fake().named("server-0").older_leader = false;
+  EXPECT_TRUE(r.world.RunUntil([&] { return r.server(0).objects().Find(shard) == nullptr; }, 5s));
+}
+
 TEST(Membership, RemembersTheLivingMembersOfTheNewestMap) {
   Running r;
   EXPECT_EQ(r.server(0).identity().last_members().size(), 3U);

@@ -112,6 +112,7 @@ pb::JoinReply FakePlacement::Join(const pb::JoinRequest& request) {
   pb::JoinReply reply;
   reply.set_cluster_id(cluster.ToBytes());
   reply.set_generation(generation);
+  reply.set_term(term);
   reply.set_heartbeat_ms(100);
   for (const auto& [id, member] : members) {
     reply.add_last_members(id);
@@ -132,6 +133,8 @@ Task<absl::StatusOr<std::string>> FakePlacement::Directives(std::string raw) {
     co_await loop_->Sleep(kTick);
   }
   pb::DirectivesReply reply;
+  reply.set_generation(generation);
+  reply.set_term(member.older_leader ? 0 : term);
   reply.set_rejoin(std::exchange(member.rejoin_by_directives, false));
   for (const pb::Directive& directive : member.directives) {
     *reply.add_directives() = directive;

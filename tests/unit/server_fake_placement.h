@@ -35,6 +35,7 @@ class FakePlacement final : public RpcService {
     std::map<uint64_t, pb::DirectiveResult> results;
     bool rejoin = false;                // told at the next heartbeat
     bool rejoin_by_directives = false;  // told at the next poll
+    bool older_leader = false;          // its directives come from one that was deposed
   };
 
   struct Rank {
@@ -72,6 +73,7 @@ class FakePlacement final : public RpcService {
 
   ClusterId cluster;
   uint64_t generation = 1;
+  uint64_t term = 1;
   EpochId epoch{1, 1};
   std::map<std::string, Joined> members;  // by server id
   std::map<uint64_t, Save> saves;

@@ -71,7 +71,7 @@ TEST(Identity, KeepsItsServerIdForEver) {
 
 TEST(Identity, RefusesASecondClusterAndAnOlderGeneration) {
   Place p;
-  ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 3, {})).ok());
+  ASSERT_TRUE(p.Run(p.identity->Joined({Cluster(1), 3, 1}, {})).ok());
   ASSERT_TRUE(p.Load().ok());
   const absl::Status foreign = p.identity->CheckPlacement(Cluster(2), 9);
   EXPECT_EQ(foreign.code(), absl::StatusCode::kFailedPrecondition);
@@ -82,6 +82,20 @@ TEST(Identity, RefusesASecondClusterAndAnOlderGeneration) {
   EXPECT_EQ(p.identity->CheckPlacement(Cluster(1), 2).code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(p.identity->CheckPlacement(Cluster(1), 3).ok());
+}
+
+TEST(Identity, ObeysNoLeaderBelowOneThatItObeyedAndABiggerGenerationBeginsTermsAnew) {
+  Place p;
+  ASSERT_TRUE(p.Run(p.identity->Joined({Cluster(1), 3, 7}, {})).ok());
+  ASSERT_TRUE(p.Load().ok());
+  EXPECT_EQ(p.identity->term(), 7U);
+  EXPECT_EQ(p.identity->CheckLeader(3, 6).code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(p.identity->CheckLeader(3, 7).ok());
+  EXPECT_TRUE(p.identity->CheckLeader(4, 1).ok());
+  EXPECT_EQ(p.identity->CheckLeader(2, 9).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(p.Run(p.identity->Joined({Cluster(1), 3, 6}, {})).code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(p.identity->term(), 7U);
 }
 
 TEST(Identity, NeverTakesAnEpochBack) {
@@ -109,7 +123,7 @@ TEST(Identity, WhatCouldNotBeSavedIsSavedWhenItIsAskedAgain) {
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).code(),
               absl::StatusCode::kResourceExhausted);
-    EXPECT_EQ(p.Run(p.identity->Joined(Cluster(1), 3, {})).code(),
+    EXPECT_EQ(p.Run(p.identity->Joined({Cluster(1), 3, 1}, {})).code(),
               absl::StatusCode::kResourceExhausted);
     EXPECT_EQ(p.Run(p.identity->SetMembers({p.identity->server()})).code(),
               absl::StatusCode::kResourceExhausted);
@@ -124,7 +138,7 @@ TEST(Identity, WhatCouldNotBeSavedIsSavedWhenItIsAskedAgain) {
 
 TEST(Identity, KeepsRecordAndManifestUntilTheyAreDropped) {
   Place p;
-  ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 1, {})).ok());
+  ASSERT_TRUE(p.Run(p.identity->Joined({Cluster(1), 1, 1}, {})).ok());
   const Commit commit(4);
   ASSERT_TRUE(p.Run(p.identity->StoreCommit(commit.record, commit.manifest)).ok());
   ASSERT_TRUE(p.Run(p.identity->StoreCommit(commit.record, commit.manifest)).ok());
@@ -141,20 +155,20 @@ TEST(Identity, KeepsRecordAndManifestUntilTheyAreDropped) {
 
 TEST(Identity, RefusesAManifestThatIsNotTheRecordsAndARecordOfAnotherCluster) {
   Place p;
-  ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 1, {})).ok());
+  ASSERT_TRUE(p.Run(p.identity->Joined({Cluster(1), 1, 1}, {})).ok());
   const Commit commit(4);
   const Commit other(5);
   EXPECT_EQ(p.Run(p.identity->StoreCommit(commit.record, other.manifest)).code(),
             absl::StatusCode::kDataLoss);
   Place foreign;
-  ASSERT_TRUE(foreign.Run(foreign.identity->Joined(Cluster(2), 1, {})).ok());
+  ASSERT_TRUE(foreign.Run(foreign.identity->Joined({Cluster(2), 1, 1}, {})).ok());
   EXPECT_EQ(foreign.Run(foreign.identity->StoreCommit(commit.record, commit.manifest)).code(),
             absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(Identity, TakesAJobWhoseNameBeginsWithADot) {
   Place p;
-  ASSERT_TRUE(p.Run(p.identity->Joined(Cluster(1), 1, {})).ok());
+  ASSERT_TRUE(p.Run(p.identity->Joined({Cluster(1), 1, 1}, {})).ok());
   const Commit commit(4, ".hidden");
   EXPECT_TRUE(p.Run(p.identity->StoreCommit(commit.record, commit.manifest)).ok());
 }

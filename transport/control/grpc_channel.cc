@@ -12,6 +12,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/mutex.h"
+#include "common/status_macros.h"
 #include "common/sync.h"
 #include "transport/control/grpc_address.h"
 #include "transport/control/grpc_message.h"
@@ -279,6 +280,18 @@ Task<absl::StatusOr<std::string>> GrpcChannel::RunCall(std::shared_ptr<Core> cor
     co_return Explain(pending->result.value().status(), method, address);
   }
   co_return std::move(pending->result.value());
+}
+
+absl::StatusOr<std::unique_ptr<FailoverChannel>> ConnectToPlacement(Loop* loop,
+                                                                    const std::string& addresses) {
+  GEMEL_ASSIGN_OR_RETURN(const std::vector<std::string> split, SplitAddresses(addresses));
+  std::vector<std::unique_ptr<RpcChannel>> channels;
+  for (const std::string& address : split) {
+    GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<GrpcChannel> channel,
+                           GrpcChannel::Create(loop, address));
+    channels.push_back(std::move(channel));
+  }
+  return std::make_unique<FailoverChannel>(loop, std::move(channels));
 }
 
 }  // namespace gemel

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 
 #include "common/loop.h"
+#include "transport/control/failover_channel.h"
 #include "transport/control/rpc.h"
 #include "transport/control/rpc_limits.h"
 
@@ -55,5 +56,10 @@ class GrpcChannel final : public RpcChannel {
 
   const std::shared_ptr<Core> core_;  // shared with calls on the loop and in gRPC's threads
 };
+
+// A channel to the placement that leads among `addresses` (by commas). Errors: SplitAddresses()'s
+// and ParseGrpcAddress()'s.
+absl::StatusOr<std::unique_ptr<FailoverChannel>> ConnectToPlacement(Loop* loop,
+                                                                    const std::string& addresses);
 
 }  // namespace gemel
