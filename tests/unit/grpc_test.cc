@@ -154,7 +154,7 @@ TEST_F(Grpc, AnUnknownMethodIsUnimplemented) {
   EXPECT_FALSE(MethodOfPath("/other.Service/Echo").has_value());
   EXPECT_FALSE(MethodOfPath("/gemel.v1.Placement/").has_value());
   EXPECT_FALSE(MethodOfPath("").has_value());
-  EXPECT_EQ(MethodOfPath(MethodPath("Open")), "Open");
+  EXPECT_EQ(MethodOfPath(MethodPath(kPlacementService, "Open")), "Open");
 }
 
 TEST_F(Grpc, TheDeadlineEndsACallOnBothSides) {

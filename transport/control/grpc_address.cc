@@ -13,6 +13,7 @@ constexpr std::string_view kEmptyAuthority = "//";
 constexpr std::string_view kTcp = "tcp://";
 // sun_path of Linux, with its terminating zero.
 constexpr size_t kUnixPathBytesMax = 107;
+constexpr size_t kPortDigitsMax = 5;
 
 absl::StatusOr<GrpcAddress> ParseUnix(std::string_view path) {
   if (path.starts_with(kEmptyAuthority)) {
@@ -54,6 +55,18 @@ absl::StatusOr<GrpcAddress> ParseGrpcAddress(std::string_view text) {
   address.port = tcp->port();
   address.host = numeric.substr(kTcp.size(), numeric.rfind(':') - kTcp.size());
   return address;
+}
+
+absl::Status CheckFarAddress(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  const std::string_view port =
+      colon == std::string_view::npos ? std::string_view() : text.substr(colon + 1);
+  const bool digits = !port.empty() && port.size() <= kPortDigitsMax &&
+                      port.find_first_not_of("0123456789") == std::string_view::npos;
+  if (!digits || colon == 0 || text.find_first_of("/ ,") != std::string_view::npos) {
+    return error::InvalidArgument("address '{}' must be host:port", text);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace gemel

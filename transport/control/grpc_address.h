@@ -31,4 +31,8 @@ struct GrpcAddress {
 
 absl::StatusOr<GrpcAddress> ParseGrpcAddress(std::string_view text);
 
+// "host:port" of another machine, for a channel with TLS. InvalidArgument otherwise; whether the
+// host exists is found out by the first call.
+absl::Status CheckFarAddress(std::string_view text);
+
 }  // namespace gemel

@@ -25,6 +25,8 @@ constexpr int kReconnectBackoffMinMs = 100;
 constexpr int kReconnectBackoffMaxMs = 1000;
 // What one attempt to connect may take; a busy host needs more than the shortest backoff.
 constexpr int kConnectTimeoutMs = 1000;
+// gRPC's own words for a connection that never came about, several layers deep.
+constexpr std::string_view kNoConnection = "failed to connect";
 
 grpc::ChannelArguments Arguments() {
   grpc::ChannelArguments arguments;
@@ -63,8 +65,8 @@ absl::StatusOr<std::string> ResultOf(const grpc::Status& status, const grpc::Byt
 // What the channel, its calls and gRPC's threads share: the way to the loop, closed when the
 // channel goes, and the list of calls.
 struct GrpcChannel::Core {
-  Core(Loop* loop, GrpcAddress address, std::shared_ptr<grpc::Channel> channel)
-      : address(std::move(address)), channel(std::move(channel)), loop_(loop) {}
+  Core(Loop* loop, GrpcPeer peer, std::shared_ptr<grpc::Channel> channel)
+      : peer(std::move(peer)), channel(std::move(channel)), loop_(loop) {}
 
   // Any thread: dropped once the channel is closed.
   void Post(Loop::Callback callback) {
@@ -104,7 +106,9 @@ struct GrpcChannel::Core {
     }
   }
 
-  const GrpcAddress address;
+  bool to_placement() const { return peer.service == kPlacementService; }
+
+  const GrpcPeer peer;
   // The loop's: gRPC must not lose its last reference to a channel in one of its own threads,
   // because that thread would then take down the queue that it runs on.
   std::shared_ptr<grpc::Channel> channel;
@@ -159,14 +163,29 @@ struct GrpcChannel::Pending {
 
 absl::StatusOr<std::unique_ptr<GrpcChannel>> GrpcChannel::Create(Loop* loop,
                                                                  std::string_view address) {
+  GrpcPeer peer;
+  peer.address = address;
+  peer.service = kPlacementService;
+  return Create(loop, std::move(peer));
+}
+
+absl::StatusOr<std::unique_ptr<GrpcChannel>> GrpcChannel::Create(Loop* loop, GrpcPeer peer) {
   GEMEL_CHECK(loop != nullptr);
-  absl::StatusOr<GrpcAddress> parsed = ParseGrpcAddress(address);
-  if (!parsed.ok()) {
-    return parsed.status();
+  std::string target = peer.address;
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
+  if (peer.tls.has_value()) {
+    GEMEL_RETURN_IF_ERROR(CheckFarAddress(peer.address));
+    credentials =
+        grpc::SslCredentials({peer.tls->authorities, peer.tls->key, peer.tls->certificate});
+  } else {
+    GEMEL_ASSIGN_OR_RETURN(const GrpcAddress parsed, ParseGrpcAddress(peer.address));
+    peer.address = parsed.ToString();
+    target = parsed.Target();
+    credentials = grpc::InsecureChannelCredentials();
   }
   std::shared_ptr<grpc::Channel> channel =
-      grpc::CreateCustomChannel(parsed->Target(), grpc::InsecureChannelCredentials(), Arguments());
-  auto core = std::make_shared<Core>(loop, *std::move(parsed), std::move(channel));
+      grpc::CreateCustomChannel(target, credentials, Arguments());
+  auto core = std::make_shared<Core>(loop, std::move(peer), std::move(channel));
   return std::unique_ptr<GrpcChannel>(new GrpcChannel(std::move(core)));
 }
 
@@ -182,13 +201,16 @@ GrpcChannel::~GrpcChannel() {
   core_->channel.reset();
 }
 
-std::string GrpcChannel::address() const { return core_->address.ToString(); }
+std::string GrpcChannel::address() const { return core_->peer.address; }
 
 void GrpcChannel::Begin(const std::shared_ptr<Core>& core, const std::shared_ptr<Pending>& pending,
                         const std::string& method, const std::string& request, Duration left) {
   auto wire = std::make_shared<Wire>(core);
   wire->context.set_deadline(DeadlineIn(left));
   wire->context.set_wait_for_ready(false);
+  for (const auto& [name, value] : core->peer.metadata) {
+    wire->context.AddMetadata(name, value);
+  }
   wire->request = ToByteBuffer(request);
   pending->wire = wire;
   auto done = [wire, weak = std::weak_ptr(pending)](const grpc::Status& status) {
@@ -200,8 +222,9 @@ void GrpcChannel::Begin(const std::shared_ptr<Core>& core, const std::shared_ptr
     });
   };
   grpc::GenericStub stub(core->channel);
-  stub.UnaryCall(&wire->context, MethodPath(method), grpc::StubOptions(), &wire->request,
-                 &wire->response, std::move(done));
+  const std::string path = MethodPath(core->peer.service, method);
+  stub.UnaryCall(&wire->context, path, grpc::StubOptions(), &wire->request, &wire->response,
+                 std::move(done));
 }
 
 // Cancels a call whose coroutine ends before its answer, and takes it off the channel's list.
@@ -231,9 +254,7 @@ namespace {
 // What gRPC says of a connection names neither the call nor its unknown outcome.
 absl::Status Explain(const absl::Status& status, std::string_view method,
                      const std::string& address) {
-  // gRPC's own words for "nobody listens there", several layers deep.
-  if (status.code() == absl::StatusCode::kUnavailable &&
-      MessageOf(status).starts_with("failed to connect")) {
+  if (WasNeverSent(status)) {
     return error::Unavailable(
         "no gemel-placement answers at {} ({}); `gemel up --placement` starts it again, nothing is "
         "lost",
@@ -248,6 +269,11 @@ absl::Status Explain(const absl::Status& status, std::string_view method,
 
 }  // namespace
 
+bool WasNeverSent(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable &&
+         MessageOf(status).starts_with(kNoConnection);
+}
+
 Task<absl::StatusOr<std::string>> GrpcChannel::Call(std::string method, std::string request,
                                                     TimePoint deadline) {
   GEMEL_CHECK(deadline != kTimeNever) << method << " without a deadline";
@@ -258,7 +284,7 @@ Task<absl::StatusOr<std::string>> GrpcChannel::RunCall(std::shared_ptr<Core> cor
                                                        std::string method, std::string request,
                                                        TimePoint deadline) {
   Loop* const loop = core->loop();
-  const std::string address = core->address.ToString();
+  const std::string address = core->peer.address;
   if (loop == nullptr) {
     co_return error::Cancelled("the channel to {} was closed", address);
   }
@@ -276,7 +302,7 @@ Task<absl::StatusOr<std::string>> GrpcChannel::RunCall(std::shared_ptr<Core> cor
     co_return error::DeadlineExceeded("{} at {}: no answer by the deadline, the outcome is unknown",
                                       method, address);
   }
-  if (!pending->result.value().ok()) {
+  if (!pending->result.value().ok() && core->to_placement()) {
     co_return Explain(pending->result.value().status(), method, address);
   }
   co_return std::move(pending->result.value());

@@ -13,7 +13,10 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -24,10 +27,33 @@
 
 namespace gemel {
 
+// PEM texts: the authorities that the peer's certificate is checked against, and who we are (both
+// empty: nobody).
+struct GrpcTls {
+  std::string authorities;
+  std::string certificate;
+  std::string key;
+};
+
+// Whom a channel calls, when that is not gemel-placement.
+struct GrpcPeer {
+  std::string address;         // loopback or unix; with `tls` any "host:port"
+  std::string service;         // "etcdserverpb.KV"
+  std::optional<GrpcTls> tls;  // absent: neither encrypted nor authenticated
+  std::vector<std::pair<std::string, std::string>> metadata;  // sent with every call
+};
+
+// True for a failure of which gRPC says that no connection came about, so that the call was never
+// sent. Known by gRPC's words: any other failure may have reached the peer.
+bool WasNeverSent(const absl::Status& status);
+
 class GrpcChannel final : public RpcChannel {
  public:
-  // Connects with the first call. Errors: ParseGrpcAddress()'s.
+  // To gemel-placement. Connects with the first call. Errors: ParseGrpcAddress()'s.
   static absl::StatusOr<std::unique_ptr<GrpcChannel>> Create(Loop* loop, std::string_view address);
+  // To any service; its failures keep gRPC's words. Errors: as above; InvalidArgument for an
+  // address with TLS that names no port.
+  static absl::StatusOr<std::unique_ptr<GrpcChannel>> Create(Loop* loop, GrpcPeer peer);
   ~GrpcChannel() override;
   GrpcChannel(const GrpcChannel&) = delete;
   GrpcChannel& operator=(const GrpcChannel&) = delete;

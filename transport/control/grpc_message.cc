@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/control/grpc_message.h"
 
+#include <fmt/format.h>
 #include <grpcpp/support/slice.h>
 
 #include <vector>
@@ -11,6 +12,7 @@ namespace gemel {
 namespace {
 
 constexpr std::string_view kServicePath = "/gemel.v1.Placement/";
+static_assert(kServicePath.substr(1, kServicePath.size() - 2) == kPlacementService);
 
 }  // namespace
 
@@ -32,9 +34,10 @@ std::optional<std::string> FromByteBuffer(const grpc::ByteBuffer& buffer) {
   return bytes;
 }
 
-std::string MethodPath(std::string_view method) {
+std::string MethodPath(std::string_view service, std::string_view method) {
+  GEMEL_CHECK(!service.empty() && service.find('/') == std::string_view::npos) << service;
   GEMEL_CHECK(!method.empty() && method.find('/') == std::string_view::npos) << method;
-  return std::string(kServicePath).append(method);
+  return fmt::format("/{}/{}", service, method);
 }
 
 std::optional<std::string> MethodOfPath(std::string_view path) {

@@ -17,10 +17,12 @@ grpc::ByteBuffer ToByteBuffer(std::string_view bytes);
 // Nothing when gRPC cannot unpack it (a broken compression).
 std::optional<std::string> FromByteBuffer(const grpc::ByteBuffer& buffer);
 
-// "/gemel.v1.Placement/Open"
-std::string MethodPath(std::string_view method);
+inline constexpr std::string_view kPlacementService = "gemel.v1.Placement";
 
-// "Open"; nothing for a path of another service.
+// "/gemel.v1.Placement/Open"
+std::string MethodPath(std::string_view service, std::string_view method);
+
+// "Open" of kPlacementService; nothing for a path of another service.
 std::optional<std::string> MethodOfPath(std::string_view path);
 
 }  // namespace gemel
