@@ -43,6 +43,7 @@ SUITES = (
     Suite("sim", "ctest", "release", 3, "tests/sim", labels="^sim$"),
     Suite("python", "pytest", "release", 4, "tests/python"),
     Suite("e2e", "pytest", "release", 12, "tests/e2e"),
+    Suite("etcd", "pytest", "release", 4, "tests/etcd"),
     Suite("crash", "pytest", "release", 5, "tests/crash"),
     Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
     Suite("asan", "ctest", "asan", 3, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim)_"),

@@ -13,7 +13,7 @@ MAY_INCLUDE = {
     "proto": (),
     "transport": ("common",),
     "placement/model": ("common",),
-    "placement/store": ("common", "proto"),
+    "placement/store": ("common", "proto", "transport"),
     "placement": ("common", "proto", "transport", "placement/model", "placement/store"),
     "server": ("common", "proto", "transport", "placement/model"),
     "client": ("common", "transport"),

@@ -12,6 +12,7 @@ gemel_test(placement_manager_test
   DEPS gemel_placement_manager LABEL unit)
 if(GEMEL_BUILD_SERVICES)
   gemel_test(placement_store_test
-    SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_store_test.cc
+    SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_store_conformance.cc
+            ${CMAKE_CURRENT_LIST_DIR}/placement_store_test.cc
     DEPS gemel_placement_store_rocksdb LABEL unit)
 endif()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One conformance suite over every MetaStore, then what only one of them does.
+// The simulated store and RocksDB: the conformance suite's backends, then what only one does.
 #include <gmock/gmock.h>
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
@@ -14,6 +14,7 @@
 #include "common/sim_loop.h"
 #include "placement/store/rocksdb_store.h"
 #include "placement/store/sim_store.h"
+#include "placement_store_backends.h"
 
 namespace gemel {
 namespace {
@@ -37,46 +38,34 @@ std::string FreshDir() {
   return dir;
 }
 
-// A store with the loop that runs it; Reopen() is a kill and a start.
-class Backend {
- public:
-  virtual ~Backend() = default;
-  virtual MetaStore* store() = 0;
-  virtual void Reopen() = 0;
-  virtual Loop* loop() = 0;
-  virtual void RunUntil(const std::function<bool()>& done) = 0;
-
-  template <typename T>
-  T Await(Task<T> task) {
-    std::optional<T> result;
-    loop()->Spawn(Into(std::move(task), &result));
-    RunUntil([&] { return result.has_value(); });
-    GEMEL_CHECK(result.has_value());
-    return std::move(*result);
-  }
-
- private:
-  template <typename T>
-  static Task<void> Into(Task<T> task, std::optional<T>* out) {
-    T value = co_await std::move(task);
-    out->emplace(std::move(value));
-  }
-};
-
 class SimBackend final : public Backend {
  public:
-  SimBackend() : loop_(&scheduler_), store_(&loop_, &state) {}
+  SimBackend() : loop_(&scheduler_) { Reopen(); }
 
   ~SimBackend() override { loop_.Kill(); }
 
-  MetaStore* store() override { return &store_; }
+  MetaStore* store() override { return store_.get(); }
 
-  void Reopen() override {}
+  MetaStore* second() override { return second_.get(); }
+
+  void Reopen() override {
+    store_ = std::make_unique<SimStore>(&loop_, &state);
+    second_ = std::make_unique<SimStore>(&loop_, &state);
+  }
+
+  void Close() override {}
+
+  TimePoint now() { return loop_.Now(); }
 
   Loop* loop() override { return &loop_; }
 
   void RunUntil(const std::function<bool()>& done) override {
-    scheduler_.RunUntil(done, Add(scheduler_.now(), 10s));
+    scheduler_.RunUntil(done, Add(scheduler_.now(), 60s));
+  }
+
+  void Pass(Duration time) {
+    const TimePoint until = Add(now(), time);
+    RunUntil([&] { return now() >= until; });
   }
 
   SimStoreState state;
@@ -84,7 +73,8 @@ class SimBackend final : public Backend {
  private:
   SimScheduler scheduler_;
   SimLoop loop_;
-  SimStore store_;
+  std::unique_ptr<SimStore> store_;
+  std::unique_ptr<SimStore> second_;
 };
 
 class RocksdbBackend final : public Backend {
@@ -107,12 +97,14 @@ class RocksdbBackend final : public Backend {
 
   MetaStore* store() override { return store_.get(); }
 
+  MetaStore* second() override { return store_.get(); }  // one process has it open
+
   void Reopen() override {
     store_.reset();
     Open();
   }
 
-  void Close() { store_.reset(); }
+  void Close() override { store_.reset(); }
 
   Loop* loop() override { return loop_.get(); }
 
@@ -133,91 +125,6 @@ class RocksdbBackend final : public Backend {
   std::unique_ptr<RocksdbStore> store_;
 };
 
-Txn Put(const std::string& key, const std::string& value, std::optional<uint64_t> version) {
-  Txn txn;
-  txn.compares.push_back({.key = key, .version = version});
-  txn.puts.emplace_back(key, value);
-  return txn;
-}
-
-class MetaStoreConformance : public ::testing::TestWithParam<const char*> {
- protected:
-  MetaStoreConformance() {
-    if (std::string(GetParam()) == "sim") {
-      backend_ = std::make_unique<SimBackend>();
-    } else {
-      backend_ = std::make_unique<RocksdbBackend>();
-    }
-  }
-
-  absl::StatusOr<CommitResult> Commit(Txn txn) {
-    return backend_->Await(backend_->store()->Commit(std::move(txn)));
-  }
-
-  std::optional<Versioned> Get(const std::string& key) {
-    auto found = backend_->Await(backend_->store()->Get(key));
-    GEMEL_CHECK(found.ok()) << ToText(found.status());
-    return *found;
-  }
-
-  std::unique_ptr<Backend> backend_;
-};
-
-TEST_P(MetaStoreConformance, PutsWhenTheKeyIsAsCompared) {
-  auto first = Commit(Put("a", "1", std::nullopt));
-  ASSERT_TRUE(first.ok() && first->applied);
-  EXPECT_EQ(*Get("a"), (Versioned{"1", first->version}));
-  auto absent = Commit(Put("a", "2", std::nullopt));
-  ASSERT_TRUE(absent.ok());
-  EXPECT_FALSE(absent->applied);
-  auto second = Commit(Put("a", "2", first->version));
-  ASSERT_TRUE(second.ok() && second->applied);
-  EXPECT_GT(second->version, first->version);
-  EXPECT_FALSE(Commit(Put("a", "3", first->version))->applied);
-  EXPECT_EQ(Get("a")->value, "2");
-}
-
-TEST_P(MetaStoreConformance, ATransactionIsAppliedWholeOrNotAtAll) {
-  ASSERT_TRUE(Commit(Put("a", "1", std::nullopt)).ok());
-  Txn txn = Put("b", "1", std::nullopt);
-  txn.compares.push_back({.key = "a", .version = std::nullopt});
-  txn.deletes.push_back("a");
-  EXPECT_FALSE(Commit(txn)->applied);
-  EXPECT_TRUE(Get("a").has_value());
-  EXPECT_FALSE(Get("b").has_value());
-}
-
-TEST_P(MetaStoreConformance, ListsByPrefixInOrderAndForgetsWhatIsDeleted) {
-  Txn txn;
-  for (const char* key : {"job/b", "job/a", "joc", "jo"}) {
-    txn.puts.emplace_back(key, key);
-  }
-  ASSERT_TRUE(Commit(txn).ok());
-  Txn gone;
-  gone.deletes.push_back("job/b");
-  gone.deletes.push_back("never");
-  ASSERT_TRUE(Commit(gone)->applied);
-  auto listed = backend_->Await(backend_->store()->List("job/"));
-  ASSERT_TRUE(listed.ok());
-  ASSERT_EQ(listed->size(), 1U);
-  EXPECT_EQ(listed->front().first, "job/a");
-}
-
-TEST_P(MetaStoreConformance, WhatWasAppliedIsThereAfterAReopenAndVersionsGoOn) {
-  auto first = Commit(Put("a", "1", std::nullopt));
-  ASSERT_TRUE(first.ok());
-  backend_->Reopen();
-  EXPECT_EQ(*Get("a"), (Versioned{"1", first->version}));
-  EXPECT_GT(Commit(Put("a", "2", first->version))->version, first->version);
-}
-
-TEST_P(MetaStoreConformance, RefusesEmptyKeysAndKeysPutTwice) {
-  EXPECT_EQ(Commit(Put("", "1", std::nullopt)).status().code(), absl::StatusCode::kInvalidArgument);
-  Txn twice = Put("a", "1", std::nullopt);
-  twice.deletes.push_back("a");
-  EXPECT_EQ(Commit(twice).status().code(), absl::StatusCode::kInvalidArgument);
-}
-
 INSTANTIATE_TEST_SUITE_P(Stores, MetaStoreConformance, ::testing::Values("sim", "rocksdb"),
                          [](const auto& info) { return std::string(info.param); });
 
@@ -225,13 +132,161 @@ TEST(SimStore, UnknownOutcomesAreAppliedOrNotAsTold) {
   SimBackend backend;
   backend.state.unknown_next = 2;
   backend.state.unknown_applied_permille = 1000;
-  EXPECT_EQ(backend.Await(backend.store()->Commit(Put("a", "1", std::nullopt))).status().code(),
+  EXPECT_EQ(backend.Await(backend.store()->Commit(PutIf("a", "1", std::nullopt))).status().code(),
             absl::StatusCode::kUnknown);
   EXPECT_TRUE(backend.state.values.contains("a"));
   backend.state.unknown_applied_permille = 0;
-  EXPECT_EQ(backend.Await(backend.store()->Commit(Put("b", "1", std::nullopt))).status().code(),
+  EXPECT_EQ(backend.Await(backend.store()->Commit(PutIf("b", "1", std::nullopt))).status().code(),
             absl::StatusCode::kUnknown);
   EXPECT_FALSE(backend.state.values.contains("b"));
+}
+
+TEST(SimStore, ALateTransactionIsAppliedAfterItsAnswerWhoeverLooks) {
+  SimBackend backend;
+  backend.state.unknown_next = 1;
+  backend.state.unknown_applied_permille = 0;
+  backend.state.unknown_late_permille = 1000;
+  backend.state.late_max = 5s;
+  EXPECT_TRUE(absl::IsUnknown(backend.Commit(PutIf("a", "1", std::nullopt)).status()));
+  EXPECT_TRUE(backend.state.late.size() == 1 && backend.state.values.empty());
+  backend.Reopen();  // who asked is gone
+  backend.Pass(6s);
+  ASSERT_TRUE(backend.Get("a").has_value());
+  EXPECT_EQ(backend.Get("a")->value, "1");
+}
+
+TEST(SimStore, ALateTransactionWhoseCompareNoLongerHoldsChangesNothing) {
+  SimBackend backend;
+  backend.state.unknown_next = 1;
+  backend.state.unknown_applied_permille = 0;
+  backend.state.unknown_late_permille = 1000;
+  EXPECT_TRUE(absl::IsUnknown(backend.Commit(PutIf("a", "old leader", std::nullopt)).status()));
+  EXPECT_TRUE(backend.Commit(PutIf("a", "new leader", std::nullopt))->applied);
+  backend.Pass(10s);
+  EXPECT_EQ(backend.Get("a")->value, "new leader");
+}
+
+TEST(SimStore, AStaleReadIsNeverOlderThanOneBefore) {
+  SimBackend backend;
+  backend.state.stale_permille = 1000;
+  uint64_t highest = 0;
+  bool behind = false;
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_TRUE(backend.Await(backend.second()->Commit(Put("a", std::to_string(i))))->applied);
+    const uint64_t version = backend.Get("a").value_or(Versioned{}).version;
+    EXPECT_GE(version, highest);
+    behind = behind || version < backend.state.version;
+    highest = version;
+  }
+  EXPECT_TRUE(behind);
+}
+
+TEST(SimStore, WhatOneHasAppliedItselfItReads) {
+  SimBackend backend;
+  backend.state.stale_permille = 1000;
+  for (int i = 0; i < 50; ++i) {
+    const auto done = backend.Commit(Put("a", std::to_string(i)));
+    EXPECT_EQ(backend.Get("a")->version, done->version);
+  }
+}
+
+TEST(SimStore, GoneForSomeCallsItWorksAgain) {
+  SimBackend backend;
+  backend.state.unavailable_next = 2;
+  EXPECT_TRUE(absl::IsUnavailable(backend.Commit(Put("a", "1")).status()));
+  EXPECT_TRUE(absl::IsUnavailable(backend.Await(backend.store()->Get("a")).status()));
+  EXPECT_FALSE(backend.Get("a").has_value());
+  EXPECT_TRUE(backend.Commit(Put("a", "1"))->applied);
+}
+
+TEST(SimStore, GoneByChanceItAppliesNothing) {
+  SimBackend backend;
+  backend.state.unavailable_permille = 500;
+  int applied = 0;
+  for (int i = 0; i < 100; ++i) {
+    applied += backend.Commit(Put(std::to_string(i), "1")).ok() ? 1 : 0;
+  }
+  EXPECT_GT(applied, 0);
+  EXPECT_LT(applied, 100);
+  EXPECT_EQ(backend.state.values.size(), static_cast<size_t>(applied));
+}
+
+TEST(SimStore, FullItAppliesNothing) {
+  SimBackend backend;
+  backend.state.full = true;
+  EXPECT_TRUE(absl::IsResourceExhausted(backend.Commit(Put("a", "1")).status()));
+  EXPECT_TRUE(backend.state.values.empty());
+}
+
+TEST(SimStore, ARestoredBackupIsNoticedByWhoHasSeenMore) {
+  SimBackend backend;
+  ASSERT_TRUE(backend.Commit(Put("a", "1"))->applied);
+  ASSERT_TRUE(backend.Commit(Put("a", "2"))->applied);
+  backend.state.RestoreBackup(1);
+  EXPECT_EQ(backend.state.values.at("a").value, "1");
+  EXPECT_TRUE(absl::IsDataLoss(backend.Commit(Put("a", "3")).status()));
+  EXPECT_TRUE(absl::IsDataLoss(backend.Await(backend.store()->Get("a")).status()));
+  EXPECT_TRUE(absl::IsDataLoss(backend.Await(backend.store()->List("")).status()));
+  EXPECT_EQ(backend.state.values.at("a").value, "1");
+  backend.Reopen();  // one that has seen nothing cannot know
+  EXPECT_EQ(backend.Get("a")->value, "1");
+}
+
+// A client that repeats only what it has compared, on a store that does everything wrong.
+Task<int> CountUp(MetaStore* store, Loop* loop, std::string who, int times) {
+  int done = 0;
+  for (int tries = 0; done < times && tries < 10'000; ++tries) {
+    const absl::StatusOr<std::optional<Versioned>> found = co_await store->Get("count");
+    if (!found.ok()) {
+      co_await loop->Sleep(10ms);
+      continue;
+    }
+    const std::string mark = fmt::format("{}/{}", who, done);
+    const std::string before = found->has_value() ? (*found)->value : "";
+    if (before.find(mark + ";") != std::string::npos) {
+      done += 1;  // an unknown outcome, read
+      continue;
+    }
+    std::optional<uint64_t> version;
+    if (found->has_value()) {
+      version = (*found)->version;
+    }
+    Txn txn = PutIf("count", before + mark + ";", version);
+    const absl::StatusOr<CommitResult> result = co_await store->Commit(std::move(txn));
+    done += result.ok() && result->applied ? 1 : 0;
+  }
+  co_return done;
+}
+
+TEST(SimStore, WhoComparesWhatItReadSurvivesEveryMisbehaviour) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SimBackend backend;
+    backend.state.random = Random(seed);
+    backend.state.stale_permille = 300;
+    backend.state.unknown_permille = 300;
+    backend.state.unknown_applied_permille = 300;
+    backend.state.unknown_late_permille = 500;
+    backend.state.late_max = 50ms;
+    backend.state.unavailable_permille = 100;
+    constexpr int kTimes = 30;
+    std::optional<int> first;
+    std::optional<int> second;
+    backend.Start(CountUp(backend.store(), backend.loop(), "a", kTimes), &first);
+    backend.Start(CountUp(backend.second(), backend.loop(), "b", kTimes), &second);
+    backend.RunUntil([&] { return first.has_value() && second.has_value(); });
+    ASSERT_EQ(first, kTimes) << "seed " << seed;
+    ASSERT_EQ(second, kTimes) << "seed " << seed;
+    backend.Pass(1s);
+    const std::string value = backend.state.values.at("count").value;
+    for (int i = 0; i < kTimes; ++i) {
+      for (const char* who : {"a", "b"}) {
+        const std::string mark = fmt::format("{}/{};", who, i);
+        const size_t at = value.find(mark);
+        ASSERT_NE(at, std::string::npos) << "seed " << seed << " lost " << mark;
+        ASSERT_EQ(value.find(mark, at + 1), std::string::npos) << "seed " << seed << " twice";
+      }
+    }
+  }
 }
 
 TEST(RocksdbStore, ASecondOpenIsRefusedAndNamesTheDirectory) {
@@ -295,20 +350,28 @@ TEST(RocksdbStore, AFullDiskLosesNothingAndSpaceBringsItBack) {
   auto disk = std::make_shared<FullableDisk>();
   const std::unique_ptr<rocksdb::Env> env = rocksdb::NewCompositeEnv(disk);
   RocksdbBackend backend(env.get());
-  auto first = backend.Await(backend.store()->Commit(Put("a", "1", std::nullopt)));
+  auto first = backend.Await(backend.store()->Commit(PutIf("a", "1", std::nullopt)));
   ASSERT_TRUE(first.ok()) << first.status();
   disk->full = true;
-  auto refused = backend.Await(backend.store()->Commit(Put("a", "2", first->version)));
+  auto refused = backend.Await(backend.store()->Commit(PutIf("a", "2", first->version)));
   ASSERT_FALSE(refused.ok());
   EXPECT_THAT(refused.status().ToString(), HasSubstr("full"));
-  auto again = backend.Await(backend.store()->Commit(Put("a", "2", first->version)));
+  auto again = backend.Await(backend.store()->Commit(PutIf("a", "2", first->version)));
   EXPECT_EQ(again.status().code(), absl::StatusCode::kResourceExhausted) << again.status();
   disk->full = false;
   auto found = backend.Await(backend.store()->Get("a"));
   ASSERT_TRUE(found.ok()) << found.status();
   EXPECT_EQ((*found)->value, "1");
-  EXPECT_TRUE(backend.Await(backend.store()->Commit(Put("a", "2", first->version)))->applied);
+  EXPECT_TRUE(backend.Await(backend.store()->Commit(PutIf("a", "2", first->version)))->applied);
 }
 
 }  // namespace
+
+std::unique_ptr<Backend> MakeBackend(const std::string& name) {
+  if (name == "sim") {
+    return std::make_unique<SimBackend>();
+  }
+  return std::make_unique<RocksdbBackend>();
+}
+
 }  // namespace gemel
