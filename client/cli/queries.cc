@@ -192,6 +192,8 @@ absl::StatusOr<Json> QueryStatus(PlacementClient* placement) {
   Json json;
   json["cluster"] = HexOf<ClusterTag>(reply.cluster_id());
   json["generation"] = reply.generation();
+  json["leader"] = reply.leader();
+  json["term"] = reply.term();
   json["map_version"] = reply.map().version();
   json["jobs"] = reply.jobs();
   json["open_snapshots"] = reply.open_snapshots();

@@ -35,11 +35,11 @@ BeginReadRequest: 1 caller Caller, 2 job string, 3 name string, 4 read_id bytes,
 BeginRestoreReply.Decision: 0 DECISION_UNKNOWN, 1 CHOSEN, 2 WAIT, 3 NEVER_COMMITTED
 BeginRestoreReply: 1 decision Decision, 2 round uint32, 3 record bytes, 4 manifest bytes, 5 sources* ShardSources, 6 progress string, 7 lost* string
 BeginRestoreRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 token bytes, 5 rank uint32, 6 world_size uint32, 7 wait_ms uint32
-Caller: 1 protocol_version uint32, 2 cluster_id bytes, 3 server_id bytes, 4 incarnation bytes
+Caller: 1 protocol_version uint32, 2 cluster_id bytes, 3 server_id bytes, 4 incarnation bytes, 5 generation uint64, 6 term uint64
 ClusterMap: 1 version uint64, 2 members* Member
 Directive: 1 id uint64, 2 store_commit StoreCommit, 3 drop_snapshot DropSnapshot, 4 drop_staging DropStaging, 5 see_epoch SeeEpoch, 6 pull_shard PullShard, 7 verify_shard VerifyShard, 8 fetch_manifest FetchManifest, 9 persist_shard PersistShard, 10 mark_persisted MarkPersisted, 11 drop_persisted DropPersisted
 DirectiveResult: 1 id uint64, 2 code uint32, 3 message string, 4 manifest bytes
-DirectivesReply: 1 directives* Directive, 2 rejoin bool
+DirectivesReply: 1 directives* Directive, 2 rejoin bool, 3 generation uint64, 4 term uint64
 DirectivesRequest: 1 caller Caller, 2 results* DirectiveResult, 3 wait_ms uint32
 DropPersisted: 1 snapshot SnapshotId
 DropSnapshot: 1 snapshot SnapshotId
@@ -51,13 +51,13 @@ EpochSeen: 1 job string, 2 epoch EpochId
 ExplainReply: 1 lines* string
 ExplainRequest: 1 caller Caller, 2 job string, 3 name string, 4 copies uint32
 FetchManifest: 1 snapshot SnapshotId, 2 root bytes
-GetStatusReply: 1 cluster_id bytes, 2 generation uint64, 3 map ClusterMap, 4 jobs uint32, 5 open_snapshots uint32, 6 warnings* string
+GetStatusReply: 1 cluster_id bytes, 2 generation uint64, 3 map ClusterMap, 4 jobs uint32, 5 open_snapshots uint32, 6 warnings* string, 7 leader string, 8 term uint64
 GetStatusRequest: 1 caller Caller
 HeartbeatReply: 1 map_version uint64, 2 rejoin bool
 HeartbeatRequest: 1 caller Caller, 2 capacity_bytes uint64, 3 used_bytes uint64, 4 map_version uint64, 5 unreachable* bytes, 6 loop_lag_ms uint64, 7 tier TierState
 HeldObject: 1 shard ShardId, 2 root bytes, 3 bytes uint64, 4 layout_bytes uint64, 5 token bytes
 JobInfo: 1 job string, 2 epoch EpochId, 3 snapshots uint32, 4 latest_name string, 5 latest_sequence uint64, 6 latest_bytes uint64, 7 world_size uint32, 8 persisted_name string
-JoinReply: 1 cluster_id bytes, 2 generation uint64, 3 map_version uint64, 4 heartbeat_ms uint32, 5 last_members* bytes
+JoinReply: 1 cluster_id bytes, 2 generation uint64, 3 map_version uint64, 4 heartbeat_ms uint32, 5 last_members* bytes, 6 term uint64
 JoinRequest: 1 caller Caller, 2 name string, 3 domain string, 4 data_address string, 5 capacity_bytes uint64, 6 commit_records* bytes, 7 objects* HeldObject, 8 epochs* EpochSeen, 9 generation uint64, 10 last_members* bytes, 11 persisted* PersistedShard, 12 persisted_records* bytes, 13 tier TierState
 ListJobsReply: 1 jobs* JobInfo
 ListJobsRequest: 1 caller Caller

@@ -159,7 +159,7 @@ TEST(StoredGolden, OpenRecord) {
   m.persist_copies = 0x41403f3e;
   m.persist_keep = 0x45444342;
   ExpectStored(m,
-               "02" +                                  // format version
+               "03" +                                  // format version
                    kSnapshotHex +                      // snapshot
                    "0102030405060708090a0b0c0d0e0f10"  // token
                    "02030405"                          // world_size

@@ -190,7 +190,7 @@ TEST(Identity, DecodesOnlyWhatItEncodes) {
     EXPECT_FALSE(DecodeIdentity(raw.substr(0, bytes)).ok()) << bytes;
   }
   std::string newer = raw;
-  newer[4] = 2;
+  newer[4] = static_cast<char>(kIdentityVersion + 1);
   EXPECT_EQ(DecodeIdentity(newer).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""How long placement is away when its leader dies, on three managers and a real etcd of three members.
+
+    bench/failover.py [--rounds 30]
+
+A round: the leader is killed; measured until another one leads, until every server is with it, and until a job that
+saves all the while is told of a newer commit. Yardstick: the same commits without a kill. Ends with 1 when the 99th
+percentile of "every server with it" is above 2 s.
+"""
+
+import argparse
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import measured
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "etcd"), str(ROOT / "tests" / "e2e"), str(ROOT / "tests" / "python")]
+
+from cluster import until, use_built_package  # noqa: E402
+
+use_built_package()
+
+from etcd_servers import Etcd  # noqa: E402
+from managed import ManagedCluster, failover  # noqa: E402
+from trainers import Incarnation  # noqa: E402
+
+TARGET_S = 2.0
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def show(name, values):
+    print(f"{name:<34} p50 {statistics.median(values) * 1e3:7.0f} ms   p99 {percentile(values, 0.99) * 1e3:7.0f} ms   "
+          f"max {max(values) * 1e3:7.0f} ms   n {len(values)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
+    elected, joined, committed, plain = [], [], [], []
+    with Etcd("debian", 3) as etcd, ManagedCluster(etcd) as made:
+        until("all servers joined", made.all_alive, 30)
+        with Incarnation("bench", made.sockets, 2) as job:
+            job.ranks[0].await_event("committed")
+            for _ in range(rounds):
+                told, began = job.told(), time.monotonic()
+                until("a commit", lambda told=told: job.told() > told, 60)
+                plain.append(time.monotonic() - began)
+                killed = time.monotonic()
+                was, lead, all_with_it = failover(made, signal.SIGKILL)
+                told = job.told()
+                until("a newer commit", lambda told=told: job.told() > told, 60)
+                elected.append(lead)
+                joined.append(all_with_it)
+                committed.append(time.monotonic() - killed)
+                was.start()
+                was.await_ready()
+    print(f"{measured.machine()}, commit {measured.commit()}")
+    show("a commit, nothing killed", plain)
+    show("killed to a new leader", elected)
+    show("killed to every server with it", joined)
+    show("killed to a newer commit", committed)
+    return 0 if percentile(joined, 0.99) <= TARGET_S else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
