@@ -11,12 +11,11 @@ percentile of "every server with it" is above 2 s.
 
 import argparse
 import signal
-import statistics
 import sys
 import time
 from pathlib import Path
 
-import measured
+from measured import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "etcd"), str(ROOT / "tests" / "e2e"), str(ROOT / "tests" / "python")]
@@ -35,11 +34,6 @@ TARGET_S = 2.0
 def percentile(values, share):
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def show(name, values):
-    print(f"{name:<34} p50 {statistics.median(values) * 1e3:7.0f} ms   p99 {percentile(values, 0.99) * 1e3:7.0f} ms   "
-          f"max {max(values) * 1e3:7.0f} ms   n {len(values)}")
 
 
 def main():
@@ -64,12 +58,13 @@ def main():
                 committed.append(time.monotonic() - killed)
                 was.start()
                 was.await_ready()
-    print(f"{measured.machine()}, commit {measured.commit()}")
-    show("a commit, nothing killed", plain)
-    show("killed to a new leader", elected)
-    show("killed to every server with it", joined)
-    show("killed to a newer commit", committed)
-    return 0 if percentile(joined, 0.99) <= TARGET_S else 1
+    report = Report("failover")
+    for what, values in (("a commit, nothing killed", plain), ("killed to a new leader", elected),
+                         ("killed to every server with it", joined), ("killed to a newer commit", committed)):
+        report.row(what, [v * 1e3 for v in values], "ms", 0)
+    p99 = percentile(joined, 0.99)
+    report.target("p99 of every server with it, s", p99, p99 <= TARGET_S, f"<= {TARGET_S:.0f}")
+    return report.finish()
 
 
 if __name__ == "__main__":
