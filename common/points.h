@@ -25,7 +25,9 @@ namespace gemel {
 
 #define GEMEL_BUGGIFY_SITES(X) X(kHeartbeatEarly, "server.heartbeat-early")
 
-#define GEMEL_SOMETIMES(X) X(kCommitUnknown, "placement.commit-unknown")
+#define GEMEL_SOMETIMES(X)                      \
+  X(kCommitUnknown, "placement.commit-unknown") \
+  X(kStoreOutcomeUnknown, "placement.store-outcome-unknown")
 
 #define GEMEL_POINT_ENUM(symbol, text) symbol,
 #define GEMEL_POINT_NAME(symbol, text) text,

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/check.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
+#include "common/xxh3.h"
 
 namespace gemel {
 namespace {
@@ -26,7 +28,32 @@ void SimDiskState::Crash(Random* random) {
     Apply(std::move(unfinished_.front()));
     unfinished_.pop_front();
   }
+  if (std::exchange(tear_at_crash_, false) && !unfinished_.empty() &&
+      unfinished_.front().content.has_value()) {
+    const std::string name = unfinished_.front().name;
+    Apply(std::move(unfinished_.front()));
+    stats_.torn += Rot(name) ? 1 : 0;
+  }
   unfinished_.clear();
+}
+
+// Which other file is hit is drawn from `random`; the only one: nothing but the lost write.
+void SimDiskState::Misdirect(const std::string& name, Random* random) {
+  stats_.misdirected += 1;
+  auto hit = files_.begin();
+  std::advance(hit, static_cast<ptrdiff_t>(random->Below(files_.size() + 1)));
+  if (hit != files_.end() && hit->first != name) {
+    hit->second.rotten = true;
+  }
+}
+
+uint64_t SimDiskState::Digest() const {
+  uint64_t digest = files_.size();
+  for (const auto& [name, file] : files_) {
+    const uint64_t mixed = Xxh3_128(AsBytes(name)).low ^ (Xxh3_128(AsBytes(file.content)).low << 1);
+    digest = (digest ^ mixed ^ (file.rotten ? 1 : 0)) * 0x100000001b3ULL;
+  }
+  return digest;
 }
 
 bool SimDiskState::Rot(const std::string& name) {
@@ -52,6 +79,11 @@ SimDiskState::Contents SimDiskState::contents() const {
     contents[name] = file.content;
   }
   return contents;
+}
+
+bool SimDiskState::Has(const std::string& name) const {
+  const auto found = files_.find(name);
+  return found != files_.end() && !found->second.rotten;
 }
 
 // True when a part of `name` is a file, or `name` is the directory of another file.
@@ -80,6 +112,7 @@ absl::Status SimDiskState::Finish(uint64_t serial, Random* random) {
   GEMEL_CHECK_EQ(change.serial, serial);  // operations end in the order in which they began
   const bool writes = change.content.has_value();
   if (writes && full_) {
+    stats_.refused_full += 1;
     return error::ResourceExhausted(
         "cannot write {}: the simulated disk is full; free space there "
         "or give another directory",
@@ -91,7 +124,12 @@ absl::Status SimDiskState::Finish(uint64_t serial, Random* random) {
         "is needed, or the other way round",
         change.name);
   }
+  if (writes && std::exchange(misdirect_next_write_, false)) {
+    Misdirect(change.name, random);
+    return absl::OkStatus();
+  }
   if (std::exchange(fail_next_sync_, false)) {
+    stats_.failed_syncs += 1;
     absl::Status failed = error::Unavailable(
         "cannot sync {}: injected I/O error; the file is old or new", change.name);
     if (random->Chance(1, 2)) {
@@ -143,6 +181,7 @@ Task<absl::Status> SimDisk::TakeTurn(std::shared_ptr<Use> use) {
   const uint64_t spread = kLatencyMicrosecondsMax - kLatencyMicrosecondsMin + 1;
   const uint64_t drawn = kLatencyMicrosecondsMin + use->random.Below(spread);
   const auto latency = std::chrono::microseconds(drawn * use->state->slowness_);
+  use->state->stats_.slow_operations += use->state->slowness_ > 1 ? 1 : 0;
   use->free_at = Add(std::max(use->free_at, use->loop->Now()), latency);
   co_await use->loop->SleepUntil(use->free_at);
   if (use->closed) {

@@ -7,8 +7,10 @@
 // Thread safety: one thread.
 // Ownership: SimDisk borrows loop and state; both outlive it. One SimDisk at a time uses a state.
 // Invariants:
-//   (1) what an operation reported as done is never undone, except by RollBackTo() and Rot();
-//   (2) a file is whole at every moment: an unfinished write leaves the old or the new content;
+//   (1) what an operation reported as done is never undone, except by RollBackTo(), Rot() and
+//       MisdirectNextWrite();
+//   (2) a file is whole at every moment: an unfinished write leaves the old or the new content,
+//       or after TearAtCrash() one that fails its checksum;
 //   (3) of the operations that a crash cuts off, a prefix in the order of the calls took effect.
 // Errors: as Disk, at the same inputs as RealDisk; the knobs below make the rest.
 #pragma once
@@ -43,12 +45,33 @@ class SimDiskState {
   // The next write or removal gives Unavailable and leaves its file old or new.
   void FailNextSync() { fail_next_sync_ = true; }
 
+  // The next write is reported as done, and its bytes land on another file, which then fails its
+  // checksum; its own file stays as it was.
+  void MisdirectNextWrite() { misdirect_next_write_ = true; }
+
+  // The next crash leaves what was being written torn.
+  void TearAtCrash() { tear_at_crash_ = true; }
+
   // Operations take `factor` times as long. REQUIRES: factor > 0.
   void set_slowness(uint32_t factor);
 
   // The file's bytes decay: Read() gives DataLoss until it is written anew. False when there is
   // none.
   bool Rot(const std::string& name);
+
+  // What the knobs did, each counted where it struck.
+  struct Stats {
+    uint64_t failed_syncs = 0;
+    uint64_t refused_full = 0;
+    uint64_t misdirected = 0;
+    uint64_t torn = 0;
+    uint64_t slow_operations = 0;
+  };
+
+  const Stats& stats() const { return stats_; }
+
+  // Of contents: equal disks give equal digests.
+  uint64_t Digest() const;
 
   // Puts an old picture of the disk back, as a restored backup or a reverted volume does.
   void RollBackTo(Contents contents);
@@ -59,6 +82,11 @@ class SimDiskState {
   // What would be there after a crash that took no unfinished operation along. Rotten files as
   // written.
   Contents contents() const;
+  // It is there and can be read.
+  bool Has(const std::string& name) const;
+
+  // Names of all files.
+  std::vector<std::string> Names() const { return List(""); }
 
  private:
   friend class SimDisk;
@@ -77,6 +105,7 @@ class SimDiskState {
 
   void Apply(Change change);
   absl::Status Finish(uint64_t serial, Random* random);
+  void Misdirect(const std::string& name, Random* random);
   absl::StatusOr<std::string> Read(const std::string& name) const;
   std::vector<std::string> List(const std::string& prefix) const;
   bool ClashesWithDirectory(const std::string& name) const;
@@ -87,7 +116,10 @@ class SimDiskState {
   uint32_t slowness_ = 1;
   bool full_ = false;
   bool fail_next_sync_ = false;
+  bool misdirect_next_write_ = false;
+  bool tear_at_crash_ = false;
   bool in_use_ = false;
+  Stats stats_;
 };
 
 class SimDisk final : public Disk {

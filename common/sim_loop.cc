@@ -28,11 +28,19 @@ bool SimScheduler::RunOne(TimePoint limit) {
   GEMEL_CHECK(key.first >= now_);
   now_ = key.first;
   if (event.loop != nullptr) {
-    if (event.loop->paused_) {
-      event.loop->deferred_.emplace(key, std::move(event));
+    SimLoop* loop = event.loop;
+    if (loop->paused_) {
+      loop->deferred_.emplace(key, std::move(event));
       return true;
     }
-    event.loop->pending_.erase(event.timer);
+    if (loop->busy_until_ > now_) {
+      const Loop::TimerId timer = event.timer;
+      loop->busy_delays_ += 1;
+      loop->pending_[timer] = Insert(loop->busy_until_, std::move(event));
+      return true;
+    }
+    loop->busy_until_ = now_ + loop->turn_cost_;
+    loop->pending_.erase(event.timer);
   }
   events_run_ += 1;
   MixIntoHistory(static_cast<uint64_t>(now_.time_since_epoch().count()) ^ (key.second << 20));
@@ -91,18 +99,49 @@ void SimLoop::Kill() {
   DropEvents();
 }
 
-int64_t SimLoop::WallSeconds() const {
-  return std::chrono::floor<std::chrono::seconds>(Now().time_since_epoch()).count();
+void SimLoop::SetClockRate(uint32_t rate_permille) {
+  GEMEL_CHECK_GT(rate_permille, 0U);
+  rate_since_local_ = Now();
+  rate_since_world_ = scheduler_->now();
+  rate_permille_ = rate_permille;
+  for (auto& [timer, key] : pending_) {
+    auto waiting = scheduler_->events_.extract(key);
+    if (!waiting.empty()) {
+      const TimePoint due = ToWorld(waiting.mapped().due);
+      key = scheduler_->Insert(due, std::move(waiting.mapped()));
+    }
+  }
 }
 
-void SimLoop::Post(Callback callback) { RunAt(scheduler_->now(), std::move(callback)); }
+TimePoint SimLoop::ToLocal(TimePoint world) const {
+  const auto passed = static_cast<__int128>((world - rate_since_world_).count());
+  return rate_since_local_ + Duration(static_cast<int64_t>(passed * rate_permille_ / kTrueRate));
+}
+
+TimePoint SimLoop::ToWorld(TimePoint local) const {
+  if (local <= rate_since_local_ || local == kTimeNever) {
+    return local == kTimeNever ? kTimeNever : rate_since_world_;
+  }
+  const auto passed = static_cast<__int128>((local - rate_since_local_).count());
+  const __int128 needed = (passed * kTrueRate + rate_permille_ - 1) / rate_permille_;
+  const __int128 left = (kTimeNever - rate_since_world_).count();
+  return needed >= left ? kTimeNever : rate_since_world_ + Duration(static_cast<int64_t>(needed));
+}
+
+int64_t SimLoop::WallSeconds() const {
+  return std::chrono::floor<std::chrono::seconds>(Now().time_since_epoch()).count() +
+         wall_offset_s_;
+}
+
+void SimLoop::Post(Callback callback) { RunAt(Now(), std::move(callback)); }
 
 Loop::TimerId SimLoop::RunAt(TimePoint when, Callback callback) {
   if (is_shut_down()) {
     return kNoTimer;
   }
   const TimerId timer = next_timer_++;
-  pending_[timer] = scheduler_->Insert(when, SimScheduler::Event{this, timer, std::move(callback)});
+  pending_[timer] = scheduler_->Insert(ToWorld(when),
+                                       SimScheduler::Event{this, timer, std::move(callback), when});
   return timer;
 }
 

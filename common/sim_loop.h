@@ -6,8 +6,9 @@
 // Thread safety: one thread.
 // Ownership: a SimLoop registers with its scheduler and must not outlive it.
 // Invariants:
-//   (1) virtual time never goes back;
-//   (2) events of a dead loop never run; events of a paused loop run after Resume(), in order.
+//   (1) virtual time never goes back, nor does any loop's clock;
+//   (2) events of a dead loop never run; events of a paused loop run after Resume(), in order;
+//   (3) a timer never fires before its loop's own clock says so.
 #pragma once
 
 #include <cstdint>
@@ -52,6 +53,7 @@ class SimScheduler {
     SimLoop* loop = nullptr;
     Loop::TimerId timer = Loop::kNoTimer;
     Loop::Callback callback;
+    TimePoint due{};  // on the loop's clock
   };
 
   Key Insert(TimePoint when, Event event);
@@ -79,7 +81,24 @@ class SimLoop final : public Loop {
   // Ends the loop: events dropped, tasks destroyed. What kill -9 does to a process.
   void Kill();
 
-  TimePoint Now() const override { return scheduler_->now(); }
+  // This node's monotonic clock goes at rate_permille / 1000 of the world's time from here on;
+  // timers keep their time on it. REQUIRES: rate_permille > 0.
+  void SetClockRate(uint32_t rate_permille);
+
+  // Its wall clock is that many seconds off.
+  void set_wall_offset_s(int64_t seconds) { wall_offset_s_ = seconds; }
+
+  // A slow CPU: every event keeps the loop busy for that long.
+  void set_turn_cost(Duration cost) { turn_cost_ = cost; }
+
+  // Events that had to wait for the CPU.
+  uint64_t busy_delays() const { return busy_delays_; }
+
+  TimePoint Now() const override { return ToLocal(scheduler_->now()); }
+
+  // The moment of the world at which this loop's clock shows `local`, and the other way round.
+  TimePoint ToWorld(TimePoint local) const;
+  TimePoint ToLocal(TimePoint world) const;
 
   int64_t WallSeconds() const override;
   void Post(Callback callback) override;
@@ -95,8 +114,17 @@ class SimLoop final : public Loop {
   friend class SimScheduler;
   void DropEvents();
 
+  static constexpr uint32_t kTrueRate = 1000;
+
   SimScheduler* scheduler_;
   bool paused_ = false;
+  uint32_t rate_permille_ = kTrueRate;
+  TimePoint rate_since_world_{};
+  TimePoint rate_since_local_{};
+  int64_t wall_offset_s_ = 0;
+  Duration turn_cost_{};
+  TimePoint busy_until_{};
+  uint64_t busy_delays_ = 0;
   TimerId next_timer_ = 1;
   std::map<TimerId, SimScheduler::Key> pending_;               // where each event waits
   std::map<SimScheduler::Key, SimScheduler::Event> deferred_;  // came due while paused

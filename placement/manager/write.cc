@@ -8,6 +8,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -71,6 +72,7 @@ Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
       refused = true;
     } else if (result.status().code() == absl::StatusCode::kUnknown) {
       uncertain = true;
+      Sometimes(Situation::kStoreOutcomeUnknown);
       Emit(Severity::kWarning, "store_outcome_unknown",
            fmt::format("{}: outcome of a write of '{}' is not known; reading it again",
                        seams_.store->name(), txn.puts.front().first));

@@ -32,13 +32,26 @@ void SimPersistState::set_slowness(uint32_t factor) {
   slowness_ = factor;
 }
 
-SimPersistState::File* SimPersistState::Find(const ShardId& shard) {
-  for (auto& [range, file] : files_) {
+const SimPersistState::File* SimPersistState::Find(const ShardId& shard) const {
+  for (const auto& [range, file] : files_) {
     if (file.recorded && file.shard.shard == shard) {
       return &file;
     }
   }
   return nullptr;
+}
+
+SimPersistState::File* SimPersistState::Find(const ShardId& shard) {
+  return const_cast<File*>(std::as_const(*this).Find(shard));
+}
+
+bool SimPersistState::IsSound(const ShardId& shard) const {
+  const File* file = Find(shard);
+  bool sound = file != nullptr && file->chunks.size() == file->digests.size();
+  for (size_t chunk = 0; sound && chunk < file->chunks.size(); ++chunk) {
+    sound = Xxh3_128(AsBytes(file->chunks[chunk])) == file->digests[chunk];
+  }
+  return sound;
 }
 
 bool SimPersistState::Rot(const ShardId& shard, uint32_t chunk) {
@@ -55,6 +68,23 @@ void SimPersistState::Wipe() {
   files_.clear();
   snapshots_.clear();
   dropping_.reset();
+}
+
+std::shared_ptr<const SimPersistState::Contents> SimPersistState::Picture() const {
+  auto contents = std::make_shared<Contents>();
+  contents->snapshots = snapshots_;
+  for (const auto& [range, file] : files_) {
+    if (file.recorded && !file.in_doubt) {
+      contents->files.emplace(range, file);
+    }
+  }
+  return contents;
+}
+
+void SimPersistState::RollBackTo(const Contents& contents) {
+  Wipe();
+  files_ = contents.files;
+  snapshots_ = contents.snapshots;
 }
 
 uint64_t SimPersistState::occupied_bytes() const {
@@ -149,14 +179,17 @@ Task<absl::Status> SimPersist::Pass(UsePtr use, bool writes) {
   GEMEL_CO_RETURN_IF_ERROR(CheckOpen(use.get()));
   const uint64_t spread = kStepMicrosecondsMax - kStepMicrosecondsMin + 1;
   const uint64_t drawn = kStepMicrosecondsMin + use->random.Below(spread);
+  use->state->stats_.slow_steps += use->state->slowness_ > 1 ? 1 : 0;
   co_await use->loop->Sleep(std::chrono::microseconds(drawn * use->state->slowness_));
   while (use->state->hung_ && !use->closed) {
+    use->state->stats_.hung_looks += 1;
     co_await use->loop->Sleep(kHungLook);
   }
   GEMEL_CO_RETURN_IF_ERROR(CheckOpen(use.get()));
   use->progress += 1;
   if (writes && std::exchange(use->state->fail_next_step_, false)) {
     use->reopen_at = Add(use->loop->Now(), kReopenAfter);
+    use->state->stats_.failed_steps += 1;
     co_return error::Unavailable("the simulated disk failed: injected I/O error");
   }
   co_return absl::OkStatus();
@@ -196,6 +229,7 @@ absl::Status SimPersist::CheckSpace(Use* use, const PersistSource& source, uint6
     return absl::OkStatus();
   }
   use->full_for_bytes = source.shard.bytes;
+  use->state->stats_.refused_full += 1;
   return error::ResourceExhausted(
       "the simulated disk is full: {} needs {} bytes and {} are free: free space, or give the "
       "server another --persist-dir",

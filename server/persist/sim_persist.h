@@ -10,7 +10,7 @@
 // Invariants:
 //   (1) a crash takes what has no record; a record that was being written is there or not, by
 //       chance;
-//   (2) what was reported as done is never undone, except by Wipe() and Rot().
+//   (2) what was reported as done is never undone, except by Wipe(), RollBackTo() and Rot().
 // Errors: as PersistStore; the knobs below make them.
 #pragma once
 
@@ -49,6 +49,24 @@ class SimPersistState {
   // Everything gone, as after a replaced disk. While no SimPersist uses it.
   void Wipe();
 
+  // A picture of the medium, and an old one put back. The latter while no SimPersist uses it.
+  struct Contents;
+  std::shared_ptr<const Contents> Picture() const;  // shared: one picture, many disks
+  void RollBackTo(const Contents& contents);
+
+  // What the knobs did, each counted where it struck.
+  struct Stats {
+    uint64_t failed_steps = 0;
+    uint64_t refused_full = 0;
+    uint64_t hung_looks = 0;
+    uint64_t slow_steps = 0;
+  };
+
+  const Stats& stats() const { return stats_; }
+
+  // It is there, and every chunk of it has its digest.
+  bool IsSound(const ShardId& shard) const;
+
   // With what a crash or a failure left behind.
   uint64_t occupied_bytes() const;
 
@@ -78,6 +96,7 @@ class SimPersistState {
   void Settle(Random* random);
   // Null when it has no record.
   File* Find(const ShardId& shard);
+  const File* Find(const ShardId& shard) const;
   void Record(uint64_t range);
   void Unrecord(const SnapshotId& snapshot);
   void EraseUnrecorded();
@@ -91,6 +110,12 @@ class SimPersistState {
   bool hung_ = false;
   bool fail_next_step_ = false;
   bool in_use_ = false;
+  Stats stats_;
+};
+
+struct SimPersistState::Contents {
+  std::map<uint64_t, File> files;
+  std::map<SnapshotId, Snapshot> snapshots;
 };
 
 class SimPersist final : public PersistStore {

@@ -9,29 +9,18 @@
 namespace gemel::sim {
 namespace {
 
-constexpr size_t kLinesKept = 4000;
 constexpr const char* kPlacementNode = "placement";
 constexpr const char* kPlacementAddress = "sim://placement/7601";
 
 }  // namespace
 
-void Timeline::Emit(Severity, std::string_view name, std::string text) {
-  lines_->push_back(fmt::format("{:>12.3f} ms  {:<12} {:<24} {}",
-                                Milliseconds(scheduler_->now().time_since_epoch()), node_, name,
-                                text));
-  if (lines_->size() > kLinesKept) {
-    lines_->pop_front();
-  }
-}
-
-Node::Node(SimScheduler* scheduler, SimWorld* world, std::string name,
-           std::deque<std::string>* lines)
+Node::Node(SimScheduler* scheduler, SimWorld* world, std::string name, Timeline* timeline)
     : loop(scheduler),
       world(world),
       process(world->StartProcess(name, &loop)),
       net(process),
       host(process),
-      events(scheduler, name, lines) {}
+      events(scheduler, name, timeline) {}
 
 Node::~Node() {
   world->Kill(process);
@@ -42,7 +31,8 @@ Node::~Node() {
 
 struct Cluster::PlacementLife {
   PlacementLife(Cluster* cluster, Random seed)
-      : node(&cluster->scheduler_, &cluster->world_, kPlacementNode, &cluster->lines_),
+      : node(&cluster->scheduler_, &cluster->world_, kPlacementNode, &cluster->timeline_),
+        options(cluster->shape_.placement),
         random(seed),
         store(&node.loop, &cluster->store_state_) {}
 
@@ -54,6 +44,7 @@ struct Cluster::PlacementLife {
   }
 
   Node node;
+  const PlacementOptions options;
   Random random;
   SimStore store;
   std::unique_ptr<PlacementManager> manager;
@@ -62,7 +53,7 @@ struct Cluster::PlacementLife {
 
 struct Cluster::ServerLife {
   ServerLife(Cluster* cluster, uint32_t index, Random random)
-      : node(&cluster->scheduler_, &cluster->world_, HostOf(index), &cluster->lines_),
+      : node(&cluster->scheduler_, &cluster->world_, HostOf(index), &cluster->timeline_),
         disk(&node.loop, cluster->servers_[index].disk.get(), random),
         tier(&node.loop, cluster->servers_[index].tier.get(), random.Split("tier")) {}
 
@@ -77,15 +68,21 @@ struct Cluster::ServerLife {
   SimPersist tier;
   std::unique_ptr<RpcChannel> placement;
   std::unique_ptr<Server> server;
+  bool started = false;
+  absl::Status end;  // not OK: it ended by itself
 };
 
-Cluster::Cluster(uint64_t seed, Shape shape)
-    : shape_(shape), random_(seed), world_(&scheduler_, random_.Split("world")) {
+Cluster::Cluster(uint64_t seed, ClusterShape shape)
+    : shape_(std::move(shape)),
+      seed_(seed),
+      random_(seed),
+      world_(&scheduler_, random_.Split("world")) {
   store_state_.random = random_.Split("store");
-  servers_.resize(shape.servers);
+  servers_.resize(shape_.slots());
   for (ServerSlot& slot : servers_) {
     slot.disk = std::make_unique<SimDiskState>();
     slot.tier = std::make_unique<SimPersistState>();
+    slot.memory_bytes = shape_.memory_bytes;
   }
 }
 
@@ -93,12 +90,20 @@ Cluster::~Cluster() = default;
 
 std::string Cluster::HostOf(uint32_t index) { return fmt::format("host-{}", index); }
 
+std::string Cluster::NameOf(uint32_t index) { return fmt::format("server-{}", index); }
+
+// Racks take their hosts in turn, as people fill them.
+std::string Cluster::DomainOf(uint32_t index) const {
+  return shape_.racks == 0 ? HostOf(index)
+                           : fmt::format("rack{}/{}", index % shape_.racks, HostOf(index));
+}
+
 std::string Cluster::SocketOf(uint32_t index) {
   return fmt::format("unix:///server-{}.sock", index);
 }
 
 void Cluster::Note(std::string text) {
-  Timeline(&scheduler_, "scenario", &lines_).Emit(Severity::kInfo, "note", std::move(text));
+  NodeEvents(&scheduler_, "scenario", &timeline_).Emit(Severity::kInfo, "note", std::move(text));
 }
 
 void Cluster::StartPlacement() {
@@ -112,7 +117,7 @@ Task<void> Cluster::RunPlacement(PlacementLife* life, SimStoreState*) {
   while (true) {
     PlacementSeams seams{&life->node.loop, &life->random,      &life->store,
                          &life->node.net,  &life->node.events, &life->node.metrics};
-    auto manager = co_await PlacementManager::Start(PlacementOptions(), seams);
+    auto manager = co_await PlacementManager::Start(life->options, seams);
     if (manager.ok()) {
       life->manager = std::move(*manager);
       break;
@@ -137,11 +142,11 @@ void Cluster::StartServer(uint32_t index) {
   GEMEL_CHECK(channel.ok()) << ToText(channel.status());
   life->placement = std::move(*channel);
   ServerOptions options;
-  options.name = fmt::format("server-{}", index);
-  options.domain = HostOf(index);
+  options.name = NameOf(index);
+  options.domain = DomainOf(index);
   options.client_address = SocketOf(index);
   options.data_address = fmt::format("sim://{}/0", HostOf(index));
-  options.memory_bytes = shape_.memory_bytes;
+  options.memory_bytes = servers_[index].memory_bytes;
   options.slab_bytes = shape_.slab_bytes;
   ServerSeams seams;
   seams.loop = &life->node.loop;
@@ -155,24 +160,90 @@ void Cluster::StartServer(uint32_t index) {
   seams.metrics = &life->node.metrics;
   life->server = std::make_unique<Server>(seams, options, [life](const absl::Status& why) {
     life->node.events.Emit(Severity::kError, "server_fatal", ToText(why));
+    life->end = why;
   });
   life->node.loop.Spawn(RunServer(life));
 }
 
 Task<void> Cluster::RunServer(ServerLife* life) {
   absl::Status started = co_await life->server->Start();
+  life->started = started.ok();
   if (!started.ok()) {
     life->node.events.Emit(Severity::kError, "server_start", ToText(started));
+    life->end = started;
   }
 }
 
+const Server* Cluster::ServerAt(uint32_t index) const {
+  const ServerLife* life = servers_[index].life.get();
+  return life != nullptr && life->started ? life->server.get() : nullptr;
+}
+
+uint64_t Cluster::PidOfServer(uint32_t index) const {
+  GEMEL_CHECK(server_up(index)) << HostOf(index);
+  return servers_[index].life->node.process->pid();
+}
+
+absl::Status Cluster::EndOf(uint32_t index) const {
+  const ServerLife* life = servers_[index].life.get();
+  return life != nullptr ? life->end : absl::OkStatus();
+}
+
 void Cluster::KillServer(uint32_t index) {
+  GEMEL_CHECK(servers_[index].life != nullptr) << HostOf(index);
+  servers_[index].busy_delays += servers_[index].life->node.loop.busy_delays();
   servers_[index].life.reset();
   servers_[index].disk->Crash(&random_);
 }
 
+void Cluster::ReplaceDisk(uint32_t index) {
+  GEMEL_CHECK(servers_[index].life == nullptr) << HostOf(index);
+  servers_[index].disk->Wipe();
+  servers_[index].tier->Wipe();
+}
+
 std::unique_ptr<Node> Cluster::StartTrainer(uint32_t index) {
-  return std::make_unique<Node>(&scheduler_, &world_, HostOf(index), &lines_);
+  return std::make_unique<Node>(&scheduler_, &world_, HostOf(index), &timeline_);
+}
+
+std::unique_ptr<Node> Cluster::StartOperator() {
+  return std::make_unique<Node>(&scheduler_, &world_, "operator", &timeline_);
+}
+
+std::unique_ptr<RpcChannel> Cluster::ChannelToPlacement(const Node& node) {
+  auto channel = SimRpcChannel::Create(node.process, kPlacementAddress);
+  GEMEL_CHECK(channel.ok()) << ToText(channel.status());
+  return *std::move(channel);
+}
+
+void Cluster::CountInjected(FaultCounts* counts) const {
+  const auto add = [counts](Fault fault, uint64_t count) {
+    (*counts)[static_cast<size_t>(fault)] += count;
+  };
+  const LinkStats links = world_.TotalStats();
+  add(Fault::kLossyCalls, links.requests_lost + links.replies_lost);
+  add(Fault::kDuplicates, links.duplicates + links.duplicate_calls);
+  add(Fault::kStragglers, links.stragglers);
+  add(Fault::kResets, links.resets);
+  add(Fault::kLateWrites, links.late_writes);
+  add(Fault::kCorruption, links.corruptions);
+  for (const ServerSlot& slot : servers_) {
+    const SimDiskState::Stats& disk = slot.disk->stats();
+    const SimPersistState::Stats& tier = slot.tier->stats();
+    add(Fault::kTornWrites, disk.misdirected + disk.torn);
+    add(Fault::kFsyncErrors, disk.failed_syncs + tier.failed_steps);
+    add(Fault::kFullDisk, disk.refused_full + tier.refused_full);
+    add(Fault::kHungDisk, tier.hung_looks);
+    add(Fault::kSlow, disk.slow_operations + tier.slow_steps + slot.busy_delays);
+    add(Fault::kSlow, slot.life == nullptr ? 0 : slot.life->node.loop.busy_delays());
+  }
+}
+
+void Cluster::MixDisks() {
+  for (const ServerSlot& slot : servers_) {
+    scheduler_.MixIntoHistory(slot.disk->Digest());
+    scheduler_.MixIntoHistory(slot.tier->occupied_bytes());
+  }
 }
 
 SimLoop* Cluster::placement_loop() { return placement_ ? &placement_->node.loop : nullptr; }

@@ -2,14 +2,13 @@
 //
 // Cluster: a placement manager, servers and trainer processes of the production code on the
 // simulated seams, all on one scheduler. Killing a node drops its loop and its objects; disks and
-// the MetaStore stay.
+// the MetaStore stay. Servers have slots: those of the start, and spares that may join later.
 //
 // Thread safety: one thread.
 // Invariants: (1) objects of a dead process are destroyed in the order: process, loop's tasks,
 // parts, loop.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,6 +23,8 @@
 #include "placement/store/sim_store.h"
 #include "server/persist/sim_persist.h"
 #include "server/server.h"
+#include "tests/sim/plan.h"
+#include "tests/sim/timeline.h"
 #include "transport/sim/sim_host.h"
 #include "transport/sim/sim_net.h"
 #include "transport/sim/sim_rpc.h"
@@ -31,23 +32,9 @@
 
 namespace gemel::sim {
 
-// Keeps the last lines of every node: the time line that is printed with a violation.
-class Timeline final : public EventSink {
- public:
-  Timeline(SimScheduler* scheduler, std::string node, std::deque<std::string>* lines)
-      : scheduler_(scheduler), node_(std::move(node)), lines_(lines) {}
-
-  void Emit(Severity severity, std::string_view name, std::string text) override;
-
- private:
-  SimScheduler* const scheduler_;
-  const std::string node_;
-  std::deque<std::string>* const lines_;
-};
-
 // What every kind of process has.
 struct Node {
-  Node(SimScheduler* scheduler, SimWorld* world, std::string name, std::deque<std::string>* lines);
+  Node(SimScheduler* scheduler, SimWorld* world, std::string name, Timeline* timeline);
   ~Node();
 
   SimLoop loop;
@@ -55,39 +42,53 @@ struct Node {
   const std::shared_ptr<SimNodeProcess> process;
   SimNet net;
   SimHost host;
-  Timeline events;
+  NodeEvents events;
   MetricRegistry metrics;
 };
 
 class Cluster {
  public:
-  struct Shape {
-    uint32_t servers = 3;
-    uint64_t memory_bytes = 48 * kMiB;
-    uint64_t slab_bytes = kMiB;
-  };
-
-  Cluster(uint64_t seed, Shape shape);
+  Cluster(uint64_t seed, ClusterShape shape);
   ~Cluster();
 
   void StartPlacement();
   void StartServer(uint32_t index);
   void KillPlacement();
   void KillServer(uint32_t index);
+  // A new disk, empty. REQUIRES: the server is down.
+  void ReplaceDisk(uint32_t index);
 
   bool placement_up() const { return placement_ != nullptr; }
+
+  // Null unless it runs and its Start() has returned OK.
+  const Server* ServerAt(uint32_t index) const;
+  // REQUIRES: it is up.
+  uint64_t PidOfServer(uint32_t index) const;
+  // Why it ended by itself: its start failed, or its cluster refused it. OK: it did not.
+  absl::Status EndOf(uint32_t index) const;
+
+  // Of this life and later ones.
+  void SetMemory(uint32_t index, uint64_t bytes) { servers_[index].memory_bytes = bytes; }
 
   bool server_up(uint32_t index) const { return servers_[index].life != nullptr; }
 
   // A trainer process on the host of server `index`.
   std::unique_ptr<Node> StartTrainer(uint32_t index);
+  // A process beside the cluster, as a person's command line is.
+  std::unique_ptr<Node> StartOperator();
+  static std::unique_ptr<RpcChannel> ChannelToPlacement(const Node& node);
+
   static std::string SocketOf(uint32_t index);
   static std::string HostOf(uint32_t index);
+  static std::string NameOf(uint32_t index);
+  std::string DomainOf(uint32_t index) const;
 
   SimLoop* placement_loop();
   SimLoop* server_loop(uint32_t index);
 
   SimScheduler* scheduler() { return &scheduler_; }
+
+  uint64_t seed() const { return seed_; }
 
   SimWorld* world() { return &world_; }
 
@@ -97,11 +98,16 @@ class Cluster {
 
   SimPersistState* tier(uint32_t index) { return servers_[index].tier.get(); }
 
-  const Shape& shape() const { return shape_; }
+  const ClusterShape& shape() const { return shape_; }
+
+  // What disks, tiers, links and slow CPUs did so far, by class.
+  void CountInjected(FaultCounts* counts) const;
+  // Mixes the state of all disks into the history.
+  void MixDisks();
 
   void Note(std::string text);
 
-  const std::deque<std::string>& lines() const { return lines_; }
+  const Timeline& timeline() const { return timeline_; }
 
  private:
   struct PlacementLife;
@@ -111,17 +117,20 @@ class Cluster {
     std::unique_ptr<SimDiskState> disk;
     std::unique_ptr<SimPersistState> tier;
     std::unique_ptr<ServerLife> life;
+    uint64_t memory_bytes = 0;
+    uint64_t busy_delays = 0;  // of former lives
   };
 
   static Task<void> RunPlacement(PlacementLife* life, SimStoreState* state);
   static Task<void> RunServer(ServerLife* life);
 
-  const Shape shape_;
+  const ClusterShape shape_;
+  const uint64_t seed_;
   Random random_;
   SimScheduler scheduler_;
   SimWorld world_;
   SimStoreState store_state_;
-  std::deque<std::string> lines_;
+  Timeline timeline_;
   std::vector<ServerSlot> servers_;
   std::unique_ptr<PlacementLife> placement_;
 };

@@ -7,14 +7,10 @@
 #include <cstring>
 
 #include "common/check.h"
-#include "common/errors.h"
 #include "common/random.h"
-#include "placement/model/records.h"
 
 namespace gemel::sim {
 namespace {
-
-constexpr uint64_t kShardBytesMax = 2 * kMiB + 300 * kKiB;
 
 Random ContentStream(const ShardPlace& place) {
   const std::string who =
@@ -24,15 +20,36 @@ Random ContentStream(const ShardPlace& place) {
 
 }  // namespace
 
-uint64_t Oracle::ShardBytes(const ShardPlace& place) {
+Oracle::Oracle(Cluster* cluster, const GroundTruth* truth, const std::vector<JobPlan>& jobs)
+    : cluster_(cluster), truth_(truth) {
+  for (const JobPlan& plan : jobs) {
+    jobs_[plan.name].plan = plan;
+  }
+  cluster->store()->on_applied = [this](const Txn& txn) { Applied(txn); };
+}
+
+// Mostly small; whole chunks and single bytes are among them.
+uint64_t Oracle::ShardBytes(const ShardPlace& place) const {
+  const uint64_t max = jobs_.at(place.job).plan.shard_bytes_max;
   Random random = ContentStream(place).Split("size");
-  return random.Below(kShardBytesMax) + 1;
+  const uint64_t kind = random.Below(20);
+  if (kind == 0) {
+    return std::min(max, kChunkBytes);
+  }
+  if (kind == 1) {
+    return 1;
+  }
+  const uint64_t bound = kind < 12 ? 200 * kKiB : kind < 17 ? kChunkBytes + 100 * kKiB : max;
+  return random.Below(std::min(max, bound)) + 1;
 }
 
 void Oracle::FillContent(const ShardPlace& place, MutableByteSpan out) {
+  // A counter mixed once a word: the generator must not cost more than the copies.
   Random random = ContentStream(place);
+  uint64_t state = random.Next();
   for (size_t at = 0; at < out.size(); at += sizeof(uint64_t)) {
-    const uint64_t word = random.Next();
+    state += 0x9e3779b97f4a7c15ULL;
+    const uint64_t word = (state ^ (state >> 29)) * 0xbf58476d1ce4e5b9ULL;
     std::memcpy(out.data() + at, &word, std::min(sizeof(word), out.size() - at));
   }
 }
@@ -44,131 +61,148 @@ void Oracle::Violation(std::string what) {
   }
 }
 
-void Oracle::Watch(SimStoreState* store) {
-  store->on_applied = [this, store](const Txn& txn) {
-    for (const auto& [key, value] : txn.puts) {
-      if (key.starts_with(kSnapshotPrefix)) {
-        SnapshotWritten(key, value, *store);
-      } else if (key.starts_with(kPersistedPrefix)) {
-        PersistedWritten(key, value);
-      }
+// Servers that lost what they may have held of what is told.
+size_t Oracle::Exposure(const Job& job) const {
+  std::set<uint32_t> servers;
+  for (const auto& [when, server] : lost_) {
+    if (when >= job.safe_since) {
+      servers.insert(server);
     }
-    for (const std::string& key : txn.deletes) {
-      if (key.starts_with(kPersistedPrefix)) {
-        PersistedDeleted(key);
-      }
-    }
-    for (const auto& [key, value] : txn.puts) {
-      if (key.starts_with(kJobPrefix)) {
-        JobWritten(key, value, *store);
-      }
-    }
-  };
-}
-
-void Oracle::SnapshotWritten(const std::string& key, const std::string& value,
-                             const SimStoreState& store) {
-  const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(value);
-  GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
-  const std::string job_key = JobKey(record->snapshot.job);
-  const auto job = DecodeStored<JobRecord>(job_key, store.values.at(job_key).value);
-  GEMEL_CHECK(job.ok()) << ToText(job.status());
-  if (job->epoch != record->snapshot.epoch) {
-    Violation(fmt::format("fenced: the record of {} was written in epoch {}",
-                          record->snapshot.ToString(), job->epoch.ToString()));
   }
+  return servers.size();
 }
 
-void Oracle::PersistedWritten(const std::string& key, const std::string& value) {
-  const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(value);
-  GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
-  persisted_.insert(record->snapshot.sequence);
-  persists_ += 1;
+bool Oracle::MayLose(const Job& job) const {
+  return overkill_ || Exposure(job) >= (job.on_disks ? 1 : job.plan.copies);
 }
 
-void Oracle::PersistedDeleted(const std::string& key) {
-  const uint64_t sequence = std::strtoull(key.substr(key.rfind('/') + 1).c_str(), nullptr, 16);
-  if (persisted_.contains(sequence) && sequence == *persisted_.rbegin()) {
-    Violation(fmt::format("on disk: {} is retired, and nothing newer is PERSISTED", key));
-  }
-  persisted_.erase(sequence);
+void Oracle::MemoryLost(uint32_t server) {
+  lost_.emplace_back(cluster_->scheduler()->now(), server);
+}
+
+void Oracle::DiskLost() { disks_lost_ += 1; }
+
+bool Oracle::CanLose(uint32_t server) const {
+  return std::all_of(jobs_.begin(), jobs_.end(), [&](const auto& entry) {
+    const Job& job = entry.second;
+    const bool known = std::any_of(lost_.begin(), lost_.end(), [&](const auto& lost) {
+      return lost.first >= job.safe_since && lost.second == server;
+    });
+    return job.newest_told == 0 ||
+           (!job.on_disks && Exposure(job) + (known ? 0 : 1) < job.plan.copies);
+  });
+}
+
+bool Oracle::OnDisksOnly() const {
+  return std::any_of(jobs_.begin(), jobs_.end(),
+                     [](const auto& entry) { return entry.second.on_disks; });
 }
 
 // Epochs that have not restored yet will do so from disk.
-void Oracle::PowerCut(uint64_t newest_whole) {
-  const uint64_t kept = std::max(newest_whole, newest_persisted());
-  newest_told_ = std::min(newest_told_, kept);
-  for (auto& [id, epoch] : epochs_) {
-    epoch.newest_told_before = std::min(epoch.newest_told_before, kept);
+void Oracle::PowerCut() {
+  for (auto& [name, job] : jobs_) {
+    const uint64_t persisted = disks_lost_ == 0 ? newest_persisted(name) : 0;
+    const uint64_t kept = std::max(truth_->NewestWholeOnDisks(name), persisted);
+    job.newest_told = std::min(job.newest_told, kept);
+    for (auto& [id, epoch] : job.epochs) {
+      epoch.floor = std::min(epoch.floor, kept);
+    }
+    job.safe_since = cluster_->scheduler()->now();
+    job.on_disks = true;
+  }
+  lost_.clear();
+}
+
+void Oracle::Removing(const std::string& name) {
+  Job& job = jobs_.at(name);
+  job.removing = true;
+  job.newest_told = 0;
+  job.told_honestly = 0;
+  for (auto& [id, epoch] : job.epochs) {
+    epoch.floor = 0;
   }
 }
 
-void Oracle::JobWritten(const std::string& key, const std::string& value,
-                        const SimStoreState& store) {
-  const auto record = DecodeStored<JobRecord>(key, value);
-  GEMEL_CHECK(record.ok()) << ToText(record.status());
-  const JobRecord& before = jobs_[key];
-  const auto order = [](const JobRecord& job) {
-    return std::pair(job.latest_epoch, job.latest_sequence);
-  };
-  if (order(*record) < order(before) || record->epoch < before.epoch) {
-    Violation(fmt::format("latest: {} went back from sequence {} in epoch {} to {} in {}", key,
-                          before.latest_sequence, before.epoch.ToString(), record->latest_sequence,
-                          record->epoch.ToString()));
-  }
-  const std::string job = key.substr(std::string_view(kJobPrefix).size());
-  const bool committed = record->latest_sequence != 0;
-  if (committed && !store.values.contains(
-                       StoredSnapshotKey(job, record->latest_epoch, record->latest_sequence))) {
-    Violation(fmt::format("latest: {} names sequence {}, whose record is gone", key,
-                          record->latest_sequence));
-  }
-  if (std::pair(record->persisted_epoch, record->persisted_sequence) <
-      std::pair(before.persisted_epoch, before.persisted_sequence)) {
-    Violation(fmt::format("on disk: {} went back from sequence {} to {}", key,
-                          before.persisted_sequence, record->persisted_sequence));
-  }
-  jobs_[key] = *record;
-}
-
-void Oracle::Committed(const SnapshotId& snapshot) {
+void Oracle::Committed(const SnapshotId& snapshot, bool full) {
+  Job& job = jobs_.at(snapshot.job);
   commits_ += 1;
-  newest_told_ = std::max(newest_told_, snapshot.sequence);
-  for (const auto& [id, newer] : epochs_) {
-    if (id > snapshot.epoch && newer.restored &&
+  job.newest_told = std::max(job.newest_told, snapshot.sequence);
+  job.told_honestly = std::max(job.told_honestly, snapshot.sequence);
+  if (full && snapshot.sequence > job.newest_full) {
+    job.newest_full = snapshot.sequence;
+    job.safe_since = std::max(job.safe_since, job.opened_at.at(snapshot.sequence));
+    job.on_disks = false;
+  }
+  for (const auto& [id, newer] : job.epochs) {
+    if (id > snapshot.epoch && newer.restored && !job.removing &&
         (!newer.from.has_value() || newer.from->sequence < snapshot.sequence)) {
       Violation(fmt::format(
           "fenced: {} was told committed after epoch {} restored from sequence {}",
           snapshot.ToString(), id.ToString(), newer.from.has_value() ? newer.from->sequence : 0));
     }
   }
-}
-
-void Oracle::EpochAcquired(const EpochId& epoch) {
-  // The first rank's moment counts: later ranks of the same epoch acquire it again.
-  if (!epochs_.contains(epoch)) {
-    epochs_[epoch].newest_told_before = newest_told_;
+  const size_t needed = job.plan.copies;  // min_copies is copies
+  if (disks_lost_ == 0 && job.stored.contains(snapshot.sequence) &&
+      truth_->DisksWithRecord(snapshot) < needed) {
+    Violation(fmt::format("on record: {} was told committed, and {} disks of {} have its record",
+                          snapshot.ToString(), truth_->DisksWithRecord(snapshot), needed));
   }
 }
 
-void Oracle::Restored(const EpochId& epoch, uint32_t rank,
-                      const std::optional<SnapshotId>& snapshot) {
+void Oracle::EpochAcquired(const std::string& name, const EpochId& epoch) {
+  // The first rank's moment counts: later ranks of the same epoch acquire it again.
+  Job& job = jobs_.at(name);
+  if (!job.epochs.contains(epoch)) {
+    job.epochs[epoch].floor = job.newest_told;
+    job.removing = false;
+  }
+}
+
+void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t rank,
+                      const std::optional<SnapshotId>& snapshot, bool told_lost) {
+  Job& job = jobs_.at(name);
   restores_ += 1;
-  GEMEL_CHECK(epochs_.contains(epoch)) << epoch.ToString();
-  Epoch& state = epochs_[epoch];
+  GEMEL_CHECK(job.epochs.contains(epoch)) << name << " " << epoch.ToString();
+  Epoch& state = job.epochs[epoch];
   const std::string text = snapshot.has_value() ? snapshot->ToString() : "nothing";
   if (state.restored && state.from != snapshot) {
-    Violation(fmt::format("one step: rank {} of epoch {} starts from {}, another from {}", rank,
-                          epoch.ToString(), text,
+    Violation(fmt::format("one step: rank {} of epoch {} of {} starts from {}, another from {}",
+                          rank, epoch.ToString(), name, text,
                           state.from.has_value() ? state.from->ToString() : "nothing"));
   }
   const uint64_t sequence = snapshot.has_value() ? snapshot->sequence : 0;
-  if (!overkill_ && sequence < state.newest_told_before) {
-    Violation(fmt::format("not lost: epoch {} restored from {} though sequence {} was committed",
-                          epoch.ToString(), text, state.newest_told_before));
+  if (sequence < state.floor && !MayLose(job)) {
+    Violation(fmt::format(
+        "not lost: epoch {} of {} restored from {} though sequence {} was committed, and {} "
+        "memories of {} copies were lost since",
+        epoch.ToString(), name, text, state.floor, Exposure(job), job.plan.copies));
+  }
+  const uint64_t known = std::min(job.told_honestly, std::max(state.floor, job.told_honestly));
+  if (!state.restored && sequence < known && !told_lost) {
+    Violation(fmt::format(
+        "silent: epoch {} of {} restored from {} and was not told what became of sequence {}",
+        epoch.ToString(), name, text, known));
   }
   state.restored = true;
   state.from = snapshot;
+  if (sequence < state.floor || told_lost) {
+    losses_told_ += told_lost ? 1 : 0;
+    job.newest_told = std::min(job.newest_told, sequence);
+    job.told_honestly = std::min(job.told_honestly, sequence);
+  }
+}
+
+void Oracle::ToldDataLoss(const std::string& name, const EpochId& epoch) {
+  Job& job = jobs_.at(name);
+  losses_told_ += 1;
+  const auto state = job.epochs.find(epoch);
+  GEMEL_CHECK(state != job.epochs.end()) << name << " " << epoch.ToString();
+  if (state->second.floor > 0 && !MayLose(job)) {
+    Violation(fmt::format(
+        "not lost: epoch {} of {} was told DATA_LOSS though sequence {} was committed, and {} "
+        "memories of {} copies were lost since",
+        epoch.ToString(), name, state->second.floor, Exposure(job), job.plan.copies));
+  }
 }
 
 void Oracle::CheckContent(const SnapshotId& snapshot, uint32_t world, uint32_t rank,

@@ -1,22 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Oracle: what must be true of a simulated cluster. Content is a function of (job, epoch,
-// step, world, rank), so it is recomputed and never stored: stale, torn and misplaced bytes all
-// differ from it.
+// Oracle: what must be true of a simulated cluster. Content is a function of (job, epoch, step,
+// world, rank), so it is recomputed and never stored: stale, torn and misplaced bytes all differ
+// from it. The first lines that break something are kept in violations().
 //
-// Invariants checked, each with the first line that breaks it kept in violations():
-//   content     a restored shard equals the oracle's bytes for the step that its snapshot names
-//   one step    all ranks of an epoch start from the same snapshot
-//   not lost    a restore gives at least the newest snapshot that anyone was told is committed,
-//               as long as losses stayed within what the placement tolerates
-//   latest      in the MetaStore, after every transaction: `latest` and the epoch never go
-//               back, and `latest` names a commit record that is there
-//   on disk     PERSISTED is written with a commit record and never goes back, and is taken away
-//   only
-//               beside a newer one; after a power cut a restore gives at least the newest that was
-//               PERSISTED then, or committed and whole on the disks together
-//   fenced      no commit record of a superseded epoch is ever written, and no commit is told with
-//               a sequence above what a newer epoch restored from
+// Checked online (in brackets: numbers of the list of invariants):
+//   content      a restored shard equals the oracle's bytes for the step that its snapshot names
+//                [I3]; so does each that is read by name, and each restore after losses [I2]
+//   one step     all ranks of an epoch start from the same snapshot [I1]
+//   not lost     a restore gives at least the newest snapshot that anyone was told is committed,
+//                unless at least `copies` servers lost memory, or were declared dead, since the
+//                newest commit at full redundancy was opened [I2]
+//   silent       one that gives less says what was lost; DATA_LOSS is told only then [I14]
+//   honest loss  a shard that is written down as lost is held, whole, by no member that placement
+//                counts, neither in memory nor on disk [I14]
+//   latest       in the MetaStore, after every transaction: `latest`, the epoch, the sequence
+//                numbers, the map's version, the generation and the manager's starts never go back,
+//                and `latest` names a commit record that is there [I4, I5]
+//   token        a token's epoch is for ever, and no two tokens share one
+//   once         a (epoch, name, attempt) is committed once, and only what was open is [I13]
+//   shape        a commit record has world, layout and copies of its open [I1]
+//   freed        a snapshot leaves the MetaStore only beside a newer one, or by a person [I7]
+//   on record    when COMMITTED is told, min_copies disks have the record, as far as no disk was
+//                replaced or put back
+//   on disk      PERSISTED is written with a commit record and never goes back, and is taken away
+//                only beside a newer one; after a power cut a restore gives at least the newest
+//                that was PERSISTED then, or committed and whole on the disks together
+//   fenced       no commit record of a superseded epoch is ever written, and no commit is told with
+//                a sequence above what a newer epoch restored from [I6]
+//   one writer, budget   by GroundTruth, at every tick [I10]
+//
+// Checked at the end of a run, by Convergence: copies as placement counts them are those that there
+// are [I8], in different domains where that can be [I9], repairs end [I11], nothing is left over.
+// Not checked: I12 (there are no tenants yet); I15 is the business of the linearisability checker.
 #pragma once
 
 #include <cstdint>
@@ -24,12 +40,16 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "common/bytes.h"
 #include "common/ids.h"
 #include "placement/manager/stored.h"
 #include "placement/store/sim_store.h"
+#include "tests/sim/ground_truth.h"
+#include "tests/sim/plan.h"
 
 namespace gemel::sim {
 
@@ -44,26 +64,41 @@ struct ShardPlace {
 
 class Oracle {
  public:
-  // Bytes of a shard: between 1 and kShardBytesMax, different for epochs, steps and ranks.
-  static uint64_t ShardBytes(const ShardPlace& place);
+  // `truth` and `cluster` outlive it.
+  Oracle(Cluster* cluster, const GroundTruth* truth, const std::vector<JobPlan>& jobs);
+
+  // Bytes of a shard: at least 1, different for epochs, steps and ranks.
+  uint64_t ShardBytes(const ShardPlace& place) const;
   static void FillContent(const ShardPlace& place, MutableByteSpan out);
 
-  // Watches every transaction that is applied to `store`.
-  void Watch(SimStoreState* store);
-
-  void Committed(const SnapshotId& snapshot);
+  // A rank was told that it is committed.
+  void Committed(const SnapshotId& snapshot, bool full);
   // The epoch was acquired: what was told before must not be lost to it.
-  void EpochAcquired(const EpochId& epoch);
-  // `snapshot` is empty when the restore said that the job never committed.
-  void Restored(const EpochId& epoch, uint32_t rank, const std::optional<SnapshotId>& snapshot);
+  void EpochAcquired(const std::string& job, const EpochId& epoch);
+  // `snapshot` is empty when the restore said that the job never committed; `told_lost`: it said
+  // what was lost.
+  void Restored(const std::string& job, const EpochId& epoch, uint32_t rank,
+                const std::optional<SnapshotId>& snapshot, bool told_lost);
+  // The restore of an epoch said DATA_LOSS.
+  void ToldDataLoss(const std::string& job, const EpochId& epoch);
   void CheckContent(const SnapshotId& snapshot, uint32_t world, uint32_t rank, ByteSpan bytes);
 
-  // All memory is gone at once: what was told may be lost, what is on disk may not: up to sequence
-  // `newest_whole` of those that the disks together have whole.
-  void PowerCut(uint64_t newest_whole);
+  // A server's memory is gone, or some of it is damaged.
+  void MemoryLost(uint32_t server);
+  // What was on a disk is gone, old or damaged.
+  void DiskLost();
+  // May this server's memory go, and every job keep what it was told?
+  bool CanLose(uint32_t server) const;
+  // All memory is gone at once: what was told may be lost, what is on disk may not.
+  void PowerCut();
+  // No job has committed at full redundancy since the last power cut: disks are all there is.
+  bool OnDisksOnly() const;
 
   // Losses went beyond the placement's tolerance: "not lost" is no longer checked.
   void Overkill() { overkill_ = true; }
+
+  // A person removes the job.
+  void Removing(const std::string& job);
 
   bool overkill() const { return overkill_; }
 
@@ -75,33 +110,75 @@ class Oracle {
 
   uint64_t restores() const { return restores_; }
 
-  uint64_t newest_told() const { return newest_told_; }
-
   uint64_t persists() const { return persists_; }
 
-  uint64_t newest_persisted() const { return persisted_.empty() ? 0 : *persisted_.rbegin(); }
+  uint64_t losses_told() const { return losses_told_; }
+
+  uint64_t newest_told(const std::string& job) const { return jobs_.at(job).newest_told; }
+
+  uint64_t newest_persisted(const std::string& job) const {
+    const std::set<uint64_t>& persisted = jobs_.at(job).persisted;
+    return persisted.empty() ? 0 : *persisted.rbegin();
+  }
 
  private:
   struct Epoch {
-    uint64_t newest_told_before = 0;  // when it was acquired
+    uint64_t floor = 0;  // newest that was told when it was acquired
     bool restored = false;
     std::optional<SnapshotId> from;
   };
 
-  void JobWritten(const std::string& key, const std::string& value, const SimStoreState& store);
-  void SnapshotWritten(const std::string& key, const std::string& value,
-                       const SimStoreState& store);
+  struct Job {
+    JobPlan plan;
+    JobRecord record;  // as last written
+    std::map<EpochId, Epoch> epochs;
+    uint64_t newest_told = 0;      // sequence
+    uint64_t told_honestly = 0;    // the same, but for what was told as lost: what must not go
+                                   // silently
+    TimePoint safe_since{};        // the newest full commit was opened; a power cut was
+    uint64_t newest_full = 0;      // sequence
+    bool on_disks = false;         // nothing was committed in full since a power cut
+    bool removing = false;         // by a person
+    std::set<uint64_t> persisted;  // sequences that are PERSISTED
+    std::map<uint64_t, OpenRecord> open;        // by sequence
+    std::map<uint64_t, TimePoint> opened_at;    // of every sequence
+    std::set<uint64_t> stored;                  // sequences that have a commit record
+    std::map<std::string, SnapshotId> by_text;  // every snapshot that was committed
+    std::set<std::tuple<EpochId, std::string, uint32_t>> named;  // committed ones
+    std::map<EpochId, EpochToken> tokens;
+    std::set<std::string> losses;  // sentences that were examined
+  };
+
+  // Watches every transaction that is applied to the store: oracle_store.cc.
+  void Applied(const Txn& txn);
+  void PutApplied(const std::string& key, const std::string& value);
+  void DeleteApplied(const std::string& key);
+  void ClusterWritten(const std::string& key, const std::string& value);
+  void MemberWritten(const std::string& key, const std::string& value);
+  void TokenWritten(const std::string& key, const std::string& value);
+  void OpenWritten(const std::string& key, const std::string& value);
+  void SnapshotWritten(const std::string& key, const std::string& value);
+  void SnapshotDeleted(const std::string& key);
   void PersistedWritten(const std::string& key, const std::string& value);
   void PersistedDeleted(const std::string& key);
+  void RestoreWritten(const std::string& key, const std::string& value);
+  void JobWritten(const std::string& key, const std::string& value);
+  void CheckLoss(Job* job, const std::string& sentence);
 
-  std::map<EpochId, Epoch> epochs_;
-  std::map<std::string, JobRecord> jobs_;  // by key, as last written
+  size_t Exposure(const Job& job) const;
+  bool MayLose(const Job& job) const;
+
+  Cluster* const cluster_;
+  const GroundTruth* const truth_;
+  std::map<std::string, Job> jobs_;
+  ClusterRecord cluster_record_;
+  std::vector<std::pair<TimePoint, uint32_t>> lost_;  // servers' memories
   std::vector<std::string> violations_;
-  uint64_t newest_told_ = 0;      // sequence
-  std::set<uint64_t> persisted_;  // sequences that are PERSISTED
+  uint64_t disks_lost_ = 0;
   uint64_t persists_ = 0;
   uint64_t commits_ = 0;
   uint64_t restores_ = 0;
+  uint64_t losses_told_ = 0;
   bool overkill_ = false;
 };
 

@@ -1,65 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Scenario: what happens to a simulated cluster in one run, all from one seed. Swarm testing: each
-// seed first picks a subset of the fault classes, then their times and strengths.
+// Scenario: what happens to a simulated cluster in one run, all from one seed.
 //
-// Phases: (1) faults, within what the placement tolerates (the next loss of a server's memory waits
-// for a commit at full redundancy); (2) everything heals, and a new snapshot must be committed
-// within kHealWithin.
+// A run (1) injects faults, within what the placement tolerates; (2) in a share of the seeds goes
+// on beyond that: then only safety and honesty are checked; (3) heals, and must converge within
+// bounds of virtual time (convergence.h).
+//
+// Thread safety: one run at a time in a process.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "common/random.h"
+#include "tests/sim/fault.h"
+#include "tests/sim/plan.h"
+#include "tests/sim/sim_points.h"
 
 namespace gemel::sim {
 
-enum class Fault : uint8_t {
-  kKillServer,     // with the trainers of its host; comes back empty
-  kKillPlacement,  // goes on from its MetaStore
-  kKillTrainers,   // the host lives: restored from local slabs
-  kPauseServer,
-  kPausePlacement,
-  kZombieLaunch,  // the old incarnation is only paused, and wakes beside the new one
-  kPartition,     // one or both ways, a server from everyone
-  kLossyCalls,    // control calls lost before or after they were executed
-  kResets,        // connections reset in the middle of a frame
-  kLateWrites,    // one-sided writes that land again later
-  kCorruption,    // bits flipped on the wire
-  kStoreTrouble,  // transactions with unknown outcome
-  kEpochRace,     // two launches at once
-  kPowerCut,      // all servers and trainers, sometimes placement, at once: only disks are left
-  kTierTrouble,   // persistent tiers that are slow, hang, fail or are full
-  kClog,          // what one server sends to another is held up for a while, then comes at once
-};
+// Counts add up over runs.
+struct ScenarioCounts {
+  uint64_t events = 0;
+  uint64_t virtual_ms = 0;
+  uint64_t commits = 0;
+  uint64_t restores = 0;
+  uint64_t persists = 0;
+  uint64_t launches = 0;
+  uint64_t servers_killed = 0;
+  uint64_t power_cuts = 0;
+  uint64_t losses_told = 0;
+  uint64_t overkills = 0;
+  FaultLedger faults;
+  BuggifyCounts buggify{};
+  SituationCounts situations{};
 
-inline constexpr Fault kAllFaults[] = {
-    Fault::kKillServer,     Fault::kKillPlacement, Fault::kKillTrainers, Fault::kPauseServer,
-    Fault::kPausePlacement, Fault::kZombieLaunch,  Fault::kPartition,    Fault::kLossyCalls,
-    Fault::kResets,         Fault::kLateWrites,    Fault::kCorruption,   Fault::kStoreTrouble,
-    Fault::kEpochRace,      Fault::kPowerCut,      Fault::kTierTrouble,  Fault::kClog};
-
-std::string NameOf(Fault fault);
-
-struct ScenarioOptions {
-  uint64_t seed = 1;
-  std::vector<Fault> disabled;
-  bool print_timeline = false;
+  void Add(const ScenarioCounts& other);
 };
 
 struct ScenarioResult {
   std::vector<std::string> violations;
   uint64_t history_hash = 0;
-  uint64_t events = 0;
-  uint64_t commits = 0;
-  uint64_t restores = 0;
-  uint64_t kills = 0;
-  uint64_t persists = 0;
-  uint64_t power_cuts = 0;
-  uint64_t launches = 0;
-  std::vector<std::string> timeline;
+  ScenarioCounts counts;
+  std::string plan;
+  std::vector<std::string> lines;    // the time line, one line an event
+  std::vector<std::string> columns;  // and one column a node
 };
 
 ScenarioResult RunScenario(const ScenarioOptions& options);

@@ -1,11 +1,18 @@
 set(GEMEL_SIM_DIR ${CMAKE_CURRENT_LIST_DIR})
 gemel_library(sim
-  SOURCES ${GEMEL_SIM_DIR}/cluster.cc ${GEMEL_SIM_DIR}/oracle.cc ${GEMEL_SIM_DIR}/scenario.cc
-          ${GEMEL_SIM_DIR}/trainer.cc
+  SOURCES ${GEMEL_SIM_DIR}/campaign.cc ${GEMEL_SIM_DIR}/cluster.cc ${GEMEL_SIM_DIR}/convergence.cc ${GEMEL_SIM_DIR}/fault.cc
+          ${GEMEL_SIM_DIR}/ground_truth.cc ${GEMEL_SIM_DIR}/job.cc ${GEMEL_SIM_DIR}/oracle.cc
+          ${GEMEL_SIM_DIR}/oracle_store.cc ${GEMEL_SIM_DIR}/plan.cc ${GEMEL_SIM_DIR}/report.cc
+          ${GEMEL_SIM_DIR}/scenario.cc ${GEMEL_SIM_DIR}/shrink.cc ${GEMEL_SIM_DIR}/sim_points.cc
+          ${GEMEL_SIM_DIR}/strikes.cc ${GEMEL_SIM_DIR}/strikes_media.cc
+          ${GEMEL_SIM_DIR}/strikes_nodes.cc ${GEMEL_SIM_DIR}/timeline.cc ${GEMEL_SIM_DIR}/trainer.cc
   DEPS gemel_placement_manager gemel_placement_store gemel_server gemel_client gemel_transport)
-gemel_binary(gemel-sim SOURCES ${GEMEL_SIM_DIR}/gemel_sim.cc DEPS gemel_sim)
+# traps.cc stands in each program: the linker takes its symbols before libc's.
+gemel_binary(gemel-sim SOURCES ${GEMEL_SIM_DIR}/gemel_sim.cc ${GEMEL_SIM_DIR}/traps.cc
+             DEPS gemel_sim ${CMAKE_DL_LIBS})
 if(GEMEL_BUILD_TESTS)
-  gemel_binary(sim_test SOURCES ${GEMEL_SIM_DIR}/scenario_test.cc DEPS gemel_sim GTest::gtest_main)
+  gemel_binary(sim_test SOURCES ${GEMEL_SIM_DIR}/scenario_test.cc ${GEMEL_SIM_DIR}/traps.cc
+               DEPS gemel_sim ${CMAKE_DL_LIBS} GTest::gtest_main)
 endif()
 
 # 500 seeds take a minute and a half of one core: shards run side by side. `sim-some` is for slow builds, `sim-long`

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 
+#include "common/check.h"
 #include "common/errors.h"
 
 namespace gemel::sim {
 namespace {
 
-constexpr const char* kJob = "job";
 constexpr Duration kCallWithin = 20s;
 constexpr Duration kRestoreWithin = 60s;
 constexpr Duration kRetryAfter = 100ms;
@@ -21,14 +21,16 @@ bool MayTryAgain(const absl::Status& status) {
 
 }  // namespace
 
-Launch::Launch(Cluster* cluster, Oracle* oracle, std::vector<uint32_t> hosts, Random random)
+Launch::Launch(Cluster* cluster, Oracle* oracle, JobPlan plan, std::vector<uint32_t> hosts,
+               Random random)
     : cluster_(cluster),
       oracle_(oracle),
+      plan_(std::move(plan)),
       hosts_(std::move(hosts)),
       random_(random),
       token_(EpochToken::Draw(&random_)),
-      saves_in_flight_max_(static_cast<uint32_t>(random_.Below(2)) + 1),
-      persist_every_(static_cast<uint32_t>(random_.Below(4))) {
+      saves_in_flight_max_(static_cast<uint32_t>(random_.Below(2)) + 1) {
+  GEMEL_CHECK(!hosts_.empty());
   for (uint32_t i = 0; i < hosts_.size(); ++i) {
     Rank& rank = ranks_.emplace_back();
     rank.node = cluster_->StartTrainer(hosts_[i]);
@@ -43,6 +45,7 @@ Launch::Launch(Cluster* cluster, Oracle* oracle, std::vector<uint32_t> hosts, Ra
 Launch::~Launch() { Kill(); }
 
 void Launch::Kill() {
+  alive_ = false;
   for (Rank& rank : ranks_) {
     if (rank.node != nullptr) {
       rank.node->world->Kill(rank.node->process);
@@ -69,12 +72,8 @@ void Launch::Resume() {
   }
 }
 
-uint64_t Launch::full_step() const {
-  uint64_t step = ranks_.empty() ? 0 : ranks_[0].full_step;
-  for (const Rank& rank : ranks_) {
-    step = std::min(step, rank.full_step);
-  }
-  return step;
+bool Launch::IsOn(uint32_t server) const {
+  return alive_ && std::find(hosts_.begin(), hosts_.end(), server) != hosts_.end();
 }
 
 void Launch::Fail(uint32_t rank, const absl::Status& status) {
@@ -83,8 +82,9 @@ void Launch::Fail(uint32_t rank, const absl::Status& status) {
   }
   if (!failed_) {
     failed_ = true;
-    failure_ = fmt::format("rank {}: {}", rank, ToText(status));
-    cluster_->Note(fmt::format("launch {} fails: {}", token_.ToShort(), failure_));
+    failure_ = Annotate(status, fmt::format("rank {}", rank));
+    cluster_->Note(
+        fmt::format("launch {} of {} fails: {}", token_.ToShort(), plan_.name, ToText(failure_)));
   }
 }
 
@@ -101,9 +101,13 @@ Task<void> Launch::Train(uint32_t rank) {
   }
   absl::StatusOr<uint64_t> step = co_await Restore(rank, *epoch);
   if (!step.ok()) {
+    if (step.status().code() == absl::StatusCode::kDataLoss) {
+      oracle_->ToldDataLoss(plan_.name, *epoch);
+    }
     Fail(rank, step.status());
     co_return;
   }
+  saving_ranks_ += 1;
   for (uint64_t next = *step + 1; !failed_; ++next) {
     co_await Think(rank);
     absl::Status saved = co_await Save(rank, *epoch, next);
@@ -119,9 +123,9 @@ Task<absl::StatusOr<EpochId>> Launch::Acquire(uint32_t rank) {
   while (true) {
     const TimePoint deadline = Add(loop->Now(), kCallWithin);
     absl::StatusOr<EpochId> epoch =
-        co_await ranks_[rank].core->AcquireEpoch(kJob, token_, deadline);
+        co_await ranks_[rank].core->AcquireEpoch(plan_.name, token_, deadline);
     if (epoch.ok()) {
-      oracle_->EpochAcquired(*epoch);
+      oracle_->EpochAcquired(plan_.name, *epoch);
       co_return epoch;
     }
     if (!MayTryAgain(epoch.status()) || loop->Now() >= give_up) {
@@ -136,7 +140,7 @@ Task<absl::StatusOr<uint64_t>> Launch::Restore(uint32_t rank, EpochId epoch) {
   const TimePoint give_up = Add(loop->Now(), kRestoreWithin);
   while (true) {
     RestoreOptions options;
-    options.job = kJob;
+    options.job = plan_.name;
     options.epoch = epoch;
     options.rank = rank;
     options.world_size = static_cast<uint32_t>(hosts_.size());
@@ -146,7 +150,7 @@ Task<absl::StatusOr<uint64_t>> Launch::Restore(uint32_t rank, EpochId epoch) {
       co_return reader.status();
     }
     if (*reader == nullptr) {
-      oracle_->Restored(epoch, rank, std::nullopt);
+      oracle_->Restored(plan_.name, epoch, rank, std::nullopt, false);
       co_return uint64_t{0};
     }
     absl::StatusOr<bool> verified = co_await RestoreOnce(rank, epoch, *reader);
@@ -190,7 +194,8 @@ Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
   released.IgnoreError();
   const bool again = end->moved || end->read_again;
   if (!again) {
-    oracle_->Restored(epoch, rank, reader->snapshot());
+    const bool told_lost = !reader->lost().empty() || !end->lost.empty();
+    oracle_->Restored(plan_.name, epoch, rank, reader->snapshot(), told_lost);
   }
   co_return !again;
 }
@@ -208,11 +213,12 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   Rank& self = ranks_[rank];
   Loop* loop = &self.node->loop;
   const auto world = static_cast<uint32_t>(hosts_.size());
-  const ShardPlace place{.job = kJob, .epoch = epoch, .step = step, .world = world, .rank = rank};
-  std::vector<std::byte> content(Oracle::ShardBytes(place));
+  const ShardPlace place{
+      .job = plan_.name, .epoch = epoch, .step = step, .world = world, .rank = rank};
+  std::vector<std::byte> content(oracle_->ShardBytes(place));
   Oracle::FillContent(place, content);
   SaveOptions options;
-  options.job = kJob;
+  options.job = plan_.name;
   options.epoch = epoch;
   options.name = std::to_string(step);
   options.attempt = static_cast<uint32_t>(step);
@@ -220,10 +226,10 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   options.world_size = world;
   options.shard_bytes = content.size();
   options.layout_bytes = kLayoutBytes;
-  options.copies = 2;
-  options.keep_latest = 1;
-  options.persist_every = persist_every_;
-  options.persist_copies = 1 + persist_every_ % 2;
+  options.copies = plan_.copies;
+  options.keep_latest = plan_.keep_latest;
+  options.persist_every = plan_.persist_every;
+  options.persist_copies = plan_.persist_copies;
   options.deadline = Add(loop->Now(), kRestoreWithin);
   options.save_timeout = 30s;
   auto writer = co_await ShardWriter::Open(self.core.get(), options);
@@ -239,14 +245,14 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   }
   GEMEL_CO_RETURN_IF_ERROR(co_await (*writer)->Seal());
   self.in_flight += 1;
-  loop->Spawn(AwaitCommit(rank, *writer, step));
+  loop->Spawn(AwaitCommit(rank, *writer));
   while (self.in_flight >= saves_in_flight_max_ && !failed_) {
     co_await loop->Sleep(1ms);
   }
   co_return absl::OkStatus();
 }
 
-Task<void> Launch::AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer, uint64_t step) {
+Task<void> Launch::AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer) {
   const TimePoint deadline = Add(ranks_[rank].node->loop.Now(), kRestoreWithin);
   absl::StatusOr<SaveResult> result = co_await writer->AwaitCommit(deadline);
   ranks_[rank].in_flight -= 1;
@@ -254,10 +260,7 @@ Task<void> Launch::AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> write
     Fail(rank, result.status());
     co_return;
   }
-  oracle_->Committed(writer->snapshot());
-  if (result->redundancy_full) {
-    ranks_[rank].full_step = std::max(ranks_[rank].full_step, step);
-  }
+  oracle_->Committed(writer->snapshot(), result->redundancy_full);
 }
 
 }  // namespace gemel::sim

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Launch: one incarnation of the simulated job: a token, a world of ranks on hosts, each a process
+// Launch: one incarnation of a simulated job: a token, a world of ranks on hosts, each a process
 // that restores and then saves step after step, as a trainer does.
+//
+// Thread safety: one thread. Ownership: cluster and oracle outlive it.
 #pragma once
 
 #include <memory>
@@ -18,21 +20,25 @@ namespace gemel::sim {
 class Launch {
  public:
   // One rank for each entry of `hosts` (indices of servers).
-  Launch(Cluster* cluster, Oracle* oracle, std::vector<uint32_t> hosts, Random random);
+  Launch(Cluster* cluster, Oracle* oracle, JobPlan plan, std::vector<uint32_t> hosts,
+         Random random);
   ~Launch();
 
   // A rank met an error that a trainer cannot go on after: its launcher starts the job anew.
   bool failed() const { return failed_; }
 
-  const std::string& failure() const { return failure_; }
+  const absl::Status& failure() const { return failure_; }
 
   // A newer incarnation has taken over: this one has learned it.
   bool superseded() const { return superseded_; }
 
-  // The newest step this launch was told is committed with full redundancy, on all ranks.
-  uint64_t full_step() const;
+  // All ranks have restored, and save.
+  bool saving() const { return saving_ranks_ == hosts_.size(); }
 
-  const std::vector<uint32_t>& hosts() const { return hosts_; }
+  // Has a rank on this server's host.
+  bool IsOn(uint32_t server) const;
+
+  bool alive() const { return alive_; }
 
   void Kill();
   void Pause();
@@ -42,7 +48,6 @@ class Launch {
   struct Rank {
     std::unique_ptr<Node> node;
     std::unique_ptr<ClientCore> core;
-    uint64_t full_step = 0;
     uint32_t in_flight = 0;
   };
 
@@ -53,21 +58,23 @@ class Launch {
                                          std::shared_ptr<RestoreReader> reader);
   Task<absl::Status> ReadShard(std::shared_ptr<RestoreReader> reader, uint32_t shard);
   Task<absl::Status> Save(uint32_t rank, EpochId epoch, uint64_t step);
-  Task<void> AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer, uint64_t step);
+  Task<void> AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer);
   void Fail(uint32_t rank, const absl::Status& status);
   Task<void> Think(uint32_t rank);
 
   Cluster* const cluster_;
   Oracle* const oracle_;
+  const JobPlan plan_;
   const std::vector<uint32_t> hosts_;
   Random random_;
   const EpochToken token_;
   const uint32_t saves_in_flight_max_;
-  const uint32_t persist_every_;
   std::vector<Rank> ranks_;
+  size_t saving_ranks_ = 0;
+  bool alive_ = true;
   bool failed_ = false;
   bool superseded_ = false;
-  std::string failure_;
+  absl::Status failure_;
 };
 
 }  // namespace gemel::sim

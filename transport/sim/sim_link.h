@@ -40,6 +40,9 @@ struct LinkFaults {
   bool blackhole = false;
   // Nothing arrives before this.
   TimePoint clogged_until{};
+  // Per frame or call: it needs up to straggle_max more, and calls sent after it overtake it.
+  uint32_t straggle_ppm = 0;
+  Duration straggle_max = 400ms;
   // Per frame: the connection is reset while this frame arrives; a part of its payload may have
   // landed.
   uint32_t reset_ppm = 0;
@@ -51,6 +54,8 @@ struct LinkFaults {
   Duration late_max = 2s;
   // Per reply and per kWrite frame: it arrives twice in a row.
   uint32_t duplicate_ppm = 0;
+  // Per call: the request is executed a second time, and nobody hears of that.
+  uint32_t duplicate_call_ppm = 0;
   // Per call: the request is lost before it is executed.
   uint32_t lose_request_ppm = 0;
   // Per call, on the link that carries replies: executed, but the caller never learns of it.
@@ -63,10 +68,13 @@ struct LinkStats {
   uint64_t requests = 0;
   uint64_t replies = 0;
   uint64_t held = 0;
+  uint64_t clogged = 0;
+  uint64_t stragglers = 0;
   uint64_t closes_lost = 0;
   uint64_t resets = 0;
   uint64_t corruptions = 0;
   uint64_t duplicates = 0;
+  uint64_t duplicate_calls = 0;
   uint64_t late_writes = 0;
   uint64_t requests_lost = 0;
   uint64_t replies_lost = 0;

@@ -39,6 +39,14 @@ void ArriveAtNode(SimWorld* world, const std::shared_ptr<SimCall>& call, SimRequ
   sink->ArriveRequest(call, std::move(request));
 }
 
+void Carry(SimWorld* world, std::shared_ptr<SimCall> call, SimRequest request) {
+  const Route route = call->route();
+  world->Transmit(route, InBlackhole::kHeld,
+                  [world, call = std::move(call), request = std::move(request)]() mutable {
+                    ArriveAtNode(world, call, std::move(request));
+                  });
+}
+
 void SendRequest(const std::shared_ptr<SimCall>& call, SimRequest request) {
   SimWorld* world = call->caller()->world();
   SimLink& link = world->Link(call->route());
@@ -48,10 +56,12 @@ void SendRequest(const std::shared_ptr<SimCall>& call, SimRequest request) {
     call->LoseOutcome(call->route());
     return;
   }
-  world->Transmit(call->route(), InBlackhole::kHeld,
-                  [world, call, request = std::move(request)]() mutable {
-                    ArriveAtNode(world, call, std::move(request));
-                  });
+  if (link.Happens(link.faults.duplicate_call_ppm)) {
+    link.stats.duplicate_calls += 1;
+    auto ghost = std::make_shared<SimCall>(call->caller(), call->target(), call->deadline());
+    Carry(world, std::move(ghost), request);
+  }
+  Carry(world, call, std::move(request));
 }
 
 struct GiveUpGuard {
@@ -143,7 +153,8 @@ Task<void> SimRpcServer::State::Serve(std::shared_ptr<State> self, uint64_t numb
   if (call->given_up()) {
     served->Cancel();
   }
-  const Loop::TimerId timer = loop->RunAt(call->deadline(), [weak = std::weak_ptr(served)] {
+  const TimePoint deadline = loop->ToLocal(call->world_deadline());
+  const Loop::TimerId timer = loop->RunAt(deadline, [weak = std::weak_ptr(served)] {
     if (std::shared_ptr<ServedCall> late = weak.lock()) {
       late->Cancel();
     }

@@ -6,7 +6,7 @@
 // unexecuted, lose_reply_ppm loses the reply of an executed one; either way the caller gets
 // Unavailable or, as often, nothing until its deadline, so it cannot tell which. A blackhole holds
 // requests and replies back: one whose caller gave up may still be executed after the link heals.
-// Nothing is ever executed twice, as with gRPC.
+// Nothing is executed twice, as with gRPC, except by duplicate_call_ppm: as by a proxy between.
 //
 // A killed or broken caller is told to the handler (RpcCall::OnCallerGone), a killed server to its
 // callers (Unavailable), unless a blackhole lies between: then only deadlines end the calls, on

@@ -10,6 +10,7 @@ SimCall::SimCall(std::shared_ptr<SimNodeProcess> caller, SimAddress target, Time
     : caller_(std::move(caller)),
       target_(std::move(target)),
       deadline_(deadline),
+      world_deadline_(caller_->loop()->ToWorld(deadline)),
       result_(caller_->loop()) {}
 
 void SimCall::OnLinkBroken(const std::string& a, const std::string& b) {

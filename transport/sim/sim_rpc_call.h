@@ -46,6 +46,9 @@ class SimCall final : public SimPart, public std::enable_shared_from_this<SimCal
 
   TimePoint deadline() const { return deadline_; }
 
+  // The same moment on the world's clock: what travels is how long is left.
+  TimePoint world_deadline() const { return world_deadline_; }
+
   bool given_up() const { return given_up_; }
 
   OneShot<absl::StatusOr<std::string>>& result() { return result_; }
@@ -59,7 +62,8 @@ class SimCall final : public SimPart, public std::enable_shared_from_this<SimCal
  private:
   const std::shared_ptr<SimNodeProcess> caller_;
   const SimAddress target_;
-  const TimePoint deadline_;
+  const TimePoint deadline_;  // on the caller's clock
+  const TimePoint world_deadline_;
   OneShot<absl::StatusOr<std::string>> result_;
   bool given_up_ = false;
   std::shared_ptr<SimNodeProcess> server_;

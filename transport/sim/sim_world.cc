@@ -19,10 +19,13 @@ void AddUp(LinkStats* total, const LinkStats& one) {
   total->requests += one.requests;
   total->replies += one.replies;
   total->held += one.held;
+  total->clogged += one.clogged;
+  total->stragglers += one.stragglers;
   total->closes_lost += one.closes_lost;
   total->resets += one.resets;
   total->corruptions += one.corruptions;
   total->duplicates += one.duplicates;
+  total->duplicate_calls += one.duplicate_calls;
   total->late_writes += one.late_writes;
   total->requests_lost += one.requests_lost;
   total->replies_lost += one.replies_lost;
@@ -172,8 +175,13 @@ SimLink& SimWorld::Link(const Route& route) {
 void SimWorld::Transmit(const Route& route, InBlackhole fate, Loop::Callback arrive) {
   SimLink& link = Link(route);
   GEMEL_CHECK(arrive != nullptr);
-  const Duration delay = link.DrawDelay();
+  Duration delay = link.DrawDelay();
+  if (link.Happens(link.faults.straggle_ppm)) {
+    link.stats.stragglers += 1;
+    delay += link.Between(Duration::zero(), link.faults.straggle_max);
+  }
   const TimePoint start = std::max(now(), link.faults.clogged_until);
+  link.stats.clogged += start > now() ? 1 : 0;
   scheduler_->At(Add(start, delay), [this, route, fate, arrive = std::move(arrive)]() mutable {
     Arrive(route, fate, std::move(arrive));
   });

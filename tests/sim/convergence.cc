@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/convergence.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "client/core/restore_reader.h"
+#include "common/check.h"
+#include "common/control_protocol.h"
+#include "common/errors.h"
+#include "placement/manager/stored.h"
+#include "placement/model/assignment.h"
+#include "placement/model/records.h"
+
+namespace gemel::sim {
+namespace {
+
+constexpr Duration kCommitWithin = 90s;
+constexpr Duration kQuietWithin = 90s;
+constexpr Duration kAnswerWithin = 5s;
+constexpr Duration kReadWithin = 60s;
+
+Task<void> Call(RpcChannel* channel, std::string method, std::string request, TimePoint deadline,
+                std::shared_ptr<std::optional<absl::StatusOr<std::string>>> answer) {
+  *answer = co_await channel->Call(std::move(method), std::move(request), deadline);
+}
+
+// What the MetaStore has below a prefix, as records.
+std::vector<model::CommitRecord> RecordsBelow(Cluster* cluster, const std::string& prefix) {
+  std::vector<model::CommitRecord> records;
+  const auto& values = cluster->store()->values;
+  for (auto at = values.lower_bound(prefix); at != values.end() && at->first.starts_with(prefix);
+       ++at) {
+    absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(at->second.value);
+    GEMEL_CHECK(record.ok()) << at->first;
+    records.push_back(*std::move(record));
+  }
+  return records;
+}
+
+}  // namespace
+
+Convergence::Convergence(Cluster* cluster, Oracle* oracle, const GroundTruth* truth,
+                         Strikes::Jobs* jobs, std::function<void()> run_for)
+    : cluster_(cluster),
+      oracle_(oracle),
+      truth_(truth),
+      jobs_(jobs),
+      run_for_(std::move(run_for)),
+      operator_(cluster->StartOperator()),
+      placement_(Cluster::ChannelToPlacement(*operator_)) {}
+
+Convergence::~Convergence() = default;
+
+template <typename Reply, typename Request>
+std::optional<Reply> Convergence::Ask(const std::string& method, Request request) {
+  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  auto answer = std::make_shared<std::optional<absl::StatusOr<std::string>>>();
+  SimLoop* loop = &operator_->loop;
+  loop->Spawn(Call(placement_.get(), method, request.SerializeAsString(),
+                   loop->Now() + kAnswerWithin, answer));
+  while (!answer->has_value() && oracle_->violations().empty()) {
+    run_for_();
+  }
+  Reply reply;
+  if (!answer->has_value() || !(*answer)->ok() || !reply.ParseFromString(***answer)) {
+    return std::nullopt;
+  }
+  return reply;
+}
+
+bool Convergence::Within(Duration bound, const std::string& what,
+                         const std::function<std::string()>& missing) {
+  const TimePoint give_up = cluster_->scheduler()->now() + bound;
+  std::string left = missing();
+  while (!left.empty() && oracle_->violations().empty()) {
+    if (cluster_->scheduler()->now() > give_up) {
+      oracle_->Violation(
+          fmt::format("{} within {} s after everything healed: {}", what,
+                      std::chrono::duration_cast<std::chrono::seconds>(bound).count(), left));
+      return false;
+    }
+    run_for_();
+    left = missing();
+  }
+  return oracle_->violations().empty();
+}
+
+void Convergence::RemoveJob(const std::string& job) {
+  cluster_->Note("a person removes " + job);
+  oracle_->Removing(job);
+  pb::RemoveSnapshotsRequest request;
+  request.set_job(job);
+  Ask<pb::RemoveSnapshotsReply>("RemoveSnapshots", std::move(request));
+}
+
+std::string Convergence::WithoutCommit() const {
+  std::string without;
+  for (const std::unique_ptr<SimJob>& job : *jobs_) {
+    const std::string& name = job->plan().name;
+    if (oracle_->newest_told(name) <= told_before_.at(name) || !job->saving()) {
+      without += fmt::format("{}{}, which says {}", without.empty() ? "" : "; ", name,
+                             ToText(job->failure()));
+    }
+  }
+  return without;
+}
+
+std::optional<pb::ListSnapshotsReply> Convergence::List(const std::string& job) {
+  pb::ListSnapshotsRequest request;
+  request.set_job(job);
+  return Ask<pb::ListSnapshotsReply>("ListSnapshots", std::move(request));
+}
+
+std::string Convergence::WithoutCopies() {
+  const auto members = static_cast<uint32_t>(CountedMembers());
+  for (const std::unique_ptr<SimJob>& job : *jobs_) {
+    const std::optional<pb::ListSnapshotsReply> list = List(job->plan().name);
+    if (!list.has_value()) {
+      return "placement does not list " + job->plan().name;
+    }
+    for (const pb::SnapshotInfo& info : list->snapshots()) {
+      const uint32_t wanted = std::min(info.copies_wanted(), members);
+      if (info.state() != pb::SNAPSHOT_COMMITTED) {
+        return fmt::format("{}@{} is open: {}", job->plan().name, info.snapshot().name(),
+                           info.detail());
+      }
+      if (info.pinned()) {
+        return fmt::format("{}@{} is pinned", job->plan().name, info.snapshot().name());
+      }
+      // What was lost before a newer one was committed stays as it is until it is retired.
+      if (info.in_memory() && info.latest() && info.copies_now() < wanted) {
+        return fmt::format("{}@{} has {} copies of {}", job->plan().name, info.snapshot().name(),
+                           info.copies_now(), wanted);
+      }
+    }
+  }
+  return "";
+}
+
+size_t Convergence::CountedMembers() const {
+  size_t members = 0;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    members += truth_->Counted(i) ? 1 : 0;
+  }
+  return members;
+}
+
+// Shards on disks that no PERSISTED names.
+std::string Convergence::Unreconciled() {
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    if (!truth_->Counted(i)) {
+      continue;
+    }
+    for (const auto& [shard, record] : cluster_->tier(i)->Durable()) {
+      const SnapshotId& id = shard.snapshot;
+      if (!cluster_->store()->values.contains(PersistedKey(id.job, id.epoch, id.sequence))) {
+        return fmt::format("{} is on the disk of {}, and it is not PERSISTED", shard.ToString(),
+                           Cluster::HostOf(i));
+      }
+    }
+  }
+  return "";
+}
+
+// Of the newest snapshot of a job: as many copies as placement says, in different domains.
+void Convergence::CheckCopies(const model::CommitRecord& record, uint32_t copies_now) {
+  std::vector<model::Member> members;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    if (truth_->Counted(i)) {
+      members.push_back({.domain = cluster_->DomainOf(i)});
+    }
+  }
+  const uint32_t level = model::BuildGroups(members, record.copies).level;
+  const size_t domains = model::CountDomains(members, level);
+  size_t fewest = members.size();
+  for (uint32_t rank = 0; rank < record.world_size; ++rank) {
+    const ShardId shard{record.snapshot, rank};
+    const std::vector<uint32_t> holders = truth_->MemoriesWith(shard);
+    fewest = std::min(fewest, holders.size());
+    const size_t apart = truth_->DomainsOf(holders, level);
+    if (holders.size() >= record.copies && apart < std::min<size_t>(record.copies, domains)) {
+      oracle_->Violation(fmt::format("domains: {} is kept in {} of {} domains at level {}",
+                                     shard.ToString(), apart, domains, level));
+    }
+  }
+  if (std::min<size_t>(fewest, record.copies) != std::min(copies_now, record.copies)) {
+    oracle_->Violation(fmt::format("accounting: placement counts {} copies of {}, there are {}",
+                                   copies_now, record.snapshot.ToString(), fewest));
+  }
+}
+
+void Convergence::CheckAccounts(bool memory_rotted) {
+  for (const std::unique_ptr<SimJob>& job : *jobs_) {
+    const std::string& name = job->plan().name;
+    const std::optional<pb::ListSnapshotsReply> list = List(name);
+    if (!list.has_value() || memory_rotted) {
+      continue;  // nobody looks for decay at rest yet
+    }
+    std::vector<model::CommitRecord> records = RecordsBelow(cluster_, kSnapshotPrefix + name + "/");
+    for (const pb::SnapshotInfo& info : list->snapshots()) {
+      const auto newest = std::find_if(records.begin(), records.end(), [&info](const auto& record) {
+        return record.snapshot.sequence == info.snapshot().sequence();
+      });
+      if (info.latest() && info.in_memory() && newest != records.end()) {
+        CheckCopies(*newest, info.copies_now());
+      }
+    }
+  }
+}
+
+Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core,
+                                           SnapshotId snapshot) {
+  ReadOptions options;
+  options.job = snapshot.job;
+  options.name = snapshot.name;
+  options.deadline = core->loop()->Now() + kReadWithin;
+  auto reader = co_await RestoreReader::BeginRead(core, options);
+  GEMEL_CO_RETURN_IF_ERROR(reader.status());
+  const auto world = static_cast<uint32_t>((*reader)->shards().size());
+  absl::Status read = absl::OkStatus();
+  for (uint32_t shard = 0; shard < world && read.ok(); ++shard) {
+    std::vector<std::byte> bytes((*reader)->shards()[shard].bytes);
+    read = co_await (*reader)->Ensure(shard, 0, bytes.size());
+    if (read.ok()) {
+      read = (*reader)->CopyOut(shard, 0, bytes);
+    }
+    if (read.ok()) {
+      self->oracle_->CheckContent((*reader)->snapshot(), world, shard, bytes);
+    }
+  }
+  const absl::Status released = co_await (*reader)->Release();
+  read.Update(released);
+  co_return read;
+}
+
+Task<void> Convergence::Read(Convergence* self, ClientCore* core, SnapshotId snapshot,
+                             std::shared_ptr<std::optional<absl::Status>> done) {
+  *done = co_await ReadShards(self, core, std::move(snapshot));
+}
+
+bool Convergence::IsReadable(const model::CommitRecord& record) const {
+  for (uint32_t rank = 0; rank < record.world_size; ++rank) {
+    const ShardId shard{record.snapshot, rank};
+    if (truth_->MemoriesWith(shard).empty() && truth_->DisksWith(shard).empty()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// By fresh readers on a host that is up. Of one name only the newest is read.
+void Convergence::ReadAll() {
+  std::map<std::pair<std::string, std::string>, model::CommitRecord> newest;
+  for (const char* prefix : {kPersistedPrefix, kSnapshotPrefix}) {
+    for (model::CommitRecord& record : RecordsBelow(cluster_, prefix)) {
+      const std::pair key(record.snapshot.job, record.snapshot.name);
+      const auto found = newest.find(key);
+      if (found == newest.end() || found->second.snapshot.sequence < record.snapshot.sequence) {
+        newest[key] = std::move(record);
+      }
+    }
+  }
+  uint32_t host = 0;
+  for (const auto& [name, record] : newest) {
+    do {
+      host = (host + 1) % cluster_->shape().slots();
+    } while (!truth_->Counted(host));
+    const bool readable = IsReadable(record);
+    const std::unique_ptr<Node> node = cluster_->StartTrainer(host);
+    ClientCore core(&node->loop, &node->net, &node->host, Cluster::SocketOf(host));
+    auto done = std::make_shared<std::optional<absl::Status>>();
+    node->loop.Spawn(Read(this, &core, record.snapshot, done));
+    while (!done->has_value() && oracle_->violations().empty()) {
+      run_for_();
+    }
+    if (readable && done->has_value() && !(*done)->ok()) {
+      oracle_->Violation(fmt::format("readable: {} cannot be read at {}: {}",
+                                     record.snapshot.ToString(), Cluster::HostOf(host),
+                                     ToText(**done)));
+    }
+    cluster_->world()->Kill(node->process);
+    node->loop.Kill();
+  }
+}
+
+void Convergence::Check(bool memory_rotted) {
+  for (const std::unique_ptr<SimJob>& job : *jobs_) {
+    told_before_[job->plan().name] = oracle_->newest_told(job->plan().name);
+  }
+  const TimePoint give_up = cluster_->scheduler()->now() + kCommitWithin;
+  while (!WithoutCommit().empty() && cluster_->scheduler()->now() < give_up &&
+         oracle_->violations().empty()) {
+    run_for_();
+    for (const std::unique_ptr<SimJob>& job : *jobs_) {
+      if (job->lost()) {
+        RemoveJob(job->plan().name);
+        job->StartOver();
+        told_before_[job->plan().name] = 0;
+      }
+    }
+  }
+  if (!Within(0s, "no new commit", [this] { return WithoutCommit(); })) {
+    return;
+  }
+  for (const std::unique_ptr<SimJob>& job : *jobs_) {
+    job->EndAll();
+  }
+  const auto leftovers = [this] {
+    const std::vector<std::string> left = truth_->Leftovers();
+    return left.empty() ? "" : left.front();
+  };
+  if (!Within(kQuietWithin, "something is left over", leftovers) ||
+      !Within(kQuietWithin, "copies are missing", [this] { return WithoutCopies(); }) ||
+      !Within(kQuietWithin, "disks keep what nobody needs", [this] { return Unreconciled(); })) {
+    return;
+  }
+  CheckAccounts(memory_rotted);
+  ReadAll();
+}
+
+}  // namespace gemel::sim

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Convergence: what must be true of a cluster some time after everything has healed.
+//
+//   every job commits again; every committed snapshot has all its copies again, as many as
+//   placement says and in different domains where that can be; once the jobs have ended nothing of
+//   theirs is left over, and a fresh reader reads every snapshot that is committed.
+//
+// Thread safety: one thread. Ownership: everything given outlives it.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "placement/manager/wire.h"
+#include "placement/model/records.h"
+#include "tests/sim/cluster.h"
+#include "tests/sim/job.h"
+#include "tests/sim/oracle.h"
+#include "tests/sim/strikes.h"
+
+namespace gemel::sim {
+
+class Convergence {
+ public:
+  // `run_for` lets the world go on for a moment, with restarts and launches.
+  Convergence(Cluster* cluster, Oracle* oracle, const GroundTruth* truth, Strikes::Jobs* jobs,
+              std::function<void()> run_for);
+  ~Convergence();
+
+  // Violations go to the oracle. `memory_rotted`: copies may be damaged without anybody knowing.
+  void Check(bool memory_rotted);
+
+  // A person removes a job that cannot go on.
+  void RemoveJob(const std::string& job);
+
+ private:
+  bool Within(Duration bound, const std::string& what, const std::function<std::string()>& missing);
+  std::string WithoutCommit() const;
+  std::string WithoutCopies();
+  std::string Unreconciled();
+  std::optional<pb::ListSnapshotsReply> List(const std::string& job);
+  size_t CountedMembers() const;
+  void CheckAccounts(bool memory_rotted);
+  void CheckCopies(const model::CommitRecord& record, uint32_t copies_now);
+  bool IsReadable(const model::CommitRecord& record) const;
+  void ReadAll();
+  static Task<void> Read(Convergence* self, ClientCore* core, SnapshotId snapshot,
+                         std::shared_ptr<std::optional<absl::Status>> done);
+  static Task<absl::Status> ReadShards(Convergence* self, ClientCore* core, SnapshotId snapshot);
+  template <typename Reply, typename Request>
+  std::optional<Reply> Ask(const std::string& method, Request request);
+
+  Cluster* const cluster_;
+  Oracle* const oracle_;
+  const GroundTruth* const truth_;
+  Strikes::Jobs* const jobs_;
+  const std::function<void()> run_for_;
+  std::map<std::string, uint64_t> told_before_;
+  std::unique_ptr<Node> operator_;
+  std::unique_ptr<RpcChannel> placement_;
+};
+
+}  // namespace gemel::sim

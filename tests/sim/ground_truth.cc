@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/ground_truth.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/manager/stored.h"
+#include "placement/model/records.h"
+
+namespace gemel::sim {
+namespace {
+
+bool IsIntact(const Object& object) {
+  for (uint32_t chunk = 0; chunk < object.chunks(); ++chunk) {
+    if (!object.CheckChunk(chunk).ok()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// The first `level` components of a domain; all, when it has fewer.
+std::string PrefixOf(const std::string& domain, uint32_t level) {
+  size_t end = 0;
+  for (uint32_t i = 0; i < level && end != std::string::npos; ++i) {
+    end = domain.find('/', i == 0 ? 0 : end + 1);
+  }
+  return domain.substr(0, end);
+}
+
+}  // namespace
+
+bool GroundTruth::Counted(uint32_t index) const {
+  const Server* server = cluster_->ServerAt(index);
+  if (server == nullptr) {
+    return false;
+  }
+  const std::string key = MemberKey(server->id());
+  const auto found = cluster_->store()->values.find(key);
+  if (found == cluster_->store()->values.end()) {
+    return false;
+  }
+  const absl::StatusOr<MemberRecord> member = DecodeStored<MemberRecord>(key, found->second.value);
+  GEMEL_CHECK(member.ok()) << ToText(member.status());
+  return !member->dead && member->incarnation == server->incarnation();
+}
+
+std::vector<uint32_t> GroundTruth::MemoriesWith(const ShardId& shard) const {
+  std::vector<uint32_t> holders;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const Server* server = cluster_->ServerAt(i);
+    const std::shared_ptr<Object> object =
+        server == nullptr ? nullptr : server->objects().Find(shard);
+    if (object != nullptr && object->state() == ObjectState::kSealed && Counted(i) &&
+        IsIntact(*object)) {
+      holders.push_back(i);
+    }
+  }
+  return holders;
+}
+
+std::vector<uint32_t> GroundTruth::DisksWith(const ShardId& shard) const {
+  std::vector<uint32_t> holders;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    if (!Counted(i)) {
+      continue;
+    }
+    for (const auto& [there, record] : cluster_->tier(i)->Durable()) {
+      if (there == shard && cluster_->tier(i)->IsSound(there)) {
+        holders.push_back(i);
+      }
+    }
+  }
+  return holders;
+}
+
+size_t GroundTruth::DisksWithRecord(const SnapshotId& snapshot) const {
+  const std::string name = fmt::format("records/job-{}/{:020}", snapshot.job, snapshot.sequence);
+  size_t disks = 0;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    disks += cluster_->disk(i)->Has(name) ? 1 : 0;
+  }
+  return disks;
+}
+
+uint64_t GroundTruth::NewestWholeOnDisks(const std::string& job) const {
+  std::map<SnapshotId, std::set<uint32_t>> ranks;
+  uint64_t newest = 0;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    for (const auto& [shard, bytes] : cluster_->tier(i)->Durable()) {
+      const SnapshotId& id = shard.snapshot;
+      if (id.job != job || !cluster_->tier(i)->IsSound(shard)) {
+        continue;
+      }
+      const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+      GEMEL_CHECK(record.ok()) << shard.ToString();
+      ranks[id].insert(shard.rank);
+      const bool whole = ranks[id].size() == record->world_size;
+      const std::string key = StoredSnapshotKey(id.job, id.epoch, id.sequence);
+      if (whole && cluster_->store()->values.contains(key)) {
+        newest = std::max(newest, id.sequence);
+      }
+    }
+  }
+  return newest;
+}
+
+size_t GroundTruth::DomainsOf(const std::vector<uint32_t>& servers, uint32_t level) const {
+  std::set<std::string> domains;
+  for (const uint32_t index : servers) {
+    domains.insert(PrefixOf(cluster_->DomainOf(index), level));
+  }
+  return domains.size();
+}
+
+void GroundTruth::CheckSlabs(uint32_t index, const Server& server,
+                             std::vector<std::string>* wrong) const {
+  for (const std::shared_ptr<Object>& object : server.objects().Sealed()) {
+    for (uint32_t chunk = 0; chunk < object->chunks(); ++chunk) {
+      const uint32_t slab = object->SlabOf(chunk);
+      if (server.pool().holder(slab) != kServerHolder) {
+        continue;
+      }
+      const auto memory = std::dynamic_pointer_cast<SimMemory>(server.pool().memory(slab));
+      GEMEL_CHECK(memory != nullptr) << Cluster::HostOf(index);
+      const uint64_t own = cluster_->PidOfServer(index);
+      for (const auto& [number, mapping] : memory->mappings) {
+        if (mapping.access == Access::kReadWrite && mapping.pid != own) {
+          wrong->push_back(
+              fmt::format("one writer: slab {} of {} is the server's and holds {}, "
+                          "and process {} may write it",
+                          slab, Cluster::HostOf(index), object->shard().ToString(), mapping.pid));
+        }
+      }
+    }
+  }
+}
+
+std::vector<std::string> GroundTruth::CheckMemory() const {
+  std::vector<std::string> wrong;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const Server* server = cluster_->ServerAt(i);
+    if (server == nullptr) {
+      continue;
+    }
+    const SlabPool& pool = server->pool();
+    if (pool.used_bytes() + pool.idle_bytes() > pool.capacity_bytes()) {
+      wrong.push_back(fmt::format("budget: {} uses {} and {} idle bytes of {}", Cluster::HostOf(i),
+                                  pool.used_bytes(), pool.idle_bytes(), pool.capacity_bytes()));
+    }
+    std::set<std::pair<const SimMemory*, uint64_t>> writers;
+    for (const auto& memory : cluster_->world()->machine(Cluster::HostOf(i))->AllMemories()) {
+      for (const auto& [number, mapping] : memory->mappings) {
+        if (mapping.access == Access::kReadWrite && mapping.pid != cluster_->PidOfServer(i)) {
+          writers.emplace(memory.get(), mapping.pid);
+        }
+      }
+      const auto of_memory = [&memory](const auto& one) { return one.first == memory.get(); };
+      if (std::count_if(writers.begin(), writers.end(), of_memory) > 1) {
+        wrong.push_back(fmt::format("one writer: two processes may write memory '{}' of {}",
+                                    memory->name(), Cluster::HostOf(i)));
+      }
+    }
+    CheckSlabs(i, *server, &wrong);
+  }
+  return wrong;
+}
+
+std::vector<std::string> GroundTruth::Leftovers() const {
+  std::vector<std::string> left;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const Server* server = cluster_->ServerAt(i);
+    if (server == nullptr) {
+      continue;
+    }
+    const size_t uploads = server->uploads().size();
+    const size_t restores = server->restores().size();
+    const size_t stages = server->stages().size();
+    const size_t grants = server->holder().grants();
+    if (uploads + restores + stages + grants > 0) {
+      left.push_back(fmt::format("{} still has {} uploads, {} restores, {} stages, {} grants",
+                                 Cluster::HostOf(i), uploads, restores, stages, grants));
+    }
+  }
+  for (const auto& [key, value] : cluster_->store()->values) {
+    if (key.starts_with(kOpenPrefix)) {
+      left.push_back(fmt::format("the MetaStore still has {}", key));
+    }
+  }
+  return left;
+}
+
+}  // namespace gemel::sim

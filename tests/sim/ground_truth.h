@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// GroundTruth: what servers and disks of a simulated cluster really hold, looked at from outside:
+// what the oracle compares with what placement says.
+//
+// Thread safety: one thread.
+// Ownership: borrows the cluster.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tests/sim/cluster.h"
+
+namespace gemel::sim {
+
+class GroundTruth {
+ public:
+  explicit GroundTruth(Cluster* cluster) : cluster_(cluster) {}
+
+  // Servers in whose memory the shard is sealed and every chunk matches its digest, and that
+  // placement counts: members, alive, in their present incarnation.
+  std::vector<uint32_t> MemoriesWith(const ShardId& shard) const;
+  // The same, on disk.
+  std::vector<uint32_t> DisksWith(const ShardId& shard) const;
+  // Disks that have its commit record, whoever is up.
+  size_t DisksWithRecord(const SnapshotId& snapshot) const;
+  // Sequence of the job's newest snapshot that is committed and that the disks together have
+  // whole and undamaged; 0: none.
+  uint64_t NewestWholeOnDisks(const std::string& job) const;
+
+  // Placement's record of this server's present life is that of a living member.
+  bool Counted(uint32_t index) const;
+  // The domains of these servers at `level`, as placement/model counts them.
+  size_t DomainsOf(const std::vector<uint32_t>& servers, uint32_t level) const;
+
+  // Budgets, and slabs that two may write: what is wrong, in words.
+  std::vector<std::string> CheckMemory() const;
+  // Uploads, restores and stages that nobody needs any more.
+  std::vector<std::string> Leftovers() const;
+
+ private:
+  void CheckSlabs(uint32_t index, const Server& server, std::vector<std::string>* wrong) const;
+
+  Cluster* const cluster_;
+};
+
+}  // namespace gemel::sim

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// SimJob: a job of the simulation and its launcher: starts it anew when a launch fails or is
+// killed, and keeps the incarnations that were left behind, some of which wake again.
+//
+// Thread safety: one thread. Ownership: cluster and oracle outlive it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/sim/oracle.h"
+#include "tests/sim/trainer.h"
+
+namespace gemel::sim {
+
+class SimJob {
+ public:
+  SimJob(Cluster* cluster, Oracle* oracle, JobPlan plan, Random random);
+
+  // Starts what is due: not before `not_before`, and only on servers that are up.
+  void Tick(TimePoint not_before);
+
+  // A new incarnation takes the place of the present one after `after`.
+  void KillTrainers(Duration after);
+  // What ran on the host of this server dies with it.
+  void HostDied(uint32_t server, Duration after);
+  // The present incarnation stops, and a new one begins beside it.
+  void LeaveZombie();
+  // A second incarnation begins beside the first, which goes on.
+  void Race();
+  void ResumeAll();
+  // Every incarnation ends, and none begins any more.
+  void EndAll();
+
+  const JobPlan& plan() const { return plan_; }
+
+  // Restored, and saving.
+  bool saving() const { return launch_ != nullptr && launch_->alive() && launch_->saving(); }
+
+  // Why the present incarnation failed; OK while it did not.
+  absl::Status failure() const {
+    return launch_ == nullptr ? absl::OkStatus() : launch_->failure();
+  }
+
+  // A person says that it starts over.
+  bool lost() const { return data_losses_ >= kPatience; }
+
+  void StartOver() { data_losses_ = 0; }
+
+  uint64_t launches() const { return launches_; }
+
+ private:
+  // Launches in a row that were told DATA_LOSS before a person gives up.
+  static constexpr uint32_t kPatience = 3;
+  static constexpr size_t kOldMax = 6;
+
+  void Begin();
+  void RelaunchAt(TimePoint when);
+
+  Cluster* const cluster_;
+  Oracle* const oracle_;
+  const JobPlan plan_;
+  Random random_;
+  std::unique_ptr<Launch> launch_;
+  std::vector<std::unique_ptr<Launch>> old_;
+  TimePoint relaunch_at_;
+  bool failure_seen_ = false;
+  bool ended_ = false;
+  uint32_t data_losses_ = 0;
+  uint64_t launches_ = 0;
+};
+
+}  // namespace gemel::sim

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the oracle checks of every transaction that the MetaStore applies.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "common/xxh3.h"
+#include "placement/model/records.h"
+#include "tests/sim/oracle.h"
+
+namespace gemel::sim {
+namespace {
+
+template <typename Record>
+Record Decoded(const std::string& key, const std::string& value) {
+  absl::StatusOr<Record> record = DecodeStored<Record>(key, value);
+  GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
+  return *std::move(record);
+}
+
+model::CommitRecord DecodedCommit(const std::string& key, const std::string& value) {
+  absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(value);
+  GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
+  return *std::move(record);
+}
+
+// "snapshot/<job>/<epoch>/<sequence>" and its like.
+std::string JobOf(const std::string& key) {
+  const size_t begin = key.find('/') + 1;
+  return key.substr(begin, key.find('/', begin) - begin);
+}
+
+uint64_t SequenceOf(const std::string& key) {
+  return std::strtoull(key.substr(key.rfind('/') + 1).c_str(), nullptr, 16);
+}
+
+}  // namespace
+
+void Oracle::Applied(const Txn& txn) {
+  SimScheduler* scheduler = cluster_->scheduler();
+  for (const auto& [key, value] : txn.puts) {
+    scheduler->MixIntoHistory(Xxh3_128(AsBytes(key)).low);
+    scheduler->MixIntoHistory(Xxh3_128(AsBytes(value)).low);
+  }
+  for (const auto& [key, value] : txn.puts) {
+    PutApplied(key, value);
+  }
+  for (const std::string& key : txn.deletes) {
+    scheduler->MixIntoHistory(Xxh3_128(AsBytes(key)).low);
+    DeleteApplied(key);
+  }
+  // Last: what a job's record names must be there after the whole transaction.
+  for (const auto& [key, value] : txn.puts) {
+    if (key.starts_with(kJobPrefix)) {
+      JobWritten(key, value);
+    }
+  }
+}
+
+void Oracle::PutApplied(const std::string& key, const std::string& value) {
+  if (key == kClusterKey) {
+    ClusterWritten(key, value);
+  } else if (key.starts_with(kMemberPrefix)) {
+    MemberWritten(key, value);
+  } else if (key.starts_with(kTokenPrefix)) {
+    TokenWritten(key, value);
+  } else if (key.starts_with(kOpenPrefix)) {
+    OpenWritten(key, value);
+  } else if (key.starts_with(kSnapshotPrefix)) {
+    SnapshotWritten(key, value);
+  } else if (key.starts_with(kPersistedPrefix)) {
+    PersistedWritten(key, value);
+  } else if (key.starts_with(kRestorePrefix)) {
+    RestoreWritten(key, value);
+  }
+}
+
+void Oracle::DeleteApplied(const std::string& key) {
+  if (key.starts_with(kTokenPrefix)) {
+    Violation(fmt::format("token: {} was forgotten", key));
+  } else if (key.starts_with(kOpenPrefix)) {
+    jobs_.at(JobOf(key)).open.erase(SequenceOf(key));
+  } else if (key.starts_with(kSnapshotPrefix)) {
+    SnapshotDeleted(key);
+  } else if (key.starts_with(kPersistedPrefix)) {
+    PersistedDeleted(key);
+  }
+}
+
+void Oracle::ClusterWritten(const std::string& key, const std::string& value) {
+  const auto record = Decoded<ClusterRecord>(key, value);
+  const ClusterRecord& before = cluster_record_;
+  if (record.generation < before.generation || record.starts < before.starts ||
+      record.map_version < before.map_version) {
+    Violation(fmt::format(
+        "latest: the cluster went back from generation {}, start {}, map {} to {}, {}, {}",
+        before.generation, before.starts, before.map_version, record.generation, record.starts,
+        record.map_version));
+  }
+  cluster_record_ = record;
+}
+
+// A server that is declared dead takes its copies out of every count, whatever it holds.
+void Oracle::MemberWritten(const std::string& key, const std::string& value) {
+  const auto record = Decoded<MemberRecord>(key, value);
+  for (uint32_t i = 0; record.dead && i < cluster_->shape().slots(); ++i) {
+    if (Cluster::NameOf(i) == record.name) {
+      MemoryLost(i);
+    }
+  }
+}
+
+void Oracle::TokenWritten(const std::string& key, const std::string& value) {
+  Job& job = jobs_.at(JobOf(key));
+  const auto record = Decoded<TokenRecord>(key, value);
+  const std::string hex = key.substr(key.rfind('/') + 1);
+  for (const auto& [epoch, token] : job.tokens) {
+    const bool same_token = TokenKey(job.plan.name, token) == key;
+    if (same_token != (epoch == record.epoch)) {
+      Violation(fmt::format("token: {} of {} is given epoch {}, and epoch {} is that of {}", hex,
+                            job.plan.name, record.epoch.ToString(), epoch.ToString(),
+                            token.ToShort()));
+    }
+  }
+}
+
+void Oracle::OpenWritten(const std::string& key, const std::string& value) {
+  auto record = Decoded<OpenRecord>(key, value);
+  Job& job = jobs_.at(record.snapshot.job);
+  const uint64_t sequence = record.snapshot.sequence;
+  if (job.opened_at.contains(sequence)) {
+    Violation(fmt::format("once: sequence {} of {} is given twice", sequence, job.plan.name));
+  }
+  job.opened_at[sequence] = cluster_->scheduler()->now();
+  job.open[sequence] = std::move(record);
+}
+
+void Oracle::SnapshotWritten(const std::string& key, const std::string& value) {
+  const model::CommitRecord record = DecodedCommit(key, value);
+  const SnapshotId& id = record.snapshot;
+  Job& job = jobs_.at(id.job);
+  const std::string job_key = JobKey(id.job);
+  const auto written = Decoded<JobRecord>(job_key, cluster_->store()->values.at(job_key).value);
+  if (written.epoch != id.epoch) {
+    Violation(fmt::format("fenced: the record of {} was written in epoch {}", id.ToString(),
+                          written.epoch.ToString()));
+  }
+  const auto open = job.open.find(id.sequence);
+  if (open == job.open.end() || open->second.snapshot != id) {
+    Violation(fmt::format("once: {} is committed and was not open", id.ToString()));
+  } else if (open->second.world_size != record.world_size ||
+             open->second.layout_hash != record.layout_hash ||
+             open->second.copies != record.copies || open->second.min_copies != record.min_copies) {
+    Violation(
+        fmt::format("shape: {} is committed with {} ranks and {} copies, it was opened with "
+                    "{} and {}",
+                    id.ToString(), record.world_size, record.copies, open->second.world_size,
+                    open->second.copies));
+  }
+  if (!job.named.insert({id.epoch, id.name, id.attempt}).second) {
+    Violation(fmt::format("once: {} is committed a second time", id.ToString()));
+  }
+  job.stored.insert(id.sequence);
+  job.by_text[id.ToString()] = id;
+}
+
+void Oracle::SnapshotDeleted(const std::string& key) {
+  Job& job = jobs_.at(JobOf(key));
+  const uint64_t sequence = SequenceOf(key);
+  if (job.stored.contains(sequence) && sequence == *job.stored.rbegin() && !job.removing) {
+    Violation(fmt::format("freed: {} is the newest, and is retired", key));
+  }
+  job.stored.erase(sequence);
+}
+
+void Oracle::PersistedWritten(const std::string& key, const std::string& value) {
+  const model::CommitRecord record = DecodedCommit(key, value);
+  jobs_.at(record.snapshot.job).persisted.insert(record.snapshot.sequence);
+  persists_ += 1;
+}
+
+void Oracle::PersistedDeleted(const std::string& key) {
+  Job& job = jobs_.at(JobOf(key));
+  const uint64_t sequence = SequenceOf(key);
+  if (job.persisted.contains(sequence) && sequence == *job.persisted.rbegin() && !job.removing) {
+    Violation(fmt::format("on disk: {} is retired, and nothing newer is PERSISTED", key));
+  }
+  job.persisted.erase(sequence);
+}
+
+void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
+  const auto record = Decoded<RestoreRecord>(key, value);
+  Job& job = jobs_.at(key.substr(std::string_view(kRestorePrefix).size()));
+  for (const std::string& sentence : record.lost) {
+    const std::string once = record.epoch.ToString() + sentence;
+    if (job.losses.insert(once).second) {
+      CheckLoss(&job, sentence);
+    }
+  }
+}
+
+// "<snapshot>: no … of ranks 0, 2 …": each of them must be gone.
+void Oracle::CheckLoss(Job* job, const std::string& sentence) {
+  constexpr std::string_view kRanks = " of ranks ";
+  const auto id = job->by_text.find(sentence.substr(0, sentence.find(": ")));
+  const size_t ranks = sentence.find(kRanks);
+  if (id == job->by_text.end() || ranks == std::string::npos) {
+    Violation(fmt::format("honest loss: no snapshot or no ranks are named by '{}'", sentence));
+    return;
+  }
+  const char* at = sentence.c_str() + ranks + kRanks.size();
+  while (*at >= '0' && *at <= '9') {
+    char* end = nullptr;
+    const auto rank = static_cast<uint32_t>(std::strtoul(at, &end, 10));
+    const ShardId shard{id->second, rank};
+    std::vector<uint32_t> holders = truth_->MemoriesWith(shard);
+    const std::vector<uint32_t> disks = truth_->DisksWith(shard);
+    holders.insert(holders.end(), disks.begin(), disks.end());
+    if (!holders.empty()) {
+      Violation(fmt::format("honest loss: {} is told lost, and {} has it", shard.ToString(),
+                            Cluster::HostOf(holders.front())));
+    }
+    at = end + (std::string_view(end).starts_with(", ") ? 2 : 0);
+  }
+}
+
+void Oracle::JobWritten(const std::string& key, const std::string& value) {
+  const auto record = Decoded<JobRecord>(key, value);
+  const std::string name = key.substr(std::string_view(kJobPrefix).size());
+  Job& job = jobs_.at(name);
+  const JobRecord before = std::exchange(job.record, record);
+  job.tokens[record.epoch] = record.token;
+  if (record.epoch < before.epoch || record.next_sequence < before.next_sequence) {
+    Violation(fmt::format("latest: {} went back from epoch {}, next sequence {} to {}, {}", key,
+                          before.epoch.ToString(), before.next_sequence, record.epoch.ToString(),
+                          record.next_sequence));
+  }
+  const auto order = [](const JobRecord& one) {
+    return std::pair(one.latest_epoch, one.latest_sequence);
+  };
+  if (order(record) < order(before) && !job.removing) {
+    Violation(fmt::format("latest: {} went back from sequence {} in epoch {} to {} in {}", key,
+                          before.latest_sequence, before.epoch.ToString(), record.latest_sequence,
+                          record.epoch.ToString()));
+  }
+  const bool committed = record.latest_sequence != 0;
+  if (committed && !cluster_->store()->values.contains(
+                       StoredSnapshotKey(name, record.latest_epoch, record.latest_sequence))) {
+    Violation(fmt::format("latest: {} names sequence {}, whose record is gone", key,
+                          record.latest_sequence));
+  }
+  if (std::pair(record.persisted_epoch, record.persisted_sequence) <
+          std::pair(before.persisted_epoch, before.persisted_sequence) &&
+      !job.removing) {
+    Violation(fmt::format("on disk: {} went back from sequence {} to {}", key,
+                          before.persisted_sequence, record.persisted_sequence));
+  }
+}
+
+}  // namespace gemel::sim

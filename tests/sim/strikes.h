@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Strikes: injects the faults of a run and undoes them. Each class has a stream and a clock of its
+// own, so that taking one away does not move the others.
+//
+// Within tolerance: a server's memory goes only when Oracle::CanLose() says so, a disk's content
+// only while memory has everything. In overkill nothing is held back.
+//
+// Thread safety: one thread. Ownership: everything given outlives it.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/sim/cluster.h"
+#include "tests/sim/job.h"
+#include "tests/sim/oracle.h"
+#include "tests/sim/plan.h"
+#include "tests/sim/sim_points.h"
+
+namespace gemel::sim {
+
+class Strikes {
+ public:
+  using Jobs = std::vector<std::unique_ptr<SimJob>>;
+
+  Strikes(const RunPlan& plan, Cluster* cluster, Oracle* oracle, Jobs* jobs);
+
+  // From here on faults strike.
+  void Begin();
+  // Many servers at once, disks with them, and nothing is held back any more.
+  void BeginOverkill();
+  // Restarts and heals what is due; strikes what is due.
+  void Tick();
+  // All that can be healed is, and nothing strikes any more.
+  void HealAll();
+
+  // Jobs wait until then: after a power cut a disk may be missing, and what only it has would be
+  // lost, honestly.
+  TimePoint jobs_wait_until() const { return jobs_wait_until_; }
+
+  // A server that is to be up is not, or is not counted.
+  bool Degraded(const GroundTruth& truth) const;
+  // Slots whose server is part of the cluster.
+  std::vector<uint32_t> Members() const;
+
+  // By class, what links, disks and production code counted and what was struck from here.
+  FaultCounts Counts(const SimPoints& points) const;
+
+  uint64_t servers_killed() const { return servers_killed_; }
+
+  uint64_t power_cuts() const { return power_cuts_; }
+
+ private:
+  using Strike = void (Strikes::*)();
+
+  struct Schedule {
+    Strike strike;
+    Random random;
+    TimePoint next{};
+  };
+
+  struct Slot {
+    bool member = false;
+    bool gone = false;  // for good
+    TimePoint restart_at = kTimeNever;
+    std::shared_ptr<const SimPersistState::Contents> tier_picture;
+    SimDiskState::Contents disk_picture;
+    bool has_picture = false;
+  };
+
+  static Strike StrikeOf(Fault fault);
+  void ScheduleNext(Fault fault, Schedule* schedule);
+  TimePoint After(uint64_t ms_min, uint64_t ms_max);
+  // Undoes something then, or when all heals.
+  void Later(TimePoint when, std::function<void()> heal);
+  // Strikes once more then, unless all has healed.
+  void Soon(TimePoint when, std::function<void()> strike);
+
+  void Note(const std::string& text) { cluster_->Note(text); }
+
+  void Struck(Fault fault, uint64_t count = 1) { struck_[static_cast<size_t>(fault)] += count; }
+
+  // A member that is up; none when there is none.
+  std::optional<uint32_t> PickUp();
+  std::optional<uint32_t> PickToLose();
+  bool MayHurtDisks() const;
+  void Down(uint32_t server, Duration relaunch_after, bool with_host);
+  void Restart();
+  void PauseFor(const std::function<SimLoop*()>& loop_of, uint64_t ms_max);
+  void Attribute();
+  void SetLinkFaults();
+  std::vector<std::string> Nodes() const;
+
+  // strikes_nodes.cc
+  void KillServer();
+  void KillPlacement();
+  void KillTrainers();
+  void RestartStorm();
+  void PauseServer();
+  void PausePlacement();
+  void PauseStorm();
+  void Zombie();
+  void EpochRace();
+  void PowerCut();
+  void Reformat();
+  void RollBack();
+  void ChangeMembers();
+  void Slow();
+  void ClockRate();
+  void ClockJump();
+
+  // strikes_media.cc
+  void Partition();
+  void Bridge();
+  void Clog();
+  void Swizzle();
+  void MemoryRot();
+  void DiskRot();
+  void TornWrites();
+  void FsyncErrors();
+  void FullDisk();
+  void HungDisk();
+
+  const RunPlan& plan_;
+  Cluster* const cluster_;
+  Oracle* const oracle_;
+  Jobs* const jobs_;
+  std::map<Fault, Schedule> schedules_;
+  Random* random_ = nullptr;  // of the strike under way
+  Random own_;
+  std::vector<Slot> slots_;
+  using Timed = std::vector<std::pair<TimePoint, std::function<void()>>>;
+  static void RunDue(Timed* timed, TimePoint now);
+
+  Timed heals_;
+  Timed soon_;
+  TimePoint restart_placement_at_ = kTimeNever;
+  TimePoint jobs_wait_until_{};
+  bool striking_ = false;
+  FaultCounts struck_{};
+  uint64_t held_ = 0;  // of the links, as far as it was attributed
+  uint64_t clogged_ = 0;
+  Fault cut_ = Fault::kPartition;  // whose blackholes there are
+  Fault clog_ = Fault::kClog;
+  uint64_t servers_killed_ = 0;
+  uint64_t power_cuts_ = 0;
+};
+
+}  // namespace gemel::sim

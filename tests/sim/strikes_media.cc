@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Faults of links, memory and disks.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "tests/sim/strikes.h"
+
+namespace gemel::sim {
+namespace {
+
+constexpr uint64_t kBitsPerByte = 8;
+
+}  // namespace
+
+void Strikes::Partition() {
+  const std::vector<std::string> nodes = Nodes();
+  const std::optional<uint32_t> victim = PickUp();
+  if (!victim.has_value()) {
+    return;
+  }
+  const std::vector<std::string> alone = {Cluster::HostOf(*victim)};
+  std::vector<std::string> others;
+  std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(others),
+               [&alone](const std::string& node) { return node != alone[0]; });
+  const uint64_t kind = random_->Below(3);
+  Note(fmt::format("partition of {} kind {}", alone[0], kind));
+  cut_ = Fault::kPartition;
+  if (kind == 0) {
+    cluster_->world()->Partition(alone, others);
+  } else {
+    cluster_->world()->PartitionOneWay(kind == 1 ? alone : others, kind == 1 ? others : alone);
+  }
+  Later(After(100, 2500), [this] { cluster_->world()->Heal(); });
+}
+
+// Two halves, and one node that both see. Placement is in one of them, or is the bridge.
+void Strikes::Bridge() {
+  std::vector<std::string> nodes = Nodes();
+  if (nodes.size() < 3) {
+    return;
+  }
+  std::swap(nodes[0], nodes[random_->Below(nodes.size())]);
+  std::vector<std::string> halves[2];
+  for (size_t i = 1; i < nodes.size(); ++i) {
+    halves[i == 1 ? 0 : i == 2 ? 1 : random_->Below(2)].push_back(nodes[i]);
+  }
+  Note(fmt::format("{} is the bridge between two halves", nodes[0]));
+  cut_ = Fault::kBridge;
+  cluster_->world()->Partition(halves[0], halves[1]);
+  Later(After(100, 2500), [this] { cluster_->world()->Heal(); });
+}
+
+void Strikes::Clog() {
+  const std::vector<std::string> nodes = Nodes();
+  const size_t from = random_->Below(nodes.size());
+  const size_t to = (from + 1 + random_->Below(nodes.size() - 1)) % nodes.size();
+  Note(fmt::format("clog {} > {}", nodes[from], nodes[to]));
+  clog_ = Fault::kClog;
+  cluster_->world()->Faults(nodes[from], nodes[to]).clogged_until = After(100, 1500);
+}
+
+void Strikes::Swizzle() {
+  const std::vector<std::string> nodes = Nodes();
+  Note("swizzled clogs");
+  clog_ = Fault::kSwizzle;
+  for (const std::string& from : nodes) {
+    for (const std::string& to : nodes) {
+      if (from == to || !random_->Chance(1, 2)) {
+        continue;
+      }
+      const TimePoint until = After(200, 1800);
+      Soon(After(0, 700), [this, from, to, until] {
+        LinkFaults& faults = cluster_->world()->Faults(from, to);
+        faults.clogged_until = std::max(faults.clogged_until, until);
+      });
+    }
+  }
+}
+
+// One server at a time: each copy that is hit counts as lost with it.
+void Strikes::MemoryRot() {
+  const std::optional<uint32_t> victim = PickToLose();
+  const Server* server = victim.has_value() ? cluster_->ServerAt(*victim) : nullptr;
+  if (server == nullptr || !MayHurtDisks()) {
+    return;
+  }
+  const std::vector<std::shared_ptr<Object>> sealed = server->objects().Sealed();
+  const uint64_t flips = 1 + random_->Below(4);
+  if (sealed.empty()) {
+    return;
+  }
+  Note(fmt::format("{} bits of the memory of {} flip", flips, Cluster::HostOf(*victim)));
+  oracle_->MemoryLost(*victim);
+  for (uint64_t i = 0; i < flips; ++i) {
+    Struck(Fault::kMemoryRot);
+    const std::shared_ptr<Object>& object = sealed[random_->Below(sealed.size())];
+    MutableByteSpan chunk = object->Chunk(static_cast<uint32_t>(random_->Below(object->chunks())));
+    const uint64_t bit = random_->Below(chunk.size() * kBitsPerByte);
+    chunk[bit / kBitsPerByte] ^= static_cast<std::byte>(1U << (bit % kBitsPerByte));
+  }
+}
+
+void Strikes::DiskRot() {
+  const std::optional<uint32_t> victim = PickUp();
+  if (!victim.has_value() || !MayHurtDisks()) {
+    return;
+  }
+  const auto shards = cluster_->tier(*victim)->Durable();
+  const std::vector<std::string> files = cluster_->disk(*victim)->Names();
+  oracle_->DiskLost();
+  if (random_->Chance(1, 2) && !shards.empty()) {
+    const ShardId& shard = shards[random_->Below(shards.size())].first;
+    Note(fmt::format("{} decays on the disk of {}", shard.ToString(), Cluster::HostOf(*victim)));
+    Struck(Fault::kDiskRot, cluster_->tier(*victim)->Rot(shard, 0) ? 1 : 0);
+  } else if (!files.empty()) {
+    const std::string& file = files[random_->Below(files.size())];
+    Note(fmt::format("file {} decays on the disk of {}", file, Cluster::HostOf(*victim)));
+    Struck(Fault::kDiskRot, cluster_->disk(*victim)->Rot(file) ? 1 : 0);
+  }
+}
+
+void Strikes::TornWrites() {
+  const std::optional<uint32_t> victim = PickUp();
+  if (!victim.has_value() || !MayHurtDisks()) {
+    return;
+  }
+  oracle_->DiskLost();
+  Note("the next write of a disk goes wrong: " + Cluster::HostOf(*victim));
+  if (random_->Chance(1, 2)) {
+    cluster_->disk(*victim)->MisdirectNextWrite();
+  } else {
+    cluster_->disk(*victim)->TearAtCrash();
+  }
+}
+
+void Strikes::FsyncErrors() {
+  if (const std::optional<uint32_t> victim = PickUp(); victim.has_value()) {
+    Note("the next sync fails: " + Cluster::HostOf(*victim));
+    if (random_->Chance(1, 2)) {
+      cluster_->tier(*victim)->FailNextStep();
+    } else {
+      cluster_->disk(*victim)->FailNextSync();
+    }
+  }
+}
+
+void Strikes::FullDisk() {
+  const std::optional<uint32_t> victim = PickUp();
+  if (!victim.has_value()) {
+    return;
+  }
+  const uint32_t server = *victim;
+  Note("a full disk: " + Cluster::HostOf(server));
+  if (random_->Chance(1, 2)) {
+    cluster_->disk(server)->set_full(true);
+    Later(After(200, 1500), [this, server] { cluster_->disk(server)->set_full(false); });
+  } else {
+    SimPersistState* tier = cluster_->tier(server);
+    tier->set_capacity_bytes(tier->occupied_bytes() + random_->Below(kMiB / 2));
+    Later(After(500, 2500), [tier] { tier->set_capacity_bytes(UINT64_MAX); });
+  }
+}
+
+void Strikes::HungDisk() {
+  if (const std::optional<uint32_t> victim = PickUp(); victim.has_value()) {
+    Note("a tier hangs: " + Cluster::HostOf(*victim));
+    SimPersistState* tier = cluster_->tier(*victim);
+    tier->set_hung(true);
+    Later(After(100, 2500), [tier] { tier->set_hung(false); });
+  }
+}
+
+}  // namespace gemel::sim

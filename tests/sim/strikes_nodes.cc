@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Faults of processes, hosts, clocks and of the cluster's members.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "tests/sim/strikes.h"
+
+namespace gemel::sim {
+namespace {
+
+constexpr uint64_t kPowerCutsMax = 2;  // of one run
+constexpr int64_t kDayS = 86'400;
+
+}  // namespace
+
+void Strikes::KillServer() {
+  const std::optional<uint32_t> victim = PickToLose();
+  if (!victim.has_value()) {
+    return;
+  }
+  const bool with_host = random_->Chance(2, 3);
+  Note(fmt::format("kill {} of {}", with_host ? "all" : "the server", Cluster::HostOf(*victim)));
+  Struck(Fault::kKillServer);
+  const Duration relaunch = After(50, 800) - cluster_->scheduler()->now();
+  Down(*victim, relaunch, with_host);
+  slots_[*victim].restart_at = After(50, 3000);
+}
+
+void Strikes::KillPlacement() {
+  if (cluster_->placement_up()) {
+    Note("kill placement");
+    Struck(Fault::kKillPlacement);
+    cluster_->KillPlacement();
+    restart_placement_at_ = After(20, 1500);
+  }
+}
+
+void Strikes::KillTrainers() {
+  const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
+  Note("kill the trainers of " + job->plan().name);
+  Struck(Fault::kKillTrainers);
+  job->KillTrainers(After(50, 500) - cluster_->scheduler()->now());
+}
+
+// One process after the other, before it has come to anything.
+void Strikes::RestartStorm() {
+  const uint64_t what = random_->Below(3);
+  const std::optional<uint32_t> victim = what == 0 ? PickToLose() : std::nullopt;
+  const uint64_t times = 2 + random_->Below(3);
+  for (uint64_t i = 0; i < times; ++i) {
+    Soon(After(20 + i * 100, 120 + i * 100), [this, what, victim] {
+      Struck(Fault::kRestartStorm);
+      if (what == 0 && victim.has_value() && cluster_->server_up(*victim) &&
+          (oracle_->overkill() || oracle_->CanLose(*victim))) {
+        Note("storm: kill " + Cluster::HostOf(*victim));
+        Down(*victim, 100ms, false);
+        slots_[*victim].restart_at = cluster_->scheduler()->now() + 30ms;
+      } else if (what == 1 && cluster_->placement_up()) {
+        Note("storm: kill placement");
+        cluster_->KillPlacement();
+        restart_placement_at_ = cluster_->scheduler()->now() + 20ms;
+      } else {
+        Note("storm: kill the trainers");
+        jobs_->front()->KillTrainers(50ms);
+      }
+    });
+  }
+}
+
+void Strikes::PauseFor(const std::function<SimLoop*()>& loop_of, uint64_t ms_max) {
+  SimLoop* loop = loop_of();
+  if (loop == nullptr || loop->paused()) {
+    return;
+  }
+  loop->Pause();
+  Later(After(50, ms_max), [loop_of] {
+    // It may have been killed and started again meanwhile: then there is nothing to resume.
+    if (SimLoop* again = loop_of(); again != nullptr && again->paused()) {
+      again->Resume();
+    }
+  });
+}
+
+void Strikes::PauseServer() {
+  if (const std::optional<uint32_t> victim = PickUp(); victim.has_value()) {
+    Note("pause " + Cluster::HostOf(*victim));
+    Struck(Fault::kPauseServer);
+    PauseFor([this, server = *victim] { return cluster_->server_loop(server); }, 2500);
+  }
+}
+
+void Strikes::PausePlacement() {
+  Note("pause placement");
+  Struck(Fault::kPausePlacement);
+  PauseFor([this] { return cluster_->placement_loop(); }, 2500);
+}
+
+void Strikes::PauseStorm() {
+  Note("short pauses everywhere");
+  for (const uint32_t server : Members()) {
+    Soon(After(0, 600), [this, server] {
+      Struck(Fault::kPauseStorm);
+      PauseFor([this, server] { return cluster_->server_loop(server); }, 300);
+    });
+  }
+  Soon(After(0, 600), [this] {
+    Struck(Fault::kPauseStorm);
+    PauseFor([this] { return cluster_->placement_loop(); }, 300);
+  });
+}
+
+void Strikes::Zombie() {
+  const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
+  Note("a launch stops, a new one begins");
+  Struck(Fault::kZombieLaunch);
+  job->LeaveZombie();
+  Later(After(200, 2500), [&job = *job] { job.ResumeAll(); });
+}
+
+void Strikes::EpochRace() {
+  Note("a second launch beside the first");
+  Struck(Fault::kEpochRace);
+  (*jobs_)[random_->Below(jobs_->size())]->Race();
+}
+
+// Only when something is on disk: otherwise everything that was told would be lost, honestly.
+void Strikes::PowerCut() {
+  const std::vector<uint32_t> members = Members();
+  const bool all_up = std::all_of(members.begin(), members.end(),
+                                  [this](uint32_t i) { return cluster_->server_up(i); });
+  const bool on_disk = std::any_of(jobs_->begin(), jobs_->end(), [this](const auto& job) {
+    return oracle_->newest_persisted(job->plan().name) > 0;
+  });
+  if (!on_disk || !all_up || power_cuts_ >= kPowerCutsMax || !MayHurtDisks()) {
+    return;
+  }
+  Note("power cut");
+  Struck(Fault::kPowerCut);
+  power_cuts_ += 1;
+  for (const uint32_t server : members) {
+    cluster_->KillServer(server);
+    slots_[server].restart_at = After(50, 2000);
+  }
+  jobs_wait_until_ = After(2300, 2800);
+  for (const std::unique_ptr<SimJob>& job : *jobs_) {
+    for (const uint32_t server : members) {
+      job->HostDied(server, 0s);
+    }
+    job->KillTrainers(0s);
+  }
+  if (random_->Chance(1, 2) && cluster_->placement_up()) {
+    cluster_->KillPlacement();
+    restart_placement_at_ = After(20, 1500);
+  }
+  oracle_->PowerCut();
+}
+
+void Strikes::Reformat() {
+  const std::optional<uint32_t> victim = PickToLose();
+  if (!victim.has_value() || !MayHurtDisks()) {
+    return;
+  }
+  Note("a new disk for " + Cluster::HostOf(*victim));
+  Struck(Fault::kReformat);
+  Down(*victim, 300ms, true);
+  cluster_->ReplaceDisk(*victim);
+  oracle_->DiskLost();
+  slots_[*victim].restart_at = After(50, 1500);
+}
+
+// First a picture is taken, later it is put back.
+void Strikes::RollBack() {
+  const std::optional<uint32_t> victim = PickUp();
+  if (!victim.has_value()) {
+    return;
+  }
+  Slot& slot = slots_[*victim];
+  if (!slot.has_picture) {
+    slot.disk_picture = cluster_->disk(*victim)->contents();
+    slot.tier_picture = cluster_->tier(*victim)->Picture();
+    slot.has_picture = true;
+    return;
+  }
+  if (!MayHurtDisks() || (!oracle_->overkill() && !oracle_->CanLose(*victim))) {
+    return;
+  }
+  Note(fmt::format("{} comes back with an older disk", Cluster::HostOf(*victim)));
+  Struck(Fault::kRollBack);
+  Down(*victim, 300ms, true);
+  cluster_->disk(*victim)->RollBackTo(slot.disk_picture);
+  cluster_->tier(*victim)->RollBackTo(*slot.tier_picture);
+  oracle_->DiskLost();
+  slot.has_picture = false;
+  slot.restart_at = After(50, 1500);
+}
+
+void Strikes::ChangeMembers() {
+  const uint64_t what = random_->Below(3);
+  const auto spare = std::find_if(slots_.begin(), slots_.end(),
+                                  [](const Slot& slot) { return !slot.member && !slot.gone; });
+  uint32_t copies_max = 1;
+  for (const std::unique_ptr<SimJob>& job : *jobs_) {
+    copies_max = std::max(copies_max, job->plan().copies);
+  }
+  if (what == 0 && spare != slots_.end()) {
+    const auto index = static_cast<uint32_t>(spare - slots_.begin());
+    Note(Cluster::HostOf(index) + " joins for good");
+    Struck(Fault::kMembers);
+    spare->member = true;
+    cluster_->StartServer(index);
+    return;
+  }
+  const std::optional<uint32_t> victim = PickToLose();
+  if (!victim.has_value() || !MayHurtDisks()) {
+    return;
+  }
+  Struck(Fault::kMembers);
+  Down(*victim, 300ms, true);
+  if (what == 1 && Members().size() > copies_max) {
+    Note(Cluster::HostOf(*victim) + " leaves for good");
+    slots_[*victim].member = false;
+    slots_[*victim].gone = true;
+    oracle_->DiskLost();
+    return;
+  }
+  const uint64_t percent = 80 + random_->Below(60);
+  Note(fmt::format("{} comes back with {} % of its memory", Cluster::HostOf(*victim), percent));
+  cluster_->SetMemory(*victim, plan_.shape.memory_bytes * percent / 100);
+  slots_[*victim].restart_at = After(50, 1500);
+}
+
+void Strikes::Slow() {
+  const std::optional<uint32_t> victim = PickUp();
+  if (!victim.has_value()) {
+    return;
+  }
+  const uint32_t server = *victim;
+  const uint64_t what = random_->Below(4);
+  const TimePoint until = After(300, 2500);
+  if (what == 0) {
+    Note("a slow CPU at " + Cluster::HostOf(server));
+    SimLoop* loop = cluster_->server_loop(server);
+    loop->set_turn_cost(std::chrono::microseconds(20 + random_->Below(250)));
+    Later(until, [this, server, loop] {
+      if (cluster_->server_loop(server) == loop) {
+        loop->set_turn_cost(Duration::zero());
+      }
+    });
+  } else if (what == 1) {
+    Note("slow disks at " + Cluster::HostOf(server));
+    cluster_->disk(server)->set_slowness(2 + static_cast<uint32_t>(random_->Below(40)));
+    cluster_->tier(server)->set_slowness(2 + static_cast<uint32_t>(random_->Below(40)));
+    Later(until, [this, server] {
+      cluster_->disk(server)->set_slowness(1);
+      cluster_->tier(server)->set_slowness(1);
+    });
+  } else if (what == 2 && cluster_->placement_up()) {
+    Note("a slow CPU at placement");
+    SimLoop* loop = cluster_->placement_loop();
+    loop->set_turn_cost(std::chrono::microseconds(20 + random_->Below(250)));
+    Later(until, [this, loop] {
+      if (cluster_->placement_loop() == loop) {
+        loop->set_turn_cost(Duration::zero());
+      }
+    });
+  } else {
+    Note("slow links at " + Cluster::HostOf(server));
+    for (const std::string& other : Nodes()) {
+      if (other != Cluster::HostOf(server)) {
+        LinkFaults& faults = cluster_->world()->Faults(Cluster::HostOf(server), other);
+        faults.delay_max = std::chrono::milliseconds(1 + random_->Below(40));
+        faults.transmit_per_mib = std::chrono::milliseconds(1 + random_->Below(30));
+      }
+    }
+  }
+  Struck(Fault::kSlow);
+}
+
+// As far apart as the liveness of the cluster allows.
+void Strikes::ClockRate() {
+  const auto rate = [this] { return 600 + static_cast<uint32_t>(random_->Below(1200)); };
+  const uint64_t what = random_->Below(4);
+  const std::optional<uint32_t> victim = PickUp();
+  if (what == 0 && cluster_->placement_up()) {
+    Struck(Fault::kClockRate);
+    cluster_->placement_loop()->SetClockRate(rate());
+  } else if (victim.has_value()) {
+    Struck(Fault::kClockRate);
+    cluster_->server_loop(*victim)->SetClockRate(rate());
+  }
+}
+
+void Strikes::ClockJump() {
+  const auto days = static_cast<int64_t>(random_->Below(20)) - 10;
+  if (cluster_->placement_up()) {
+    Struck(Fault::kClockJump);
+    cluster_->placement_loop()->set_wall_offset_s(days * kDayS);
+  }
+  if (const std::optional<uint32_t> victim = PickUp(); victim.has_value()) {
+    Struck(Fault::kClockJump);
+    cluster_->server_loop(*victim)->set_wall_offset_s(-days * kDayS);
+  }
+}
+
+}  // namespace gemel::sim
