@@ -3,14 +3,18 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "common/check.h"
 #include "common/errors.h"
+#include "transport/control/failover_channel.h"
 
 namespace gemel::sim {
 namespace {
 
-constexpr const char* kPlacementNode = "placement";
-constexpr const char* kPlacementAddress = "sim://placement/7601";
+std::string PlacementAddress(uint32_t manager) {
+  return fmt::format("sim://{}/7601", Cluster::ManagerNode(manager));
+}
 
 }  // namespace
 
@@ -30,9 +34,9 @@ Node::~Node() {
 }
 
 struct Cluster::PlacementLife {
-  PlacementLife(Cluster* cluster, Random seed)
-      : node(&cluster->scheduler_, &cluster->world_, kPlacementNode, &cluster->timeline_),
-        options(cluster->shape_.placement),
+  PlacementLife(Cluster* cluster, uint32_t manager, Random seed)
+      : node(&cluster->scheduler_, &cluster->world_, ManagerNode(manager), &cluster->timeline_),
+        options(OptionsOf(cluster->shape_, manager)),
         random(seed),
         store(&node.loop, &cluster->store_state_) {}
 
@@ -41,6 +45,14 @@ struct Cluster::PlacementLife {
     node.loop.Kill();
     rpc.reset();
     manager.reset();
+  }
+
+  static PlacementOptions OptionsOf(const ClusterShape& shape, uint32_t manager) {
+    PlacementOptions options = shape.placement;
+    options.name = ManagerNode(manager);
+    options.address = PlacementAddress(manager);
+    options.shared_store = shape.managers > 1;
+    return options;
   }
 
   Node node;
@@ -78,6 +90,7 @@ Cluster::Cluster(uint64_t seed, ClusterShape shape)
       random_(seed),
       world_(&scheduler_, random_.Split("world")) {
   store_state_.random = random_.Split("store");
+  managers_.resize(shape_.managers);
   servers_.resize(shape_.slots());
   for (ServerSlot& slot : servers_) {
     slot.disk = std::make_unique<SimDiskState>();
@@ -106,14 +119,26 @@ void Cluster::Note(std::string text) {
   NodeEvents(&scheduler_, "scenario", &timeline_).Emit(Severity::kInfo, "note", std::move(text));
 }
 
-void Cluster::StartPlacement() {
-  GEMEL_CHECK(placement_ == nullptr);
-  const uint64_t seed = random_.Next();
-  placement_ = std::make_unique<PlacementLife>(this, Random(seed));
-  placement_->node.loop.Spawn(RunPlacement(placement_.get(), &store_state_));
+std::string Cluster::ManagerNode(uint32_t manager) {
+  return manager == 0 ? "placement" : fmt::format("placement-{}", manager);
 }
 
-Task<void> Cluster::RunPlacement(PlacementLife* life, SimStoreState*) {
+void Cluster::StartPlacement(uint32_t manager) {
+  GEMEL_CHECK(managers_[manager] == nullptr) << ManagerNode(manager);
+  const uint64_t seed = random_.Next();
+  managers_[manager] = std::make_unique<PlacementLife>(this, manager, Random(seed));
+  managers_[manager]->node.loop.Spawn(RunPlacement(managers_[manager].get()));
+}
+
+size_t Cluster::Leaders() const {
+  return static_cast<size_t>(
+      std::count_if(managers_.begin(), managers_.end(), [](const auto& life) {
+        return life != nullptr && !life->node.loop.paused() && life->manager != nullptr &&
+               life->manager->leads();
+      }));
+}
+
+Task<void> Cluster::RunPlacement(PlacementLife* life) {
   while (true) {
     PlacementSeams seams{&life->node.loop, &life->random,      &life->store,
                          &life->node.net,  &life->node.events, &life->node.metrics};
@@ -126,21 +151,19 @@ Task<void> Cluster::RunPlacement(PlacementLife* life, SimStoreState*) {
     life->node.events.Emit(Severity::kWarning, "placement_start", ToText(manager.status()));
     co_await life->node.loop.Sleep(200ms);
   }
-  auto rpc = SimRpcServer::Start(life->node.process, kPlacementAddress, life->manager.get());
+  auto rpc = SimRpcServer::Start(life->node.process, life->options.address, life->manager.get());
   GEMEL_CHECK(rpc.ok()) << ToText(rpc.status());
   life->rpc = std::move(*rpc);
 }
 
-void Cluster::KillPlacement() { placement_.reset(); }
+void Cluster::KillPlacement(uint32_t manager) { managers_[manager].reset(); }
 
 void Cluster::StartServer(uint32_t index) {
   GEMEL_CHECK(servers_[index].life == nullptr);
   const uint64_t seed = random_.Next();
   servers_[index].life = std::make_unique<ServerLife>(this, index, Random(seed));
   ServerLife* life = servers_[index].life.get();
-  auto channel = SimRpcChannel::Create(life->node.process, kPlacementAddress);
-  GEMEL_CHECK(channel.ok()) << ToText(channel.status());
-  life->placement = std::move(*channel);
+  life->placement = ChannelToPlacement(&life->node);
   ServerOptions options;
   options.name = NameOf(index);
   options.domain = DomainOf(index);
@@ -210,10 +233,14 @@ std::unique_ptr<Node> Cluster::StartOperator() {
   return std::make_unique<Node>(&scheduler_, &world_, "operator", &timeline_);
 }
 
-std::unique_ptr<RpcChannel> Cluster::ChannelToPlacement(const Node& node) {
-  auto channel = SimRpcChannel::Create(node.process, kPlacementAddress);
-  GEMEL_CHECK(channel.ok()) << ToText(channel.status());
-  return *std::move(channel);
+std::unique_ptr<RpcChannel> Cluster::ChannelToPlacement(Node* node) const {
+  std::vector<std::unique_ptr<RpcChannel>> channels;
+  for (uint32_t manager = 0; manager < managers(); ++manager) {
+    auto channel = SimRpcChannel::Create(node->process, PlacementAddress(manager));
+    GEMEL_CHECK(channel.ok()) << ToText(channel.status());
+    channels.push_back(*std::move(channel));
+  }
+  return std::make_unique<FailoverChannel>(&node->loop, std::move(channels));
 }
 
 void Cluster::CountInjected(FaultCounts* counts) const {
@@ -246,7 +273,9 @@ void Cluster::MixDisks() {
   }
 }
 
-SimLoop* Cluster::placement_loop() { return placement_ ? &placement_->node.loop : nullptr; }
+SimLoop* Cluster::placement_loop(uint32_t manager) {
+  return managers_[manager] ? &managers_[manager]->node.loop : nullptr;
+}
 
 SimLoop* Cluster::server_loop(uint32_t index) {
   return servers_[index].life ? &servers_[index].life->node.loop : nullptr;

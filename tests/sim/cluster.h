@@ -51,14 +51,19 @@ class Cluster {
   Cluster(uint64_t seed, ClusterShape shape);
   ~Cluster();
 
-  void StartPlacement();
+  void StartPlacement(uint32_t manager);
   void StartServer(uint32_t index);
-  void KillPlacement();
+  void KillPlacement(uint32_t manager);
   void KillServer(uint32_t index);
   // A new disk, empty. REQUIRES: the server is down.
   void ReplaceDisk(uint32_t index);
 
-  bool placement_up() const { return placement_ != nullptr; }
+  uint32_t managers() const { return static_cast<uint32_t>(managers_.size()); }
+
+  bool placement_up(uint32_t manager) const { return managers_[manager] != nullptr; }
+
+  // How many managers would answer a call now.
+  size_t Leaders() const;
 
   // Null unless it runs and its Start() has returned OK.
   const Server* ServerAt(uint32_t index) const;
@@ -76,14 +81,17 @@ class Cluster {
   std::unique_ptr<Node> StartTrainer(uint32_t index);
   // A process beside the cluster, as a person's command line is.
   std::unique_ptr<Node> StartOperator();
-  static std::unique_ptr<RpcChannel> ChannelToPlacement(const Node& node);
+  // To all managers: it finds the one that leads.
+  std::unique_ptr<RpcChannel> ChannelToPlacement(Node* node) const;
 
   static std::string SocketOf(uint32_t index);
   static std::string HostOf(uint32_t index);
   static std::string NameOf(uint32_t index);
+  static std::string ManagerNode(uint32_t manager);
   std::string DomainOf(uint32_t index) const;
 
-  SimLoop* placement_loop();
+  // Null when it is down.
+  SimLoop* placement_loop(uint32_t manager);
   SimLoop* server_loop(uint32_t index);
 
   SimScheduler* scheduler() { return &scheduler_; }
@@ -121,7 +129,7 @@ class Cluster {
     uint64_t busy_delays = 0;  // of former lives
   };
 
-  static Task<void> RunPlacement(PlacementLife* life, SimStoreState* state);
+  static Task<void> RunPlacement(PlacementLife* life);
   static Task<void> RunServer(ServerLife* life);
 
   const ClusterShape shape_;
@@ -132,7 +140,7 @@ class Cluster {
   SimStoreState store_state_;
   Timeline timeline_;
   std::vector<ServerSlot> servers_;
-  std::unique_ptr<PlacementLife> placement_;
+  std::vector<std::unique_ptr<PlacementLife>> managers_;
 };
 
 }  // namespace gemel::sim

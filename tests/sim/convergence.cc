@@ -50,7 +50,7 @@ Convergence::Convergence(Cluster* cluster, Oracle* oracle, const GroundTruth* tr
       jobs_(jobs),
       run_for_(std::move(run_for)),
       operator_(cluster->StartOperator()),
-      placement_(Cluster::ChannelToPlacement(*operator_)) {}
+      placement_(cluster->ChannelToPlacement(operator_.get())) {}
 
 Convergence::~Convergence() = default;
 

@@ -15,7 +15,7 @@
 //   honest loss  a shard that is written down as lost is held, whole, by no member that placement
 //                counts, neither in memory nor on disk [I14]
 //   latest       in the MetaStore, after every transaction: `latest`, the epoch, the sequence
-//                numbers, the map's version, the generation and the manager's starts never go back,
+//                numbers, the map's version, the generation and the leader's term never go back,
 //                and `latest` names a commit record that is there [I4, I5]
 //   token        a token's epoch is for ever, and no two tokens share one
 //   once         a (epoch, name, attempt) is committed once, and only what was open is [I13]
@@ -153,6 +153,7 @@ class Oracle {
   void Applied(const Txn& txn);
   void PutApplied(const std::string& key, const std::string& value);
   void DeleteApplied(const std::string& key);
+  void LeaderWritten(const std::string& key, const std::string& value);
   void ClusterWritten(const std::string& key, const std::string& value);
   void MemberWritten(const std::string& key, const std::string& value);
   void TokenWritten(const std::string& key, const std::string& value);
@@ -172,6 +173,7 @@ class Oracle {
   const GroundTruth* const truth_;
   std::map<std::string, Job> jobs_;
   ClusterRecord cluster_record_;
+  uint64_t term_ = 0;                                 // of the newest leader
   std::vector<std::pair<TimePoint, uint32_t>> lost_;  // servers' memories
   std::vector<std::string> violations_;
   uint64_t disks_lost_ = 0;

@@ -42,6 +42,11 @@ uint64_t SequenceOf(const std::string& key) {
 
 void Oracle::Applied(const Txn& txn) {
   SimScheduler* scheduler = cluster_->scheduler();
+  const bool fenced = std::any_of(txn.compares.begin(), txn.compares.end(),
+                                  [](const auto& compare) { return compare.key == kLeaderKey; });
+  if (!fenced) {
+    Violation("fenced: a transaction that a deposed manager could have made");
+  }
   for (const auto& [key, value] : txn.puts) {
     scheduler->MixIntoHistory(Xxh3_128(AsBytes(key)).low);
     scheduler->MixIntoHistory(Xxh3_128(AsBytes(value)).low);
@@ -62,7 +67,9 @@ void Oracle::Applied(const Txn& txn) {
 }
 
 void Oracle::PutApplied(const std::string& key, const std::string& value) {
-  if (key == kClusterKey) {
+  if (key == kLeaderKey) {
+    LeaderWritten(key, value);
+  } else if (key == kClusterKey) {
     ClusterWritten(key, value);
   } else if (key.starts_with(kMemberPrefix)) {
     MemberWritten(key, value);
@@ -91,15 +98,22 @@ void Oracle::DeleteApplied(const std::string& key) {
   }
 }
 
+void Oracle::LeaderWritten(const std::string& key, const std::string& value) {
+  const auto record = Decoded<LeaderRecord>(key, value);
+  if (record.term < term_ || (record.term == term_ && !record.resigned)) {
+    Violation(
+        fmt::format("fenced: {} leads in term {} after term {}", record.name, record.term, term_));
+  }
+  term_ = record.term;
+}
+
 void Oracle::ClusterWritten(const std::string& key, const std::string& value) {
   const auto record = Decoded<ClusterRecord>(key, value);
   const ClusterRecord& before = cluster_record_;
-  if (record.generation < before.generation || record.starts < before.starts ||
-      record.map_version < before.map_version) {
-    Violation(fmt::format(
-        "latest: the cluster went back from generation {}, start {}, map {} to {}, {}, {}",
-        before.generation, before.starts, before.map_version, record.generation, record.starts,
-        record.map_version));
+  if (record.generation < before.generation || record.map_version < before.map_version) {
+    Violation(fmt::format("latest: the cluster went back from generation {}, map {} to {}, {}",
+                          before.generation, before.map_version, record.generation,
+                          record.map_version));
   }
   cluster_record_ = record;
 }

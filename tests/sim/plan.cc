@@ -113,6 +113,8 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
   Random racks = random.Split("racks");
   Random sizes = random.Split("sizes");
   shape.servers = std::max(1U, std::min(DrawServers(random.Split("servers")), options.servers_max));
+  Random managers = random.Split("managers");
+  shape.managers = 1 + static_cast<uint32_t>(Weighted(&managers, {60, 12, 28}));
   shape.racks = racks.Chance(1, 2) ? 0 : Between(&racks, 1, 3);
   shape.spares = static_cast<uint32_t>(sizes.Below(2));
   shape.slab_bytes = kMiB << sizes.Below(2);
@@ -134,9 +136,9 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
 }
 
 std::string Describe(const RunPlan& plan) {
-  std::string text =
-      fmt::format("{} servers and {} spares of {} MiB in {} racks", plan.shape.servers,
-                  plan.shape.spares, plan.shape.memory_bytes / kMiB, plan.shape.racks);
+  std::string text = fmt::format("{} managers; {} servers and {} spares of {} MiB in {} racks",
+                                 plan.shape.managers, plan.shape.servers, plan.shape.spares,
+                                 plan.shape.memory_bytes / kMiB, plan.shape.racks);
   for (const JobPlan& job : plan.jobs) {
     text += fmt::format("; {}: {} ranks, {} copies, keeps {}, every {} to {} disks", job.name,
                         job.ranks_max, job.copies, job.keep_latest, job.persist_every,

@@ -52,6 +52,7 @@ struct JobPlan {
 };
 
 struct ClusterShape {
+  uint32_t managers = 1;
   uint32_t servers = 3;  // at the start
   uint32_t spares = 0;   // that may join later
   uint32_t racks = 0;    // 0: every host is a domain of its own

@@ -96,6 +96,9 @@ void Run::Step() {
   for (std::string& wrong : truth_.CheckMemory()) {
     oracle_.Violation(std::move(wrong));
   }
+  if (cluster_.Leaders() > 1) {
+    oracle_.Violation("leaders: two managers would answer a call at the same time");
+  }
   ticks_ += 1;
   if (ticks_ % kTicksPerDiskDigest == 0) {
     cluster_.MixDisks();
@@ -111,7 +114,9 @@ void Run::StepUntil(TimePoint end) {
 
 ScenarioResult Run::Go() {
   SimScheduler* scheduler = cluster_.scheduler();
-  cluster_.StartPlacement();
+  for (uint32_t manager = 0; manager < cluster_.managers(); ++manager) {
+    cluster_.StartPlacement(manager);
+  }
   for (const uint32_t server : strikes_.Members()) {
     cluster_.StartServer(server);
   }

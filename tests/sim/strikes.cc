@@ -31,7 +31,8 @@ Strikes::Strikes(const RunPlan& plan, Cluster* cluster, Oracle* oracle, Jobs* jo
       oracle_(oracle),
       jobs_(jobs),
       own_(Random(cluster->seed()).Split("strikes")),
-      slots_(plan.shape.slots()) {
+      slots_(plan.shape.slots()),
+      restart_manager_at_(plan.shape.managers, kTimeNever) {
   for (uint32_t i = 0; i < plan.shape.servers; ++i) {
     slots_[i].member = true;
   }
@@ -133,8 +134,14 @@ void Strikes::SetLinkFaults() {
   faults.late_write_ppm = ppm(Fault::kLateWrites, 150'000);
   faults.corrupt_ppm = ppm(Fault::kCorruption, 4'000);
   cluster_->world()->SetDefaultFaults(faults);
-  cluster_->store()->unknown_permille =
-      plan_.Has(Fault::kStoreTrouble) ? 5 + plan_.StrengthOf(Fault::kStoreTrouble) : 0;
+  if (plan_.Has(Fault::kStoreTrouble)) {
+    const uint32_t strength = plan_.StrengthOf(Fault::kStoreTrouble);
+    SimStoreState* store = cluster_->store();
+    store->unknown_permille = 5 + strength;
+    store->unknown_late_permille = 500;  // of those not applied at once
+    store->stale_permille = 3 * strength;
+    store->unavailable_permille = strength / 4;
+  }
 }
 
 std::optional<uint32_t> Strikes::PickUp() {
@@ -183,7 +190,10 @@ std::vector<uint32_t> Strikes::Members() const {
 }
 
 std::vector<std::string> Strikes::Nodes() const {
-  std::vector<std::string> nodes = {"placement"};
+  std::vector<std::string> nodes;
+  for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
+    nodes.push_back(Cluster::ManagerNode(manager));
+  }
   for (const uint32_t server : Members()) {
     nodes.push_back(Cluster::HostOf(server));
   }
@@ -199,9 +209,11 @@ bool Strikes::Degraded(const GroundTruth& truth) const {
 // Services start again what ended; a person replaces a disk that cannot be read.
 void Strikes::Restart() {
   const TimePoint now = cluster_->scheduler()->now();
-  if (now >= restart_placement_at_) {
-    restart_placement_at_ = kTimeNever;
-    cluster_->StartPlacement();
+  for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
+    if (now >= restart_manager_at_[manager]) {
+      restart_manager_at_[manager] = kTimeNever;
+      cluster_->StartPlacement(manager);
+    }
   }
   for (uint32_t i = 0; i < slots_.size(); ++i) {
     Slot& slot = slots_[i];
@@ -279,6 +291,8 @@ void Strikes::HealAll() {
   cluster_->world()->Heal();
   cluster_->world()->SetDefaultFaults(LinkFaults());
   cluster_->store()->unknown_permille = 0;
+  cluster_->store()->stale_permille = 0;
+  cluster_->store()->unavailable_permille = 0;
   Attribute();
   for (uint32_t i = 0; i < slots_.size(); ++i) {
     cluster_->tier(i)->set_slowness(1);

@@ -92,6 +92,8 @@ class Strikes {
   bool MayHurtDisks() const;
   void Down(uint32_t server, Duration relaunch_after, bool with_host);
   void Restart();
+  uint32_t PickManager();
+  void KillManager(uint32_t manager, TimePoint restart_at);
   void PauseFor(const std::function<SimLoop*()>& loop_of, uint64_t ms_max);
   void Attribute();
   void SetLinkFaults();
@@ -140,7 +142,7 @@ class Strikes {
 
   Timed heals_;
   Timed soon_;
-  TimePoint restart_placement_at_ = kTimeNever;
+  std::vector<TimePoint> restart_manager_at_;
   TimePoint jobs_wait_until_{};
   bool striking_ = false;
   FaultCounts struck_{};

@@ -29,12 +29,21 @@ void Strikes::KillServer() {
   slots_[*victim].restart_at = After(50, 3000);
 }
 
+uint32_t Strikes::PickManager() {
+  return static_cast<uint32_t>(random_->Below(cluster_->managers()));
+}
+
+void Strikes::KillManager(uint32_t manager, TimePoint restart_at) {
+  Note("kill " + Cluster::ManagerNode(manager));
+  cluster_->KillPlacement(manager);
+  restart_manager_at_[manager] = restart_at;
+}
+
 void Strikes::KillPlacement() {
-  if (cluster_->placement_up()) {
-    Note("kill placement");
+  const uint32_t manager = PickManager();
+  if (cluster_->placement_up(manager)) {
     Struck(Fault::kKillPlacement);
-    cluster_->KillPlacement();
-    restart_placement_at_ = After(20, 1500);
+    KillManager(manager, After(20, 1500));
   }
 }
 
@@ -49,19 +58,18 @@ void Strikes::KillTrainers() {
 void Strikes::RestartStorm() {
   const uint64_t what = random_->Below(3);
   const std::optional<uint32_t> victim = what == 0 ? PickToLose() : std::nullopt;
+  const uint32_t manager = PickManager();
   const uint64_t times = 2 + random_->Below(3);
   for (uint64_t i = 0; i < times; ++i) {
-    Soon(After(20 + i * 100, 120 + i * 100), [this, what, victim] {
+    Soon(After(20 + i * 100, 120 + i * 100), [this, what, victim, manager] {
       Struck(Fault::kRestartStorm);
       if (what == 0 && victim.has_value() && cluster_->server_up(*victim) &&
           (oracle_->overkill() || oracle_->CanLose(*victim))) {
         Note("storm: kill " + Cluster::HostOf(*victim));
         Down(*victim, 100ms, false);
         slots_[*victim].restart_at = cluster_->scheduler()->now() + 30ms;
-      } else if (what == 1 && cluster_->placement_up()) {
-        Note("storm: kill placement");
-        cluster_->KillPlacement();
-        restart_placement_at_ = cluster_->scheduler()->now() + 20ms;
+      } else if (what == 1 && cluster_->placement_up(manager)) {
+        KillManager(manager, cluster_->scheduler()->now() + 20ms);
       } else {
         Note("storm: kill the trainers");
         jobs_->front()->KillTrainers(50ms);
@@ -93,9 +101,10 @@ void Strikes::PauseServer() {
 }
 
 void Strikes::PausePlacement() {
-  Note("pause placement");
+  const uint32_t manager = PickManager();
+  Note("pause " + Cluster::ManagerNode(manager));
   Struck(Fault::kPausePlacement);
-  PauseFor([this] { return cluster_->placement_loop(); }, 2500);
+  PauseFor([this, manager] { return cluster_->placement_loop(manager); }, 2500);
 }
 
 void Strikes::PauseStorm() {
@@ -106,10 +115,12 @@ void Strikes::PauseStorm() {
       PauseFor([this, server] { return cluster_->server_loop(server); }, 300);
     });
   }
-  Soon(After(0, 600), [this] {
-    Struck(Fault::kPauseStorm);
-    PauseFor([this] { return cluster_->placement_loop(); }, 300);
-  });
+  for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
+    Soon(After(0, 600), [this, manager] {
+      Struck(Fault::kPauseStorm);
+      PauseFor([this, manager] { return cluster_->placement_loop(manager); }, 300);
+    });
+  }
 }
 
 void Strikes::Zombie() {
@@ -151,9 +162,10 @@ void Strikes::PowerCut() {
     }
     job->KillTrainers(0s);
   }
-  if (random_->Chance(1, 2) && cluster_->placement_up()) {
-    cluster_->KillPlacement();
-    restart_placement_at_ = After(20, 1500);
+  for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
+    if (random_->Chance(1, 2) && cluster_->placement_up(manager)) {
+      KillManager(manager, After(20, 1500));
+    }
   }
   oracle_->PowerCut();
 }
@@ -238,6 +250,7 @@ void Strikes::Slow() {
     return;
   }
   const uint32_t server = *victim;
+  const uint32_t manager = PickManager();
   const uint64_t what = random_->Below(4);
   const TimePoint until = After(300, 2500);
   if (what == 0) {
@@ -257,12 +270,12 @@ void Strikes::Slow() {
       cluster_->disk(server)->set_slowness(1);
       cluster_->tier(server)->set_slowness(1);
     });
-  } else if (what == 2 && cluster_->placement_up()) {
-    Note("a slow CPU at placement");
-    SimLoop* loop = cluster_->placement_loop();
+  } else if (what == 2 && cluster_->placement_up(manager)) {
+    Note("a slow CPU at " + Cluster::ManagerNode(manager));
+    SimLoop* loop = cluster_->placement_loop(manager);
     loop->set_turn_cost(std::chrono::microseconds(20 + random_->Below(250)));
-    Later(until, [this, loop] {
-      if (cluster_->placement_loop() == loop) {
+    Later(until, [this, loop, manager] {
+      if (cluster_->placement_loop(manager) == loop) {
         loop->set_turn_cost(Duration::zero());
       }
     });
@@ -279,14 +292,17 @@ void Strikes::Slow() {
   Struck(Fault::kSlow);
 }
 
-// As far apart as the liveness of the cluster allows.
+// As far apart as the liveness of the cluster allows; managers by less than serve_for and
+// takeover_after are (placement/manager/leadership.h).
 void Strikes::ClockRate() {
   const auto rate = [this] { return 600 + static_cast<uint32_t>(random_->Below(1200)); };
+  const uint32_t manager = PickManager();
   const uint64_t what = random_->Below(4);
   const std::optional<uint32_t> victim = PickUp();
-  if (what == 0 && cluster_->placement_up()) {
+  if (what == 0 && cluster_->placement_up(manager)) {
     Struck(Fault::kClockRate);
-    cluster_->placement_loop()->SetClockRate(rate());
+    const uint32_t managers_rate = 750 + static_cast<uint32_t>(random_->Below(650));
+    cluster_->placement_loop(manager)->SetClockRate(managers_rate);
   } else if (victim.has_value()) {
     Struck(Fault::kClockRate);
     cluster_->server_loop(*victim)->SetClockRate(rate());
@@ -295,9 +311,9 @@ void Strikes::ClockRate() {
 
 void Strikes::ClockJump() {
   const auto days = static_cast<int64_t>(random_->Below(20)) - 10;
-  if (cluster_->placement_up()) {
+  if (const uint32_t manager = PickManager(); cluster_->placement_up(manager)) {
     Struck(Fault::kClockJump);
-    cluster_->placement_loop()->set_wall_offset_s(days * kDayS);
+    cluster_->placement_loop(manager)->set_wall_offset_s(days * kDayS);
   }
   if (const std::optional<uint32_t> victim = PickUp(); victim.has_value()) {
     Struck(Fault::kClockJump);

@@ -3,6 +3,7 @@
 // Three managers on one store: election, failover, and a deposed leader that changes nothing.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <set>
 
 #include "placement/manager/stored.h"
@@ -17,6 +18,15 @@ class PlacementLeaders : public ::testing::Test {
  protected:
   void SetUp() override {
     cluster.options.shared_store = true;
+    cluster.store.on_applied = [this](const Txn& txn) {
+      const bool fenced =
+          std::any_of(txn.compares.begin(), txn.compares.end(),
+                      [](const Txn::Compare& compare) { return compare.key == kLeaderKey; });
+      unfenced += fenced ? 0 : 1;
+      for (const auto& [key, value] : txn.puts) {
+        written.insert(key);
+      }
+    };
     for (size_t i = 0; i < 3; ++i) {
       ASSERT_TRUE(cluster.Start(i).ok());
     }
@@ -24,6 +34,8 @@ class PlacementLeaders : public ::testing::Test {
     ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
     first = cluster.Leader();
   }
+
+  void TearDown() override { EXPECT_EQ(unfenced, 0) << "each compares who leads"; }
 
   bool RunUntilLed(Duration limit = 5s) {
     return cluster.RunUntil([&] { return cluster.Leader() < cluster.managers(); }, limit);
@@ -61,21 +73,23 @@ class PlacementLeaders : public ::testing::Test {
     std::optional<absl::StatusOr<std::string>> answer;
     pb::GetStatusRequest request;
     *request.mutable_caller() = Cluster::Person();
-    cluster.node(index).loop->Spawn(
-        AskInto(cluster.node(index).manager.get(), request.SerializeAsString(), &answer));
+    cluster.node(index).loop->Spawn(AskInto(cluster.node(index).manager.get(), "GetStatus",
+                                            request.SerializeAsString(), &answer));
     cluster.RunUntil([&] { return answer.has_value(); }, 2s);
     return answer.has_value() ? answer->status() : error::DeadlineExceeded("no answer");
   }
 
-  static Task<void> AskInto(PlacementManager* manager, std::string request,
+  static Task<void> AskInto(PlacementManager* manager, std::string method, std::string request,
                             std::optional<absl::StatusOr<std::string>>* out) {
     auto call = std::make_shared<ScriptedCall>();
-    auto answer = co_await manager->Handle(std::move(call), "GetStatus", std::move(request));
+    auto answer = co_await manager->Handle(std::move(call), std::move(method), std::move(request));
     out->emplace(std::move(answer));
   }
 
   Cluster cluster{3};
   size_t first = 0;
+  int unfenced = 0;               // transactions that any manager could have made
+  std::set<std::string> written;  // keys
 };
 
 TEST_F(PlacementLeaders, OneLeadsAndTheOthersSayWho) {
@@ -135,12 +149,7 @@ TEST_F(PlacementLeaders, APausedLeaderThatWakesAnswersNothingAndChangesNothing) 
   ASSERT_TRUE(cluster.Save(next, "2").ok());
   cluster.Run(60s);
   const uint64_t term = Stored().term;
-  std::set<std::string> written;
-  cluster.store.on_applied = [&](const Txn& txn) {
-    for (const auto& [key, value] : txn.puts) {
-      written.insert(key);
-    }
-  };
+  written.clear();
   cluster.node(first).loop->Resume();
   const absl::Status woken = AskOne(first);
   EXPECT_EQ(woken.code(), absl::StatusCode::kAborted) << woken;
@@ -150,6 +159,29 @@ TEST_F(PlacementLeaders, APausedLeaderThatWakesAnswersNothingAndChangesNothing) 
   EXPECT_EQ(Leading(), 1U);
   EXPECT_EQ(cluster.Names("gpt"), "2 ");
   EXPECT_TRUE(cluster.Save(next, "3").ok());
+}
+
+TEST_F(PlacementLeaders, WhatADeposedLeaderReadIsNotToldAnyMore) {
+  pb::WatchMapRequest request;
+  *request.mutable_caller() = Cluster::Person();
+  request.set_wait_ms(2000);
+  std::optional<absl::StatusOr<std::string>> map;
+  cluster.node(first).loop->Spawn(
+      AskInto(cluster.node(first).manager.get(), "WatchMap", request.SerializeAsString(), &map));
+  cluster.Run(10ms);
+  EXPECT_FALSE(map.has_value());
+  cluster.node(first).loop->Pause();
+  ASSERT_TRUE(RunUntilFailedOver(first));
+  cluster.node(first).loop->Resume();
+  ASSERT_TRUE(cluster.RunUntil([&] { return map.has_value(); }));
+  EXPECT_EQ(map->status().code(), absl::StatusCode::kUnavailable) << map->status();
+}
+
+TEST_F(PlacementLeaders, AStandbyThatReadsAnOldStateDeposesNobodyWhoBeats) {
+  cluster.store.stale_permille = 1000;
+  const uint64_t term = Stored().term;
+  cluster.Run(20s);
+  EXPECT_EQ(Stored().term, term) << cluster.events.All();
 }
 
 // The transaction of a commit is on its way when the leader is paused.
