@@ -162,8 +162,11 @@ TEST_F(PlacementLeaders, APausedLeaderThatWakesAnswersNothingAndChangesNothing) 
 }
 
 TEST_F(PlacementLeaders, WhatADeposedLeaderReadIsNotToldAnyMore) {
+  pb::GetStatusRequest status;
+  *status.mutable_caller() = Cluster::Person();
   pb::WatchMapRequest request;
   *request.mutable_caller() = Cluster::Person();
+  request.set_known_version(cluster.Call<pb::GetStatusReply>("GetStatus", status)->map().version());
   request.set_wait_ms(2000);
   std::optional<absl::StatusOr<std::string>> map;
   cluster.node(first).loop->Spawn(
