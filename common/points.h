@@ -23,11 +23,64 @@ namespace gemel {
 // Name, and what it reads as on a command line and in reports.
 #define GEMEL_CRASH_POINTS(X) X(kServerJoined, "server.joined")
 
-#define GEMEL_BUGGIFY_SITES(X) X(kHeartbeatEarly, "server.heartbeat-early")
+#define GEMEL_BUGGIFY_SITES(X)                       \
+  X(kAnswerYields, "transport.answer-yields")        \
+  X(kHoldNot, "client.hold-not")                     \
+  X(kReportLate, "client.report-late")               \
+  X(kHeartbeatEarly, "server.heartbeat-early")       \
+  X(kJoinAgain, "server.join-again")                 \
+  X(kControlEarly, "server.control-early")           \
+  X(kDirectiveLate, "server.directive-late")         \
+  X(kWriteWindowOne, "server.write-window-one")      \
+  X(kCopyAgain, "server.copy-again")                 \
+  X(kPeerSealLate, "server.peer-seal-late")          \
+  X(kReadLaneOne, "server.read-lane-one")            \
+  X(kCommitLate, "placement.commit-late")            \
+  X(kPauseAfterWrite, "placement.pause-after-write") \
+  X(kOutcomeUnread, "placement.outcome-unread")      \
+  X(kPollShort, "placement.poll-short")              \
+  X(kDirectiveOne, "placement.directive-one")        \
+  X(kMaintainLate, "placement.maintain-late")        \
+  X(kRestoreWaits, "placement.restore-waits")
 
-#define GEMEL_SOMETIMES(X)                      \
-  X(kCommitUnknown, "placement.commit-unknown") \
-  X(kStoreOutcomeUnknown, "placement.store-outcome-unknown")
+#define GEMEL_SOMETIMES(X)                                      \
+  X(kReadAgain, "client.read-again")                            \
+  X(kWriteRefused, "server.write-refused")                      \
+  X(kWriteFenced, "server.write-fenced")                        \
+  X(kWriteCorrupt, "server.write-corrupt")                      \
+  X(kSealedAgain, "server.sealed-again")                        \
+  X(kOfferedAgain, "server.offered-again")                      \
+  X(kReadDamaged, "server.read-damaged")                        \
+  X(kLocalCopyDamaged, "server.local-copy-damaged")             \
+  X(kSourceFailed, "server.source-failed")                      \
+  X(kCopyUnwanted, "server.copy-unwanted")                      \
+  X(kEpochRefused, "server.epoch-refused")                      \
+  X(kDropRepeated, "server.drop-repeated")                      \
+  X(kStoreOutcomeUnknown, "placement.store-outcome-unknown")    \
+  X(kUnknownApplied, "placement.unknown-applied")               \
+  X(kUnknownLost, "placement.unknown-lost")                     \
+  X(kCommitTooFew, "placement.commit-too-few")                  \
+  X(kCommitAfterEpoch, "placement.commit-after-epoch")          \
+  X(kCommitLow, "placement.commit-low")                         \
+  X(kCommitReplaces, "placement.commit-replaces")               \
+  X(kRestoreWaits, "placement.restore-waits")                   \
+  X(kRestoreMoved, "placement.restore-moved")                   \
+  X(kSnapshotLost, "placement.snapshot-lost")                   \
+  X(kSourceOnDisk, "placement.source-on-disk")                  \
+  X(kCopyGone, "placement.copy-gone")                           \
+  X(kMemberHangs, "placement.member-hangs")                     \
+  X(kStarved, "placement.starved")                              \
+  X(kSuspicionCleared, "placement.suspicion-cleared")           \
+  X(kJoinWaits, "placement.join-waits")                         \
+  X(kIncarnationSuperseded, "placement.incarnation-superseded") \
+  X(kRetargeted, "placement.retargeted")                        \
+  X(kSealedPulled, "placement.sealed-pulled")                   \
+  X(kRepairPull, "placement.repair-pull")                       \
+  X(kRepairFailed, "placement.repair-failed")                   \
+  X(kTokenSuperseded, "placement.token-superseded")             \
+  X(kEpochEndsSave, "placement.epoch-ends-save")                \
+  X(kPersistGivenUp, "placement.persist-given-up")              \
+  X(kPersistFinishedLater, "placement.persist-finished-later")
 
 #define GEMEL_POINT_ENUM(symbol, text) symbol,
 #define GEMEL_POINT_NAME(symbol, text) text,

@@ -22,6 +22,14 @@ void SimDiskState::set_slowness(uint32_t factor) {
   slowness_ = factor;
 }
 
+void SimDiskState::Calm() {
+  slowness_ = 1;
+  full_ = false;
+  fail_next_sync_ = false;
+  misdirect_next_write_ = false;
+  tear_at_crash_ = false;
+}
+
 void SimDiskState::Crash(Random* random) {
   // Invariant (3): the first operation without effect ends the prefix.
   while (!unfinished_.empty() && random->Chance(1, 2)) {

@@ -59,6 +59,9 @@ class SimDiskState {
   // none.
   bool Rot(const std::string& name);
 
+  // No knob is set any more.
+  void Calm();
+
   // What the knobs did, each counted where it struck.
   struct Stats {
     uint64_t failed_syncs = 0;

@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 
 namespace gemel {
@@ -70,6 +71,9 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
     }
     anything = true;
     running_.insert(directive.id());
+    if (Buggify(BuggifySite::kDirectiveLate)) {
+      co_await seams_.loop->Sleep(kPollPause);
+    }
     if (RunsInBackground(directive)) {
       seams_.loop->Spawn(DoInBackground(gate, directive));
       continue;

@@ -7,6 +7,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/fields.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "common/xxh3.h"
 
@@ -292,7 +293,7 @@ void ShardFetch::StartLanes() {
   }
   for (const auto& [server, count] : open) {
     Source& source = sources_.at(server);
-    const uint64_t share = DivideUp(most, open.size());
+    const uint64_t share = Buggify(BuggifySite::kReadLaneOne) ? 1 : DivideUp(most, open.size());
     while (source.lanes < std::min<uint64_t>({kReadWindow, share, count})) {
       source.lanes += 1;
       fetches_->seams_.loop->Spawn(RunLane(shared_from_this(), server));
@@ -404,6 +405,7 @@ void ShardFetch::Failed(Source* source, uint32_t chunk, const absl::Status& why)
   ChunkWork& work = work_.at(chunk);
   GEMEL_CHECK(work.reading) << "chunk " << chunk;
   work.reading = false;
+  Sometimes(Situation::kSourceFailed);
   source->error = why;
   if (IsTransient(why)) {
     source->failures += 1;

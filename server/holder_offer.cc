@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/fields.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "placement/model/records.h"
 #include "server/holder.h"
@@ -33,6 +34,8 @@ Task<absl::StatusOr<Reply>> Holder::OnOffer(std::shared_ptr<Session> session,
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckEpoch(snapshot.job, snapshot.epoch));
   GEMEL_CO_RETURN_IF_ERROR(co_await parts_.identity->SeeEpoch(snapshot.job, snapshot.epoch));
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckEpoch(snapshot.job, snapshot.epoch));
+  // Staging of a superseded epoch goes when the new one is seen (DESIGN 3.7), however it is seen.
+  DropStagingBelow(snapshot.job, snapshot.epoch);
   if (!sessions_.contains(session.get())) {
     co_return error::Unavailable("the session ended while {} was admitted", offer.shard.ToString());
   }
@@ -73,6 +76,7 @@ absl::StatusOr<std::shared_ptr<Object>> Holder::StagingFor(const Offer& offer) {
     return error::AlreadyExists("{} was offered with {} bytes before, now with {}",
                                 offer.shard.ToString(), object->bytes(), offer.bytes);
   }
+  Sometimes(Situation::kOfferedAgain);
   const bool ended = EndGrant(offer.shard);
   GEMEL_CHECK(ended);
   object->ForgetContent();

@@ -7,6 +7,7 @@
 
 #include "common/errors.h"
 #include "common/fields.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "server/holder.h"
 
@@ -65,6 +66,7 @@ Task<absl::StatusOr<Reply>> Holder::OnRead(IncomingRequest request) {
 absl::StatusOr<Reply> Holder::ReadMemory(const std::shared_ptr<Object>& object, uint32_t chunk) {
   absl::Status checked = object->CheckChunk(chunk);
   if (!checked.ok()) {
+    Sometimes(Situation::kReadDamaged);
     if (corrupt_) {
       corrupt_(object, checked);
     }

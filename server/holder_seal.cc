@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/fields.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "server/holder.h"
 
@@ -17,6 +18,7 @@ absl::StatusOr<Reply> Holder::OnPeerSeal(const IncomingRequest& request) {
   if (there != nullptr && there->state() == ObjectState::kSealed) {
     // The answer to an earlier seal was lost.
     if (there->root() == seal.root) {
+      Sometimes(Situation::kSealedAgain);
       return Reply();
     }
     return error::DataLoss("{} is sealed here under root {}, not {}", seal.shard.ToString(),

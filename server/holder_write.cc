@@ -5,6 +5,7 @@
 
 #include "common/errors.h"
 #include "common/fields.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "server/holder.h"
 
@@ -19,6 +20,7 @@ Placement Holder::PlaceRequestPayload(Session* session, const FrameHeader& heade
   if (placement.ok()) {
     return *std::move(placement);
   }
+  Sometimes(Situation::kWriteRefused);
   unplaced_[{session, header.op}] = placement.status();
   return Placement();
 }
@@ -35,12 +37,14 @@ absl::StatusOr<Reply> Holder::OnWrite(Session* session, const IncomingRequest& r
     return error::InvalidArgument("a write without a payload");
   }
   if (request.payload_dropped) {
+    Sometimes(Situation::kWriteFenced);
     return error::FailedPrecondition("the grant of region {} ended while the chunk at {} arrived",
                                      request.header.region, request.header.offset);
   }
   GEMEL_ASSIGN_OR_RETURN(const Write write, DecodeMessage<Write>(request.body));
   const absl::Status placed = regions_.FinishPlacing(request.header, write.digest, session);
   if (placed.code() == absl::StatusCode::kDataLoss) {
+    Sometimes(Situation::kWriteCorrupt);
     seams_.metrics->Counter("gemel_chunks_corrupt_total", "Chunks that failed their digest.")
         .Add(1);
     seams_.events->Emit(Severity::kWarning, "chunk_corrupt", ToText(placed));

@@ -7,6 +7,7 @@
 #include "common/check.h"
 #include "common/codec.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 
 namespace gemel {
@@ -188,6 +189,7 @@ absl::Status Identity::CheckEpoch(const std::string& job, const EpochId& epoch) 
   if (seen == file_.epochs.end() || seen->second <= epoch) {
     return absl::OkStatus();
   }
+  Sometimes(Situation::kEpochRefused);
   return error::FailedPrecondition(
       "epoch {} of job {} is superseded by epoch {}: a newer start of the job has taken over",
       epoch.ToString(), job, seen->second.ToString());

@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 
 namespace gemel {
@@ -124,7 +125,8 @@ Task<void> Membership::Run(Gate* gate) {
     }
     const absl::Status beaten = co_await Heartbeat();
     CountBeat(beaten);
-    next_beat_ = Add(seams_.loop->Now(), interval_);
+    next_beat_ =
+        Add(seams_.loop->Now(), Buggify(BuggifySite::kHeartbeatEarly) ? interval_ / 2 : interval_);
     co_await seams_.loop->SleepUntil(next_beat_);
   }
 }
@@ -164,9 +166,10 @@ Task<absl::Status> Membership::Heartbeat() {
   }
   const Duration lag = seams_.loop->Now() - next_beat_;
   request.set_loop_lag_ms(static_cast<uint64_t>(std::max(0.0, Milliseconds(lag))));
+  const Duration limit = Buggify(BuggifySite::kControlEarly) ? kBackoffMin : kHeartbeatDeadline;
   absl::StatusOr<pb::HeartbeatReply> reply =
       co_await parts_.control->CallWithin<pb::HeartbeatReply>("Heartbeat", std::move(request),
-                                                              kHeartbeatDeadline);
+                                                              limit);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CHECK_LE(told, unreachable_.size());
   unreachable_.erase(unreachable_.begin(), unreachable_.begin() + static_cast<ptrdiff_t>(told));
@@ -203,6 +206,9 @@ Task<absl::Status> Membership::AskMap() {
   GEMEL_CO_ASSIGN_OR_RETURN(const std::vector<PeerMember> members,
                             ReadPeerMembers(reply->map().members()));
   map_version_ = reply->map().version();
+  if (Buggify(BuggifySite::kJoinAgain)) {
+    RequestRejoin("the map changed: joining again for no other reason");
+  }
   map_.clear();
   std::vector<ServerId> alive;
   for (const PeerMember& member : members) {

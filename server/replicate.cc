@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/fields.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "server/uploads.h"
 
@@ -36,6 +37,9 @@ Task<absl::Status> Replication::TryOnce() {
   GEMEL_CO_ASSIGN_OR_RETURN(const OfferReply grant, co_await SendOffer(session));
   if (!grant.already_sealed) {
     GEMEL_CO_RETURN_IF_ERROR(co_await StreamChunks(session, grant));
+    if (Buggify(BuggifySite::kCopyAgain)) {
+      co_return error::Unavailable("the copy is offered once more");
+    }
   }
   GEMEL_CO_RETURN_IF_ERROR(co_await WaitForSeal());
   if (grant.already_sealed) {
@@ -103,7 +107,8 @@ Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Upload> up
 
 Task<absl::Status> Replication::StreamChunks(std::shared_ptr<Session> session, OfferReply grant) {
   // Shared: the loop may destroy this coroutine and its writers in any order.
-  auto stream = std::make_shared<Stream>(seams_.loop, kWriteWindow);
+  const size_t window = Buggify(BuggifySite::kWriteWindowOne) ? 1 : kWriteWindow;
+  auto stream = std::make_shared<Stream>(seams_.loop, window);
   size_t next = 0;
   absl::Status status;
   while (next < upload_->object->chunks()) {
@@ -123,7 +128,7 @@ Task<absl::Status> Replication::StreamChunks(std::shared_ptr<Session> session, O
     next += 1;
     seams_.loop->Spawn(WriteChunk(seams_, upload_, session, stream, std::move(request)));
   }
-  const bool drained = co_await stream->permits.Acquire(kWriteWindow, kTimeNever);
+  const bool drained = co_await stream->permits.Acquire(window, kTimeNever);
   GEMEL_CHECK(drained);
   status.Update(stream->error);
   co_return status;
@@ -139,6 +144,9 @@ Task<absl::Status> Replication::WaitForSeal() {
 
 Task<absl::Status> Replication::SealAtPeer(std::shared_ptr<Session> session, OfferReply grant) {
   GEMEL_CHECK(upload_->sealed) << upload_->shard().ToString();
+  if (Buggify(BuggifySite::kPeerSealLate)) {
+    co_await seams_.loop->Sleep(kBackoffMax / 10);
+  }
   PeerSeal seal;
   seal.shard = upload_->shard();
   seal.root = upload_->root;

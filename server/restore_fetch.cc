@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "server/restore.h"
 
@@ -104,6 +105,7 @@ Task<absl::Status> Restores::CheckLocal(Shard* shard, std::shared_ptr<Object> ob
     }
     const absl::Status checked = object->CheckChunk(chunk);
     if (!checked.ok()) {
+      Sometimes(Situation::kLocalCopyDamaged);
       if (corrupt_) {
         corrupt_(object, checked);
       }

@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "placement/model/records.h"
 
@@ -124,7 +125,19 @@ Task<void> Tier::Watch(Gate* gate) {
       TellTrouble();
       SetGauges();
     }
+    JoinForUndropped();
     co_await seams_.loop->Sleep(kPersistWatchEvery);
+  }
+}
+
+// Placement took what it told this server to drop off its lists. Joining again shows it what is
+// still here.
+void Tier::JoinForUndropped() {
+  if (undropped_ && listed_ && changed_ && store_->state().trouble.empty()) {
+    undropped_ = false;
+    Sometimes(Situation::kDropRepeated);
+    changed_(fmt::format("the disk below {} still holds what could not be dropped: joining again",
+                         store_->place()));
   }
 }
 

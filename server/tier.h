@@ -120,6 +120,7 @@ class Tier {
   Duration SilentFor();
   std::string Trouble(bool* silent);
   void TellTrouble();
+  void JoinForUndropped();
   void SetGauges();
 
   const ServerSeams seams_;
@@ -130,6 +131,7 @@ class Tier {
   bool listed_ = false;
   bool late_ = false;  // joined before it was listed
   uint64_t listed_opening_ = 0;
+  bool undropped_ = false;  // a drop failed and the snapshot is still here
   WaitQueue listed_change_;
   std::map<ShardId, Result> writing_;
   std::vector<Result> waits_;  // of changes

@@ -104,6 +104,7 @@ Task<absl::Status> Tier::Drop(SnapshotId snapshot) {
   const absl::Status dropped = co_await Change(std::move(operation));
   const auto entry = inventory_.find(snapshot);
   if (!dropped.ok() || entry == inventory_.end()) {
+    undropped_ = undropped_ || entry != inventory_.end();
     co_return dropped;
   }
   const size_t shards = entry->second.shards.size();

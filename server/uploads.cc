@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "server/replicate.h"
 
@@ -117,6 +118,7 @@ void Uploads::SetHolders(const ShardId& shard, const std::vector<PeerMember>& ho
   }
   for (auto& [server, copy] : before) {
     if (copy != nullptr) {
+      Sometimes(Situation::kCopyUnwanted);
       copy->wanted = false;
     }
   }

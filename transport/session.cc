@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 
 namespace gemel {
 namespace {
@@ -339,6 +340,12 @@ Task<void> Session::Answer(std::shared_ptr<Session> self, Counted /*counted*/,
   if (self->handler_ == nullptr) {
     reply.status = error::Unimplemented("this side of the session answers no requests");
   } else {
+    if (Buggify(BuggifySite::kAnswerYields)) {
+      co_await self->loop_->Yield();
+    }
+    if (self->handler_ == nullptr) {
+      co_return;  // detached meanwhile
+    }
     reply = co_await self->handler_->Handle(self, std::move(request));
   }
   co_await SendReply(self, header, std::move(reply));

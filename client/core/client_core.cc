@@ -4,12 +4,13 @@
 #include <algorithm>
 
 #include "common/errors.h"
+#include "common/points.h"
 
 namespace gemel {
 
 uint32_t HoldFor(Loop* loop, TimePoint deadline) {
   const TimePoint now = loop->Now();
-  if (deadline <= now) {
+  if (deadline <= now || Buggify(BuggifySite::kHoldNot)) {
     return 0;
   }
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count();

@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/xxh3.h"
 
 namespace gemel {
@@ -230,6 +231,7 @@ Task<absl::StatusOr<RestoreEnd>> RestoreReader::AwaitEnd(TimePoint deadline) {
                            .lost = std::move(reply->first.lost)};
     }
     if (reported_unreadable_ && link_->loop()->Now() >= until && until < deadline) {
+      Sometimes(Situation::kReadAgain);
       co_return RestoreEnd{.read_again = true};
     }
     if (link_->loop()->Now() >= deadline) {

@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 
 namespace gemel {
@@ -51,7 +52,8 @@ Task<absl::StatusOr<std::shared_ptr<ShardFill>>> ShardFill::Start(std::shared_pt
 
 Task<void> ShardFill::ReportWhileFilling(std::shared_ptr<ShardFill> self) {
   while (self->filling_ && self->report_status_.ok()) {
-    co_await self->link_->loop()->Sleep(kReportEvery);
+    const bool late = Buggify(BuggifySite::kReportLate);
+    co_await self->link_->loop()->Sleep(late ? 30 * kReportEvery : kReportEvery);
     if (self->filling_ && self->filler_.filled() > self->reported_) {
       absl::Status status = co_await ReportNew(self);
       self->report_status_.Update(status);

@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 #include "placement/model/retarget.h"
 
@@ -152,6 +153,7 @@ bool PlacementCore::SourceGone(const RankSlot& slot) const {
 void PlacementCore::PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
   const RankSlot& slot = attempt->slots.at(rank);
   const std::vector<ServerId> sources = LiveReceipts(slot);
+  Sometimes(Situation::kSealedPulled);
   GEMEL_CHECK(!sources.empty() && slot.root.has_value()) << attempt->id().ToString();
   const HeldCopy copy{.snapshot = attempt->id(),
                       .root = *slot.root,
@@ -198,6 +200,7 @@ void PlacementCore::RetargetAttempt(const std::shared_ptr<Attempt>& attempt) {
     }
     if (RetargetRank(attempt.get(), rank)) {
       changed = true;
+      Sometimes(Situation::kRetargeted);
       if (SourceGone(slot) && slot.root.has_value()) {
         PullSealed(attempt, rank);
       }

@@ -7,9 +7,15 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
+namespace {
+
+constexpr Duration kRarePause = 50ms;  // where the simulator lets the manager pause
+
+}  // namespace
 
 model::CommitRecord PlacementCore::BuildRecord(const Attempt& attempt,
                                                const model::Manifest& manifest,
@@ -34,8 +40,12 @@ model::CommitRecord PlacementCore::BuildRecord(const Attempt& attempt,
 Task<void> PlacementCore::Commit(std::shared_ptr<Attempt> attempt) {
   Job* job = FindJob(attempt->id().job);
   GEMEL_CHECK(job != nullptr) << attempt->id().ToString();
+  if (Buggify(BuggifySite::kCommitLate)) {
+    co_await loop_->Sleep(kRarePause);
+  }
   const LockHold hold = co_await Lock(&job->lock);
   if (attempt->state != AttemptState::kCommitting) {
+    Sometimes(Situation::kCommitAfterEpoch);
     co_return;  // a newer epoch ended it
   }
   GEMEL_CHECK(attempt->id().epoch == job->record.epoch) << attempt->id().ToString();
@@ -46,6 +56,7 @@ Task<void> PlacementCore::Commit(std::shared_ptr<Attempt> attempt) {
   }
   EvaluateAll(attempt.get());
   if (attempt->enough_count < attempt->record.world_size) {
+    Sometimes(Situation::kCommitTooFew);
     attempt->state = AttemptState::kOpen;  // a holder went meanwhile
     co_return;
   }
@@ -94,6 +105,7 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
     txn.deletes.push_back(StoredSnapshotKey(old.job, old.epoch, old.sequence));
     replaced.push_back(entries[index].order);
     snapshot.replaced.push_back(old);
+    Sometimes(Situation::kCommitReplaces);
   }
   JobRecord record = job->record;
   if (order > OrderOf(record.latest_epoch, record.latest_sequence)) {
@@ -176,6 +188,9 @@ void PlacementCore::Tell(Job* job, Committed* snapshot) {
   GEMEL_CHECK(!snapshot->told);
   snapshot->told = true;
   commits_.Add(1);
+  if (!snapshot->full) {
+    Sometimes(Situation::kCommitLow);
+  }
   const SnapshotId& id = snapshot->record.snapshot;
   for (const SnapshotId& old : snapshot->replaced) {
     DropEverywhere(old);

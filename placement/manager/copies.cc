@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -43,7 +44,8 @@ PlacementCore::HolderTable PlacementCore::SourcesOf(const Committed& snapshot) {
   HolderTable sources = HoldersOf(snapshot);
   const HolderTable disks = DiskHoldersOf(snapshot);
   for (size_t rank = 0; rank < sources.size(); ++rank) {
-    if (sources[rank].empty()) {
+    if (sources[rank].empty() && !disks[rank].empty()) {
+      Sometimes(Situation::kSourceOnDisk);
       sources[rank] = disks[rank];
     }
   }
@@ -125,6 +127,7 @@ void PlacementCore::CopyGone(MemberEntry* member, const ShardId& shard, std::str
   if (!in_memory && (disk == member->disk.end() || disk->second.erase(shard.rank) == 0)) {
     return;
   }
+  Sometimes(Situation::kCopyGone);
   data_losses_.Add(1);
   Emit(Severity::kError, "copy_gone",
        fmt::format("{}: the copy at {} is gone: {}", shard.ToString(), member->record.name, why));

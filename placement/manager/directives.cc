@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -60,7 +61,8 @@ bool PlacementCore::FillDirectives(MemberEntry* member, pb::DirectivesReply* rep
     const size_t size =
         queued.body.ByteSizeLong() + (queued.manifest ? queued.manifest->size() : 0);
     const auto count = static_cast<size_t>(reply->directives_size());
-    if (count >= kDirectivesReplyMax || (count > 0 && bytes + size > kDirectiveBytesMax)) {
+    const size_t count_max = Buggify(BuggifySite::kDirectiveOne) ? 1 : kDirectivesReplyMax;
+    if (count >= count_max || (count > 0 && bytes + size > kDirectiveBytesMax)) {
       break;
     }
     bytes += size;

@@ -4,6 +4,7 @@
 // saves of older ones in the same transaction.
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -47,6 +48,7 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   job->attempt_of_name.clear();
   job->names_seen.clear();
   for (const std::shared_ptr<Attempt>& attempt : ended) {
+    Sometimes(Situation::kEpochEndsSave);
     attempt->state = AttemptState::kAborted;
     attempt->why = error::FailedPrecondition("{}: epoch {} superseded it", attempt->id().ToString(),
                                              record.epoch.ToString());
@@ -95,6 +97,7 @@ PlacementCore::Answer<pb::AcquireEpochReply> PlacementCore::AcquireEpoch(
     GEMEL_CO_RETURN_IF_ERROR(acquired.status());
     epoch = *acquired;
   } else if (found->second != job->record.epoch) {
+    Sometimes(Situation::kTokenSuperseded);
     co_return error::FailedPrecondition(
         "token {} of job {} is that of epoch {}, superseded by epoch {}: another incarnation of "
         "the job runs; stop this one",

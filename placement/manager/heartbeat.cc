@@ -3,6 +3,7 @@
 // Heartbeat: a member lives, says how full and how starved it is, and whom it cannot reach.
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -12,6 +13,7 @@ void PlacementCore::Heard(MemberEntry* member) {
   member->last_heard = loop_->Now();
   if (member->suspect_since.has_value()) {
     member->suspect_since.reset();
+    Sometimes(Situation::kSuspicionCleared);
     Emit(Severity::kInfo, "suspicion_cleared",
          fmt::format("server {} is heard again", member->record.name));
   }

@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 #include "placement/model/cluster_map.h"
 
@@ -135,6 +136,7 @@ Task<absl::Status> PlacementCore::Register(MemberRecord record) {
     member = members_.emplace(record.id, std::make_unique<MemberEntry>(loop_)).first->second.get();
     member->next_directive = (leadership_->term() << 32) + 1;
   } else if (member->alive() && member->record.incarnation != record.incarnation) {
+    Sometimes(Situation::kIncarnationSuperseded);
     Emit(Severity::kWarning, "incarnation_superseded",
          fmt::format("server {} ({}): incarnation {} is superseded by {}", record.name,
                      record.id.ToShort(), member->record.incarnation.ToShort(),
@@ -160,6 +162,7 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   GEMEL_CO_ASSIGN_OR_RETURN(MemberRecord record, CheckJoin(request));
   const ServerId id = record.id;
   while (!stopping_ && CommitCounts(id)) {
+    Sometimes(Situation::kJoinWaits);
     co_await loop_->Sleep(kCommitWait);
   }
   MemberEntry* member = FindMember(id);

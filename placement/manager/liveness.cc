@@ -7,6 +7,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -80,6 +81,9 @@ void PlacementCore::JudgeMember(MemberEntry* member) {
 void PlacementCore::Die(MemberEntry* member, std::string_view why) {
   GEMEL_CHECK(member->alive()) << member->record.name;
   deaths_.Add(1);
+  if (member->probe_answered) {
+    Sometimes(Situation::kMemberHangs);
+  }
   Emit(Severity::kError, "member_dead",
        fmt::format("server {} ({}), incarnation {}, is dead: {}", member->record.name,
                    member->record.id.ToShort(), member->record.incarnation.ToShort(), why));
@@ -195,6 +199,7 @@ Task<void> PlacementCore::WatchMembers() {
       for (auto& [id, member] : members_) {
         member->last_heard = std::min(now, Add(member->last_heard, lag));
       }
+      Sometimes(Situation::kStarved);
       Emit(Severity::kWarning, "placement_starved",
            fmt::format("this placement was held up for {:.0f} ms; nobody is judged by that time",
                        Milliseconds(lag)));

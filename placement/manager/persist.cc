@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -228,6 +229,7 @@ void PlacementCore::GiveUpPersist(Job* job, Committed* snapshot, const absl::Sta
   const std::set<std::pair<uint32_t, ServerId>> writing = std::move(snapshot->persist->writing);
   snapshot->persist.reset();
   snapshot->persist_refused = std::string(MessageOf(why));
+  Sometimes(Situation::kPersistGivenUp);
   persists_given_up_.Add(1);
   Emit(Severity::kWarning, "persist_given_up",
        fmt::format("{} does not go to disk: {}. Saves go on", id.ToString(),

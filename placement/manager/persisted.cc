@@ -8,6 +8,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -217,6 +218,7 @@ void PlacementCore::SweepDisks(Job* job) {
     const bool lost = !LostShards(snapshot, SourcesOf(snapshot)).empty();
     const bool whole = IsOnDisk(snapshot, std::max(1U, job->record.persist_copies));
     if (whole && snapshot.told) {
+      Sometimes(Situation::kPersistFinishedLater);
       BeginPersist(job, &snapshot);
     } else if (lost ? all_alive : snapshot.told && snapshot.full) {
       DropPersistedEverywhere(snapshot.record.snapshot);

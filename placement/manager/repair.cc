@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 #include "placement/model/retarget.h"
 
@@ -43,6 +44,7 @@ void PlacementCore::PullTo(Job* job, Committed* snapshot, uint32_t rank, MemberE
   for (const ServerId& from : sources) {
     MemberToProto(from, pull->add_sources());
   }
+  Sometimes(Situation::kRepairPull);
   snapshot->pulls.insert(to);
   target->pulls += 1;
   directive.done = [this, name = job->name, order = OrderOf(id.epoch, id.sequence), to,
@@ -68,6 +70,7 @@ void PlacementCore::PullDone(const std::string& name, model::SnapshotOrder order
   }
   found->second.pulls.erase(to);
   if (result.code() != 0) {
+    Sometimes(Situation::kRepairFailed);
     Emit(Severity::kWarning, "repair_failed",
          fmt::format("rank {} of {}: {} could not pull it: {}", to.first,
                      found->second.record.snapshot.ToString(), to.second.ToShort(),

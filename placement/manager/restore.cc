@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -160,7 +161,8 @@ PlacementCore::Answer<bool> PlacementCore::BeginRecord(Job* job,
     co_return true;
   }
   Choice choice = Choose(job, std::nullopt);
-  if (choice.wait) {
+  if (choice.wait || Buggify(BuggifySite::kRestoreWaits)) {
+    Sometimes(Situation::kRestoreWaits);
     *progress = choice.progress;
     co_return false;
   }
@@ -176,6 +178,7 @@ PlacementCore::Answer<bool> PlacementCore::BeginRecord(Job* job,
     record.chosen_sequence = choice.order->sequence;
   }
   for (const std::string& lost : choice.lost) {
+    Sometimes(Situation::kSnapshotLost);
     data_losses_.Add(1);
     Emit(Severity::kError, "snapshot_lost", lost);
   }

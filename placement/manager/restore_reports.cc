@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -107,6 +108,7 @@ Task<void> PlacementCore::ReviewRestore(Job* job) {
   }
   record.verified.assign(record.world_size, '\0');
   GEMEL_CHECK(record.failed || order > *choice.order) << what;
+  Sometimes(Situation::kRestoreMoved);
   data_losses_.Add(1);
   Emit(Severity::kError, "restore_moved", record.lost.back());
   const absl::Status written = co_await WriteRestore(job, std::move(record));

@@ -5,9 +5,15 @@
 // from the MetaStore.
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
+namespace {
+
+constexpr Duration kRarePause = 50ms;  // where the simulator lets the manager pause
+
+}  // namespace
 
 bool PlacementCore::IsPinned(const Job& job, const model::SnapshotOrder& order) const {
   const auto found = job.snapshots.find(order);
@@ -115,6 +121,9 @@ Task<absl::Status> PlacementCore::RetireOnce(Job* job) {
 Task<void> PlacementCore::Maintain(Job* job) {
   do {
     job->maintain_again = false;
+    if (Buggify(BuggifySite::kMaintainLate)) {
+      co_await loop_->Sleep(kRarePause);
+    }
     for (auto& [order, snapshot] : job->snapshots) {
       if (snapshot.manifest_idle && (snapshot.full || !snapshot.in_memory)) {
         continue;

@@ -14,6 +14,7 @@
 namespace gemel {
 namespace {
 
+constexpr Duration kRarePause = 50ms;  // where the simulator lets the manager pause
 constexpr Duration kRereadMin = 20ms;
 constexpr Duration kRereadMax = 1s;
 
@@ -57,8 +58,10 @@ Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
         continue;
       }
       if (ours->has_value()) {
+        Sometimes(Situation::kUnknownApplied);
         co_return **ours;
       }
+      Sometimes(Situation::kUnknownLost);
     }
     if (refused || !leadership_->HoldsTerm()) {
       co_return leadership_->Refused(txn.compares.front().key);
@@ -66,6 +69,13 @@ Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
     txn.compares.back() = leadership_->Compare();
     const absl::StatusOr<CommitResult> result = co_await seams_.store->Commit(txn);
     if (result.ok()) {
+      if (result->applied && Buggify(BuggifySite::kPauseAfterWrite)) {
+        co_await loop_->Sleep(kRarePause);
+      }
+      if (result->applied && Buggify(BuggifySite::kOutcomeUnread)) {
+        uncertain = true;
+        continue;
+      }
       if (result->applied) {
         co_return result->version;
       }

@@ -32,6 +32,13 @@ void SimPersistState::set_slowness(uint32_t factor) {
   slowness_ = factor;
 }
 
+void SimPersistState::Calm() {
+  capacity_bytes_ = UINT64_MAX;
+  slowness_ = 1;
+  hung_ = false;
+  fail_next_step_ = false;
+}
+
 const SimPersistState::File* SimPersistState::Find(const ShardId& shard) const {
   for (const auto& [range, file] : files_) {
     if (file.recorded && file.shard.shard == shard) {

@@ -54,6 +54,9 @@ class SimPersistState {
   std::shared_ptr<const Contents> Picture() const;  // shared: one picture, many disks
   void RollBackTo(const Contents& contents);
 
+  // No knob is set any more.
+  void Calm();
+
   // What the knobs did, each counted where it struck.
   struct Stats {
     uint64_t failed_steps = 0;

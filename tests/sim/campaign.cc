@@ -280,6 +280,13 @@ CampaignTotals RunCampaign(const CampaignOptions& options, std::vector<std::stri
   return Campaign(options, violations).Run();
 }
 
+uint64_t SeedOfToday() {
+  constexpr uint64_t kSeedsPerDay = 1'000'000;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::hours>(now).count() / 24) *
+         kSeedsPerDay;
+}
+
 std::string ReplayLine(const ScenarioOptions& options) {
   std::string line = fmt::format("gemel-sim --seed {}", options.seed);
   std::string disabled;

@@ -30,6 +30,10 @@ inline constexpr uint32_t kProcessesMax = 64;
 CampaignTotals RunCampaign(const CampaignOptions& options,
                            std::vector<std::string>* violations = nullptr);
 
+// A seed for campaigns that want fresh ones: another one each day (UTC), room for a million after
+// it.
+uint64_t SeedOfToday();
+
 // The line that replays a run.
 std::string ReplayLine(const ScenarioOptions& options);
 

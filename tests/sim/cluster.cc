@@ -91,6 +91,7 @@ Cluster::Cluster(uint64_t seed, ClusterShape shape)
       world_(&scheduler_, random_.Split("world")) {
   store_state_.random = random_.Split("store");
   managers_.resize(shape_.managers);
+  timeline_.OnEvent([this](const Timeline::Event& event) { Follow(event); });
   servers_.resize(shape_.slots());
   for (ServerSlot& slot : servers_) {
     slot.disk = std::make_unique<SimDiskState>();
@@ -100,6 +101,48 @@ Cluster::Cluster(uint64_t seed, ClusterShape shape)
 }
 
 Cluster::~Cluster() = default;
+
+// What placement and servers say of each other, as it happens.
+void Cluster::NobodyIsMember() {
+  for (ServerSlot& slot : servers_) {
+    slot.member.clear();
+  }
+}
+
+// What a manager says that leads no more is not listened to.
+void Cluster::Follow(const Timeline::Event& event) {
+  if (event.name == "elected") {
+    leader_ = event.node;
+    NobodyIsMember();
+  }
+  const bool of_placement = event.node == leader_;
+  for (uint32_t i = 0; i < servers_.size(); ++i) {
+    ServerSlot& slot = servers_[i];
+    const std::string named = fmt::format("server {} ", NameOf(i));
+    if (of_placement && event.name == "member_joined" && event.text.starts_with(named)) {
+      const size_t at = event.text.find("incarnation ") + std::string_view("incarnation ").size();
+      slot.member = event.text.substr(at, event.text.find(':', at) - at);
+    } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named)) {
+      slot.member.clear();
+      if (on_dead_) {
+        on_dead_(i);
+      }
+    } else if (event.node == HostOf(i) && event.name == "joined") {
+      slot.answered = true;
+    } else if (event.node == HostOf(i) && event.name == "heartbeat") {
+      slot.answered = event.text.starts_with("placement answers");
+    }
+  }
+}
+
+bool Cluster::IsMember(uint32_t index) const {
+  const Server* server = ServerAt(index);
+  return server != nullptr && server->incarnation().ToShort() == servers_[index].member;
+}
+
+bool Cluster::IsHeard(uint32_t index) const {
+  return IsMember(index) && servers_[index].answered && !servers_[index].life->node.loop.paused();
+}
 
 std::string Cluster::HostOf(uint32_t index) { return fmt::format("host-{}", index); }
 
@@ -156,7 +199,12 @@ Task<void> Cluster::RunPlacement(PlacementLife* life) {
   life->rpc = std::move(*rpc);
 }
 
-void Cluster::KillPlacement(uint32_t manager) { managers_[manager].reset(); }
+void Cluster::KillPlacement(uint32_t manager) {
+  managers_[manager].reset();
+  if (ManagerNode(manager) == leader_) {
+    NobodyIsMember();
+  }
+}
 
 void Cluster::StartServer(uint32_t index) {
   GEMEL_CHECK(servers_[index].life == nullptr);
@@ -216,6 +264,7 @@ void Cluster::KillServer(uint32_t index) {
   GEMEL_CHECK(servers_[index].life != nullptr) << HostOf(index);
   servers_[index].busy_delays += servers_[index].life->node.loop.busy_delays();
   servers_[index].life.reset();
+  servers_[index].answered = false;
   servers_[index].disk->Crash(&random_);
 }
 

@@ -9,6 +9,7 @@
 // parts, loop.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -67,6 +68,14 @@ class Cluster {
 
   // Null unless it runs and its Start() has returned OK.
   const Server* ServerAt(uint32_t index) const;
+  // The present placement manager has taken its present incarnation in, and not declared it dead.
+  bool IsMember(uint32_t index) const;
+  // It is answered when it calls placement, and not held up.
+  bool IsHeard(uint32_t index) const;
+
+  // Called when placement declares a server dead.
+  void OnMemberDead(std::function<void(uint32_t)> on_dead) { on_dead_ = std::move(on_dead); }
+
   // REQUIRES: it is up.
   uint64_t PidOfServer(uint32_t index) const;
   // Why it ended by itself: its start failed, or its cluster refused it. OK: it did not.
@@ -95,6 +104,8 @@ class Cluster {
   SimLoop* server_loop(uint32_t index);
 
   SimScheduler* scheduler() { return &scheduler_; }
+
+  TimePoint now() const { return scheduler_.now(); }
 
   uint64_t seed() const { return seed_; }
 
@@ -127,8 +138,12 @@ class Cluster {
     std::unique_ptr<ServerLife> life;
     uint64_t memory_bytes = 0;
     uint64_t busy_delays = 0;  // of former lives
+    std::string member;        // incarnation that placement took in
+    bool answered = false;     // its last heartbeat
   };
 
+  void Follow(const Timeline::Event& event);
+  void NobodyIsMember();
   static Task<void> RunPlacement(PlacementLife* life);
   static Task<void> RunServer(ServerLife* life);
 
@@ -139,6 +154,8 @@ class Cluster {
   SimWorld world_;
   SimStoreState store_state_;
   Timeline timeline_;
+  std::function<void(uint32_t)> on_dead_;
+  std::string leader_;  // node of the manager that was elected last
   std::vector<ServerSlot> servers_;
   std::vector<std::unique_ptr<PlacementLife>> managers_;
 };

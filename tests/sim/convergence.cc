@@ -143,7 +143,7 @@ std::string Convergence::WithoutCopies() {
 size_t Convergence::CountedMembers() const {
   size_t members = 0;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
-    members += truth_->Counted(i) ? 1 : 0;
+    members += cluster_->IsMember(i) ? 1 : 0;
   }
   return members;
 }
@@ -151,7 +151,7 @@ size_t Convergence::CountedMembers() const {
 // Shards on disks that no PERSISTED names.
 std::string Convergence::Unreconciled() {
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
-    if (!truth_->Counted(i)) {
+    if (!cluster_->IsMember(i)) {
       continue;
     }
     for (const auto& [shard, record] : cluster_->tier(i)->Durable()) {
@@ -169,7 +169,7 @@ std::string Convergence::Unreconciled() {
 void Convergence::CheckCopies(const model::CommitRecord& record, uint32_t copies_now) {
   std::vector<model::Member> members;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
-    if (truth_->Counted(i)) {
+    if (cluster_->IsMember(i)) {
       members.push_back({.domain = cluster_->DomainOf(i)});
     }
   }
@@ -267,7 +267,7 @@ void Convergence::ReadAll() {
   for (const auto& [name, record] : newest) {
     do {
       host = (host + 1) % cluster_->shape().slots();
-    } while (!truth_->Counted(host));
+    } while (!cluster_->IsMember(host));
     const bool readable = IsReadable(record);
     const std::unique_ptr<Node> node = cluster_->StartTrainer(host);
     ClientCore core(&node->loop, &node->net, &node->host, Cluster::SocketOf(host));

@@ -27,7 +27,7 @@ constexpr const char* kUsage =
 gemel-sim --seed 1 --seeds 10000        a campaign
 gemel-sim --minutes 5 --jobs 2          a campaign by time, in two processes
 
-  --seed N            the first seed (1)
+  --seed N            the first seed (1); today: another one each day
   --seeds N           how many (1)
   --minutes M         as many as begin within M minutes
   --jobs N            worker processes (1)
@@ -103,7 +103,11 @@ bool TakeValue(std::string_view flag, std::string_view value, Arguments* argumen
     return good;
   };
   const std::map<std::string_view, std::function<bool()>> flags = {
-      {"--seed", [&] { return ToInteger(value, &scenario.seed); }},
+      {"--seed",
+       [&] {
+         scenario.seed = value == "today" ? SeedOfToday() : scenario.seed;
+         return value == "today" || ToInteger(value, &scenario.seed);
+       }},
       {"--seeds",
        [&] {
          arguments->many = true;

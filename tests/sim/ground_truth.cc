@@ -8,7 +8,6 @@
 #include <set>
 
 #include "common/check.h"
-#include "common/errors.h"
 #include "placement/manager/stored.h"
 #include "placement/model/records.h"
 
@@ -35,28 +34,13 @@ std::string PrefixOf(const std::string& domain, uint32_t level) {
 
 }  // namespace
 
-bool GroundTruth::Counted(uint32_t index) const {
-  const Server* server = cluster_->ServerAt(index);
-  if (server == nullptr) {
-    return false;
-  }
-  const std::string key = MemberKey(server->id());
-  const auto found = cluster_->store()->values.find(key);
-  if (found == cluster_->store()->values.end()) {
-    return false;
-  }
-  const absl::StatusOr<MemberRecord> member = DecodeStored<MemberRecord>(key, found->second.value);
-  GEMEL_CHECK(member.ok()) << ToText(member.status());
-  return !member->dead && member->incarnation == server->incarnation();
-}
-
 std::vector<uint32_t> GroundTruth::MemoriesWith(const ShardId& shard) const {
   std::vector<uint32_t> holders;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     const Server* server = cluster_->ServerAt(i);
     const std::shared_ptr<Object> object =
         server == nullptr ? nullptr : server->objects().Find(shard);
-    if (object != nullptr && object->state() == ObjectState::kSealed && Counted(i) &&
+    if (object != nullptr && object->state() == ObjectState::kSealed && cluster_->IsMember(i) &&
         IsIntact(*object)) {
       holders.push_back(i);
     }
@@ -67,7 +51,7 @@ std::vector<uint32_t> GroundTruth::MemoriesWith(const ShardId& shard) const {
 std::vector<uint32_t> GroundTruth::DisksWith(const ShardId& shard) const {
   std::vector<uint32_t> holders;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
-    if (!Counted(i)) {
+    if (!cluster_->IsMember(i)) {
       continue;
     }
     for (const auto& [there, record] : cluster_->tier(i)->Durable()) {
@@ -181,10 +165,9 @@ std::vector<std::string> GroundTruth::Leftovers() const {
     const size_t uploads = server->uploads().size();
     const size_t restores = server->restores().size();
     const size_t stages = server->stages().size();
-    const size_t grants = server->holder().grants();
-    if (uploads + restores + stages + grants > 0) {
-      left.push_back(fmt::format("{} still has {} uploads, {} restores, {} stages, {} grants",
-                                 Cluster::HostOf(i), uploads, restores, stages, grants));
+    if (uploads + restores + stages > 0) {
+      left.push_back(fmt::format("{} still has {} uploads, {} restores, {} stages",
+                                 Cluster::HostOf(i), uploads, restores, stages));
     }
   }
   for (const auto& [key, value] : cluster_->store()->values) {

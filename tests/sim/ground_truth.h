@@ -30,8 +30,6 @@ class GroundTruth {
   // whole and undamaged; 0: none.
   uint64_t NewestWholeOnDisks(const std::string& job) const;
 
-  // Placement's record of this server's present life is that of a living member.
-  bool Counted(uint32_t index) const;
   // The domains of these servers at `level`, as placement/model counts them.
   size_t DomainsOf(const std::vector<uint32_t>& servers, uint32_t level) const;
 

@@ -13,7 +13,7 @@
 //                newest commit at full redundancy was opened [I2]
 //   silent       one that gives less says what was lost; DATA_LOSS is told only then [I14]
 //   honest loss  a shard that is written down as lost is held, whole, by no member that placement
-//                counts, neither in memory nor on disk [I14]
+//                hears, neither in memory nor on disk [I14]
 //   latest       in the MetaStore, after every transaction: `latest`, the epoch, the sequence
 //                numbers, the map's version, the generation and the leader's term never go back,
 //                and `latest` names a commit record that is there [I4, I5]
@@ -155,7 +155,6 @@ class Oracle {
   void DeleteApplied(const std::string& key);
   void LeaderWritten(const std::string& key, const std::string& value);
   void ClusterWritten(const std::string& key, const std::string& value);
-  void MemberWritten(const std::string& key, const std::string& value);
   void TokenWritten(const std::string& key, const std::string& value);
   void OpenWritten(const std::string& key, const std::string& value);
   void SnapshotWritten(const std::string& key, const std::string& value);

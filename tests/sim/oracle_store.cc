@@ -71,8 +71,6 @@ void Oracle::PutApplied(const std::string& key, const std::string& value) {
     LeaderWritten(key, value);
   } else if (key == kClusterKey) {
     ClusterWritten(key, value);
-  } else if (key.starts_with(kMemberPrefix)) {
-    MemberWritten(key, value);
   } else if (key.starts_with(kTokenPrefix)) {
     TokenWritten(key, value);
   } else if (key.starts_with(kOpenPrefix)) {
@@ -116,16 +114,6 @@ void Oracle::ClusterWritten(const std::string& key, const std::string& value) {
                           record.map_version));
   }
   cluster_record_ = record;
-}
-
-// A server that is declared dead takes its copies out of every count, whatever it holds.
-void Oracle::MemberWritten(const std::string& key, const std::string& value) {
-  const auto record = Decoded<MemberRecord>(key, value);
-  for (uint32_t i = 0; record.dead && i < cluster_->shape().slots(); ++i) {
-    if (Cluster::NameOf(i) == record.name) {
-      MemoryLost(i);
-    }
-  }
 }
 
 void Oracle::TokenWritten(const std::string& key, const std::string& value) {
@@ -234,6 +222,8 @@ void Oracle::CheckLoss(Job* job, const std::string& sentence) {
     std::vector<uint32_t> holders = truth_->MemoriesWith(shard);
     const std::vector<uint32_t> disks = truth_->DisksWith(shard);
     holders.insert(holders.end(), disks.begin(), disks.end());
+    // One that placement does not hear may have sealed it since: that is not known to anybody.
+    std::erase_if(holders, [this](uint32_t server) { return !cluster_->IsHeard(server); });
     if (!holders.empty()) {
       Violation(fmt::format("honest loss: {} is told lost, and {} has it", shard.ToString(),
                             Cluster::HostOf(holders.front())));

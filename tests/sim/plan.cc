@@ -68,7 +68,7 @@ uint64_t MemoryFor(const std::vector<JobPlan>& jobs, uint64_t slab_bytes) {
   uint64_t bytes = kMemoryMin;
   for (const JobPlan& job : jobs) {
     const uint64_t slabs = DivideUp(job.shard_bytes_max, slab_bytes);
-    bytes += uint64_t{job.ranks_max} * slabs * slab_bytes * (job.keep_latest + 5);
+    bytes += uint64_t{job.ranks_max} * slabs * slab_bytes * (job.keep_latest + 3);
   }
   return bytes;
 }

@@ -60,7 +60,7 @@ Run::Run(const ScenarioOptions& options)
 }
 
 bool Run::Over() const {
-  const TimePoint now = const_cast<Cluster&>(cluster_).scheduler()->now();
+  const TimePoint now = cluster_.now();
   return !oracle_.violations().empty() ||
          (options_.until.has_value() && now >= TimePoint(*options_.until));
 }
@@ -74,7 +74,7 @@ Phase Run::PhaseNow() const {
   if (!saving) {
     return Phase::kRestore;
   }
-  return strikes_.Degraded(truth_) ? Phase::kRepair : Phase::kSave;
+  return strikes_.Degraded() ? Phase::kRepair : Phase::kSave;
 }
 
 // To the phase that they struck in, not to the one that they made.

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -200,10 +199,10 @@ std::vector<std::string> Strikes::Nodes() const {
   return nodes;
 }
 
-bool Strikes::Degraded(const GroundTruth& truth) const {
+bool Strikes::Degraded() const {
   const std::vector<uint32_t> members = Members();
   return std::any_of(members.begin(), members.end(),
-                     [&truth](uint32_t server) { return !truth.Counted(server); });
+                     [this](uint32_t server) { return !cluster_->IsMember(server); });
 }
 
 // Services start again what ended; a person replaces a disk that cannot be read.
@@ -295,11 +294,8 @@ void Strikes::HealAll() {
   cluster_->store()->unavailable_permille = 0;
   Attribute();
   for (uint32_t i = 0; i < slots_.size(); ++i) {
-    cluster_->tier(i)->set_slowness(1);
-    cluster_->tier(i)->set_hung(false);
-    cluster_->tier(i)->set_capacity_bytes(std::numeric_limits<uint64_t>::max());
-    cluster_->disk(i)->set_slowness(1);
-    cluster_->disk(i)->set_full(false);
+    cluster_->tier(i)->Calm();
+    cluster_->disk(i)->Calm();
   }
   for (const std::unique_ptr<SimJob>& job : *jobs_) {
     job->ResumeAll();

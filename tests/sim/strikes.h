@@ -45,7 +45,7 @@ class Strikes {
   TimePoint jobs_wait_until() const { return jobs_wait_until_; }
 
   // A server that is to be up is not, or is not counted.
-  bool Degraded(const GroundTruth& truth) const;
+  bool Degraded() const;
   // Slots whose server is part of the cluster.
   std::vector<uint32_t> Members() const;
 

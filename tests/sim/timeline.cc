@@ -27,6 +27,9 @@ std::string ShortName(const std::string& node) {
 }  // namespace
 
 void Timeline::Add(Event event) {
+  if (on_event_) {
+    on_event_(event);
+  }
   events_.push_back(std::move(event));
   if (events_.size() > kEventsKept) {
     events_.pop_front();

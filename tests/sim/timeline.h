@@ -8,8 +8,10 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/events.h"
@@ -30,6 +32,9 @@ class Timeline {
 
   void Add(Event event);
 
+  // Called with every event as it happens.
+  void OnEvent(std::function<void(const Event&)> on_event) { on_event_ = std::move(on_event); }
+
   // "     1234.567 ms  host-1       member_dead              server host-2 …"
   std::vector<std::string> Lines() const;
   // A column a node, in which an event is a mark, with what happened to the right of all. Nodes
@@ -38,6 +43,7 @@ class Timeline {
 
  private:
   std::deque<Event> events_;
+  std::function<void(const Event&)> on_event_;
 };
 
 // Where one node's events go.

@@ -124,6 +124,47 @@ TEST_F(SimDiskTest, RollsBackToAnEarlierPicture) {
   EXPECT_TRUE(absl::IsNotFound(Read("later").status()));
 }
 
+TEST_F(SimDiskTest, AMisdirectedWriteIsToldDoneAndSpoilsAnotherFile) {
+  ASSERT_TRUE(Write("record", "old").ok());
+  ASSERT_TRUE(Write("other", "1").ok());
+  bool spoiled = false;
+  for (int i = 0; i < 30 && !spoiled; ++i) {
+    state_.MisdirectNextWrite();
+    EXPECT_TRUE(Write("record", "new").ok());
+    EXPECT_EQ(*Read("record"), "old");
+    spoiled = absl::IsDataLoss(Read("other").status());
+  }
+  EXPECT_TRUE(spoiled);
+  EXPECT_GT(state_.stats().misdirected, 0U);
+  EXPECT_TRUE(Write("record", "new").ok());
+  EXPECT_EQ(*Read("record"), "new");
+}
+
+TEST_F(SimDiskTest, ATornWriteFailsItsChecksumAfterTheCrash) {
+  bool torn = false;
+  for (uint64_t seed = 1; seed < 30 && !torn; ++seed) {
+    ASSERT_TRUE(Write("record", "old").ok());
+    state_.TearAtCrash();
+    Begin("record", "new");
+    Restart(seed);
+    const absl::StatusOr<std::string> read = Read("record");
+    torn = absl::IsDataLoss(read.status());
+    EXPECT_TRUE(torn || *read == "new") << read.status();
+    EXPECT_EQ(state_.Has("record"), !torn);
+  }
+  EXPECT_TRUE(torn);
+  EXPECT_EQ(state_.stats().torn, 1U);
+}
+
+TEST_F(SimDiskTest, EqualDisksHaveEqualDigestsAndOthersDiffer) {
+  SimDiskState same;
+  ASSERT_TRUE(Write("record", "1").ok());
+  same.RollBackTo(state_.contents());
+  EXPECT_EQ(same.Digest(), state_.Digest());
+  EXPECT_TRUE(state_.Rot("record"));
+  EXPECT_NE(same.Digest(), state_.Digest());
+}
+
 TEST_F(SimDiskTest, APausedProcessFinishesAfterItsResume) {
   auto write = Start(loop_.get(), disk_->WriteAtomically("record", "1"));
   loop_->Pause();

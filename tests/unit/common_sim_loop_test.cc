@@ -159,6 +159,59 @@ uint64_t HistoryOf(uint64_t seed, bool with_fault) {
   return scheduler.history_hash();
 }
 
+TEST_F(SimLoopTest, AFastClockFiresEarlyAndNeverBeforeItShowsTheTime) {
+  RunTo(1s);
+  loop_.SetClockRate(1500);
+  EXPECT_EQ(loop_.Now(), At(1s));
+  const TimePoint due = loop_.Now() + 3s;
+  loop_.RunAt(due, [this, due] {
+    log_.push_back("fired");
+    EXPECT_GE(loop_.Now(), due);
+  });
+  RunTo(2999ms);
+  EXPECT_THAT(log_, ElementsAre());
+  RunTo(3s);
+  EXPECT_THAT(log_, ElementsAre("fired"));
+  EXPECT_EQ(loop_.Now(), At(4s));
+}
+
+TEST_F(SimLoopTest, AChangeOfRateMovesTimersThatAreSet) {
+  loop_.RunAt(At(2s), Note("timer"));
+  loop_.SetClockRate(500);
+  RunTo(3s);
+  EXPECT_THAT(log_, ElementsAre());
+  EXPECT_EQ(loop_.Now(), At(1500ms));
+  loop_.SetClockRate(2000);
+  EXPECT_EQ(loop_.Now(), At(1500ms));
+  RunTo(3300ms);
+  EXPECT_THAT(log_, ElementsAre("timer"));
+  EXPECT_EQ(loop_.ToWorld(kTimeNever), kTimeNever);
+  EXPECT_EQ(loop_.ToLocal(loop_.ToWorld(At(9s))), At(9s));
+}
+
+TEST_F(SimLoopTest, ASlowCpuTakesItsEventsOneAfterTheOther) {
+  loop_.set_turn_cost(10ms);
+  loop_.RunAt(At(1ms), Note("a"));
+  loop_.RunAt(At(1ms), Note("b"));
+  loop_.RunAt(At(2ms), Note("c"));
+  RunTo(10ms);
+  EXPECT_THAT(log_, ElementsAre("a"));
+  RunTo(11ms);
+  EXPECT_THAT(log_, ElementsAre("a", "b"));
+  RunTo(30ms);
+  EXPECT_THAT(log_, ElementsAre("a", "b", "c"));
+  EXPECT_GT(loop_.busy_delays(), 0U);
+}
+
+TEST_F(SimLoopTest, AWallClockThatIsOffMovesNoTimer) {
+  const int64_t before = loop_.WallSeconds();
+  loop_.set_wall_offset_s(-86'400);
+  EXPECT_EQ(loop_.WallSeconds(), before - 86'400);
+  loop_.RunAt(At(1ms), Note("timer"));
+  RunTo(1ms);
+  EXPECT_THAT(log_, ElementsAre("timer"));
+}
+
 TEST(SimSchedulerTest, HistoryIsAFunctionOfTheSeed) {
   EXPECT_EQ(HistoryOf(1, false), HistoryOf(1, false));
   EXPECT_EQ(HistoryOf(1, true), HistoryOf(1, true));

@@ -336,6 +336,15 @@ TEST(Holder, RefusesNamesThatCannotBe) {
   EXPECT_EQ(h.Ask(offer).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(Holder, AnOfferOfANewerEpochFreesTheStagingOfOlderOnes) {
+  Holding h;
+  ASSERT_TRUE(h.Ask(Holding::OfferOf("7", {1, 3})).ok());
+  EXPECT_EQ(h.server(0).holder().grants(), 1U);
+  ASSERT_TRUE(h.Ask(Holding::OfferOf("8", {1, 4})).ok());
+  EXPECT_EQ(h.server(0).holder().grants(), 1U);
+  EXPECT_EQ(h.server(0).objects().size(), 1U);
+}
+
 TEST(Holder, GivesNoGrantForAnEpochThatItCannotRemember) {
   Holding h;
   h.disks[0]->set_full(true);

@@ -116,6 +116,45 @@ TEST_F(SimRpc, ALostReplyWasExecutedAndLooksLikeALostRequest) {
   EXPECT_EQ(world_.world.TotalStats().requests_lost, 20U);
 }
 
+TEST_F(SimRpc, ADuplicatedCallIsExecutedTwiceAndAnsweredOnce) {
+  world_.world.Faults("client", "manager").duplicate_call_ppm = kAlways;
+  EXPECT_EQ(*Call("echo", "x"), "echo x");
+  world_.RunFor(100ms);
+  EXPECT_EQ(service_->executed, 2);
+  EXPECT_EQ(world_.world.TotalStats().duplicate_calls, 1U);
+}
+
+TEST_F(SimRpc, AStragglerIsOvertakenByACallSentLater) {
+  LinkFaults& faults = world_.world.Faults("client", "manager");
+  faults.straggle_ppm = kAlways;
+  faults.straggle_max = 900ms;
+  auto first = Begin("hold", 60s);
+  faults.straggle_ppm = 0;
+  bool overtaken = false;
+  for (int i = 0; i < 20 && !overtaken; ++i) {
+    const int before = service_->executed;
+    EXPECT_TRUE(Call("echo", "x").ok());
+    overtaken = before == 0 && service_->executed == 1;
+  }
+  EXPECT_TRUE(overtaken);
+  world_.RunFor(2s);
+  EXPECT_GE(world_.world.TotalStats().stragglers, 1U);
+  service_->open = true;
+  service_->released.NotifyAll();
+  EXPECT_TRUE(world_.RunUntil([&] { return first->has_value(); }, 1s));
+}
+
+TEST_F(SimRpc, ADeadlineIsADurationForAServerWhoseClockIsAnother) {
+  server_life_->loop.SetClockRate(1900);
+  auto held = Begin("hold", 1s);
+  world_.RunFor(900ms);
+  EXPECT_FALSE(held->has_value());
+  EXPECT_EQ(service_->gone, 0);
+  world_.RunFor(300ms);
+  ASSERT_TRUE(held->has_value());
+  EXPECT_EQ((*held)->status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
 TEST_F(SimRpc, AKilledServerIsUnavailableToItsCallers) {
   auto held = Begin("hold", 60s);
   world_.RunFor(100ms);
