@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "placement/manager/core.h"
+#include "placement/manager/parts.h"
 
 namespace gemel {
 
@@ -137,12 +138,45 @@ absl::StatusOr<Committed*> PlacementCore::FindSnapshot(Job* job, const std::stri
                          names.empty() ? "none" : names);
 }
 
+// A person's word ends a persist; a restore and readers are waited for.
+absl::Status PlacementCore::CheckRemovable(Job* job, const model::SnapshotOrder& order) {
+  Committed& snapshot = job->snapshots.at(order);
+  if (snapshot.persist.has_value() && !snapshot.persist->recording) {
+    GiveUpPersist(job, &snapshot, error::Aborted("it is removed by a person"));
+  }
+  if (IsPinned(*job, order)) {
+    return error::FailedPrecondition(
+        "{} is being restored in epoch {} or read by {} readers; wait until they are done",
+        snapshot.record.snapshot.ToString(), job->record.epoch.ToString(),
+        job->reads.contains(order) ? job->reads.at(order) : 0);
+  }
+  return absl::OkStatus();
+}
+
+// Some of them, by one transaction that makes `record` the job's.
+Task<absl::Status> PlacementCore::RemovePart(Job* job, JobRecord record,
+                                             std::vector<model::SnapshotOrder> part) {
+  GEMEL_CHECK_LE(part.size(), kLeavingMax) << job->name;
+  Txn txn;
+  for (const model::SnapshotOrder& order : part) {
+    GEMEL_CO_RETURN_IF_ERROR(CheckRemovable(job, order));
+    const SnapshotId& id = job->snapshots.at(order).record.snapshot;
+    txn.deletes.push_back(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+    txn.deletes.push_back(PersistedKey(id.job, id.epoch, id.sequence));
+  }
+  GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, record, std::move(txn), part));
+  for (const model::SnapshotOrder& order : part) {
+    job->snapshots.at(order).persisted = false;
+    ForgetSnapshot(job, order);
+  }
+  co_return absl::OkStatus();
+}
+
 Task<absl::StatusOr<uint32_t>> PlacementCore::Remove(Job* job, std::string name) {
   const LockHold hold = co_await Lock(&job->lock);
   if (!name.empty()) {
     GEMEL_CO_RETURN_IF_ERROR(FindSnapshot(job, name).status());
   }
-  Txn txn;
   JobRecord record = job->record;
   record.removed = name.empty();
   std::vector<model::SnapshotOrder> removed;
@@ -155,25 +189,22 @@ Task<absl::StatusOr<uint32_t>> PlacementCore::Remove(Job* job, std::string name)
       record.latest_sequence = id.sequence;
       continue;
     }
-    if (snapshot.persist.has_value() && !snapshot.persist->recording) {
-      GiveUpPersist(job, &snapshot, error::Aborted("it is removed by a person"));
-    }
-    if (IsPinned(*job, order)) {
-      co_return error::FailedPrecondition(
-          "{} is being restored in epoch {} or read by {} readers; wait until they are done",
-          id.ToString(), job->record.epoch.ToString(),
-          job->reads.contains(order) ? job->reads.at(order) : 0);
-    }
     removed.push_back(order);
-    txn.deletes.push_back(StoredSnapshotKey(id.job, id.epoch, id.sequence));
-    txn.deletes.push_back(PersistedKey(id.job, id.epoch, id.sequence));
+  }
+  for (const model::SnapshotOrder& order : removed) {
+    GEMEL_CO_RETURN_IF_ERROR(CheckRemovable(job, order));
   }
   GEMEL_CHECK_LE(removed.size(), job->snapshots.size()) << job->name;
-  GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, record, std::move(txn), removed));
-  for (const model::SnapshotOrder& order : removed) {
-    job->snapshots.at(order).persisted = false;
-    ForgetSnapshot(job, order);
-  }
+  // Oldest first: until the last part is gone `latest` and the job stay as they are.
+  size_t at = 0;
+  do {
+    const size_t end = std::min(at + kLeavingMax, removed.size());
+    std::vector<model::SnapshotOrder> part(removed.begin() + static_cast<ptrdiff_t>(at),
+                                           removed.begin() + static_cast<ptrdiff_t>(end));
+    JobRecord next = end == removed.size() ? record : job->record;
+    GEMEL_CO_RETURN_IF_ERROR(co_await RemovePart(job, next, std::move(part)));
+    at = end;
+  } while (at < removed.size());
   for (const auto& [sequence, attempt] : std::map(job->attempts)) {
     if (name.empty()) {
       Abort(attempt, error::Aborted("{}: the job was removed", attempt->id().ToString()));

@@ -9,6 +9,7 @@
 #include "common/errors.h"
 #include "common/points.h"
 #include "placement/manager/core.h"
+#include "placement/manager/parts.h"
 
 namespace gemel {
 namespace {
@@ -100,6 +101,9 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   txn.puts.emplace_back(StoredSnapshotKey(id.job, id.epoch, id.sequence), snapshot.encoded);
   std::vector<model::SnapshotOrder> replaced;
   for (const size_t index : model::Retire(entries, 0)) {
+    if (replaced.size() == kLeavingMax) {
+      break;  // maintenance retires the rest
+    }
     const SnapshotId& old = job->snapshots.at(entries[index].order).record.snapshot;
     GEMEL_CHECK(old.name != id.name || old < id) << old.ToString();
     txn.deletes.push_back(StoredSnapshotKey(old.job, old.epoch, old.sequence));

@@ -367,6 +367,8 @@ class PlacementCore {
   void FillSnapshotInfo(const Job& job, const Committed& snapshot, pb::SnapshotInfo* out) const;
   absl::StatusOr<Committed*> FindSnapshot(Job* job, const std::string& name);
   Task<absl::StatusOr<uint32_t>> Remove(Job* job, std::string name);
+  absl::Status CheckRemovable(Job* job, const model::SnapshotOrder& order);
+  Task<absl::Status> RemovePart(Job* job, JobRecord record, std::vector<model::SnapshotOrder> part);
 
   // recover.cc
   Task<absl::Status> TakeForRecovery(pb::JoinRequest request);
@@ -374,6 +376,9 @@ class PlacementCore {
   bool HeardEnough(std::string* waiting_for) const;
   Task<absl::Status> LoadRecovered();
   Task<absl::Status> FinishRecovery();
+  Task<absl::Status> WriteAllRecovered(Txn all);
+  Task<absl::Status> ForgetUnfinishedRecovery();
+  Task<absl::Status> WriteRecovered(ClusterRecord record, Txn part);
   void CollectPersisted(std::map<std::string, JobRecord>* jobs,
                         std::map<std::string, std::string>* puts) const;
   absl::Status CheckRecoverable(const pb::JoinRequest& request) const;
@@ -386,6 +391,7 @@ class PlacementCore {
   Loop* const loop_;
   ClusterRecord cluster_;
   uint64_t cluster_version_ = 0;
+  ClusterRecord unfinished_;  // of a recovery under way
   std::map<ServerId, std::unique_ptr<MemberEntry>> members_;
   std::map<std::string, std::unique_ptr<Job>> jobs_;
   std::map<ReadId, ReadPin> reads_;

@@ -44,14 +44,28 @@ bool IsSound(const OpenRecord& record) {
 Task<absl::Status> PlacementCore::Load() {
   absl::StatusOr<std::optional<Versioned>> found = co_await seams_.store->Get(kClusterKey);
   GEMEL_CO_RETURN_IF_ERROR(found.status());
-  const bool birth = !found->has_value();
-  if (!birth && options_.recover_from_servers) {
+  bool birth = !found->has_value();
+  if (!birth) {
+    GEMEL_CO_ASSIGN_OR_RETURN(cluster_, DecodeStored<ClusterRecord>(kClusterKey, (*found)->value));
+    cluster_version_ = (*found)->version;
+    birth = cluster_.IsUnfinishedRecovery();
+  }
+  if (birth && cluster_version_ != 0 && !options_.recover_from_servers) {
+    co_return error::FailedPrecondition(
+        "{} holds a recovery that did not come to its end: start with --recover-from-servers again",
+        seams_.store->name());
+  }
+  if (!birth && options_.recover_from_servers && options_.shared_store) {
+    Emit(Severity::kInfo, "nothing_to_recover",
+         "the store holds a cluster: another one recovered it");
+  } else if (!birth && options_.recover_from_servers) {
     co_return error::FailedPrecondition(
         "{} already holds a cluster; recovery from servers needs an empty one: start without "
         "--recover-from-servers, or give another --dir",
         seams_.store->name());
   }
   if (birth && options_.recover_from_servers) {
+    cluster_ = ClusterRecord();
     recovering_ = true;
     recovery_began_ = loop_->Now();
     Emit(Severity::kWarning, "recovery_began", "placement listens for servers to recover from");
@@ -60,11 +74,9 @@ Task<absl::Status> PlacementCore::Load() {
   if (birth) {
     GEMEL_CO_RETURN_IF_ERROR(co_await WriteBirth());
   } else {
-    GEMEL_CO_ASSIGN_OR_RETURN(cluster_, DecodeStored<ClusterRecord>(kClusterKey, (*found)->value));
     GEMEL_CO_RETURN_IF_ERROR(CheckStored(!cluster_.cluster.IsZero() && cluster_.generation > 0 &&
                                              cluster_.generation <= model::kCounterMax + 1,
                                          kClusterKey));
-    cluster_version_ = (*found)->version;
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadMembers());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadTokens());

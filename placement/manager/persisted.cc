@@ -10,6 +10,7 @@
 #include "common/errors.h"
 #include "common/points.h"
 #include "placement/manager/core.h"
+#include "placement/manager/parts.h"
 
 namespace gemel {
 
@@ -119,6 +120,10 @@ Task<absl::Status> PlacementCore::RetirePersisted(Job* job) {
   std::vector<model::SnapshotOrder> retired;
   Txn txn;
   for (const size_t index : model::Retire(entries, keeps_all ? 0 : keep)) {
+    if (retired.size() == kLeavingMax) {
+      job->maintain_again = true;
+      break;
+    }
     const SnapshotId& id = job->snapshots.at(entries[index].order).record.snapshot;
     txn.deletes.push_back(PersistedKey(id.job, id.epoch, id.sequence));
     retired.push_back(entries[index].order);

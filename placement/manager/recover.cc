@@ -10,6 +10,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "placement/manager/core.h"
+#include "placement/manager/parts.h"
 
 namespace gemel {
 namespace {
@@ -208,6 +209,65 @@ Task<absl::Status> PlacementCore::LoadRecovered() {
   co_return error::Cancelled("placement is stopping");
 }
 
+// One transaction of a recovery: the cluster's key, by compare-and-set, and `part`. So two managers
+// that recover into one store do not mix.
+Task<absl::Status> PlacementCore::WriteRecovered(ClusterRecord record, Txn part) {
+  GEMEL_CHECK(part.compares.empty());
+  Txn txn;
+  txn.compares.push_back({.key = kClusterKey, .version = std::nullopt});
+  if (cluster_version_ != 0) {
+    txn.compares.back().version = cluster_version_;
+  }
+  txn.puts.emplace_back(kClusterKey, EncodeStored(record));
+  std::move(part.puts.begin(), part.puts.end(), std::back_inserter(txn.puts));
+  txn.deletes = std::move(part.deletes);
+  const absl::StatusOr<uint64_t> version = co_await Write(std::move(txn));
+  GEMEL_CO_RETURN_IF_ERROR(version.status());
+  cluster_version_ = *version;
+  co_return absl::OkStatus();
+}
+
+// What a recovery that was cut short has left, so that nothing of it passes for this one's.
+Task<absl::Status> PlacementCore::ForgetUnfinishedRecovery() {
+  GEMEL_CHECK(cluster_version_ != 0 && unfinished_.IsUnfinishedRecovery());
+  const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(std::string());
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  Txn gone;
+  for (const auto& [key, value] : *listed) {
+    if (key != kClusterKey && key != kLeaderKey && key != kBeatKey) {
+      gone.deletes.push_back(key);
+    }
+  }
+  for (Txn& part : InParts(std::move(gone))) {
+    unfinished_.writes += 1;
+    const absl::Status written = co_await WriteRecovered(unfinished_, std::move(part));
+    GEMEL_CO_RETURN_IF_ERROR(written);
+  }
+  co_return absl::OkStatus();
+}
+
+// In one transaction where it fits. Otherwise in several: until the last, which writes the
+// cluster's record, the store holds an unfinished recovery and no cluster.
+Task<absl::Status> PlacementCore::WriteAllRecovered(Txn all) {
+  std::vector<Txn> parts = InParts(std::move(all));
+  if (parts.empty()) {
+    parts.emplace_back();
+  }
+  if (parts.size() > 1 || cluster_version_ != 0) {
+    unfinished_ = {.cluster = ClusterId::Draw(seams_.random), .writes = 1};
+    const absl::Status begun = co_await WriteRecovered(unfinished_, Txn());
+    GEMEL_CO_RETURN_IF_ERROR(begun);
+    const absl::Status clean = co_await ForgetUnfinishedRecovery();
+    GEMEL_CO_RETURN_IF_ERROR(clean);
+  }
+  for (size_t i = 0; i + 1 < parts.size(); ++i) {
+    unfinished_.writes += 1;
+    const absl::Status written = co_await WriteRecovered(unfinished_, std::move(parts[i]));
+    GEMEL_CO_RETURN_IF_ERROR(written);
+  }
+  co_return co_await WriteRecovered(cluster_, std::move(parts.back()));
+}
+
 Task<absl::Status> PlacementCore::FinishRecovery() {
   std::map<std::string, JobRecord> jobs;
   std::map<std::string, std::string> puts;
@@ -224,21 +284,18 @@ Task<absl::Status> PlacementCore::FinishRecovery() {
     term = std::max(term, request.caller().term());
   }
   GEMEL_CO_RETURN_IF_ERROR(co_await leadership_->RaiseTerm(term + 1));
-  Txn txn;
-  txn.compares.push_back({.key = kClusterKey, .version = std::nullopt});
-  txn.puts.emplace_back(kClusterKey, EncodeStored(cluster_));
+  Txn all;
   for (auto& [name, job] : jobs) {
     // No epoch that ran goes on, not even one that only servers not heard have seen.
     job.epoch.generation = cluster_.generation;
     job.epoch_opened = true;
-    txn.puts.emplace_back(JobKey(name), EncodeStored(job));
+    all.puts.emplace_back(JobKey(name), EncodeStored(job));
   }
   for (const auto& [key, value] : puts) {
-    txn.puts.emplace_back(key, value);
+    all.puts.emplace_back(key, value);
   }
-  const absl::StatusOr<uint64_t> version = co_await Write(std::move(txn));
-  GEMEL_CO_RETURN_IF_ERROR(version.status());
-  cluster_version_ = *version;
+  const absl::Status written = co_await WriteAllRecovered(std::move(all));
+  GEMEL_CO_RETURN_IF_ERROR(written);
   const absl::Status loaded = co_await LoadRecovered();
   GEMEL_CO_RETURN_IF_ERROR(loaded);
   recovery_majority_ = options_.accept_loss ? 1 : LastMembers().size() / 2 + 1;

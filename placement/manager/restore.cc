@@ -18,12 +18,23 @@ namespace {
 constexpr Duration kRecheck = 200ms;
 constexpr size_t kLostRanksListed = 16;
 
+constexpr size_t kLostListed = 256;  // snapshots
+
 std::string RankList(const std::vector<uint32_t>& ranks) {
   std::string text;
   for (size_t i = 0; i < ranks.size() && i < kLostRanksListed; ++i) {
     text += (i == 0 ? "" : ", ") + std::to_string(ranks[i]);
   }
   return ranks.size() > kLostRanksListed ? text + ", ..." : text;
+}
+
+// What a person reads, and what fits in a transaction.
+void CapLost(std::vector<std::string>* lost) {
+  if (lost->size() > kLostListed) {
+    const size_t more = lost->size() - kLostListed + 1;
+    lost->resize(kLostListed - 1);
+    lost->push_back(fmt::format("and {} more", more));
+  }
 }
 
 }  // namespace
@@ -127,6 +138,7 @@ PlacementCore::Choice PlacementCore::Choose(Job* job, std::optional<model::Snaps
 Task<absl::Status> PlacementCore::WriteRestore(Job* job, RestoreRecord record) {
   const bool present = job->restore.has_value() && job->restore->version != 0;
   record.writes = job->restore.has_value() ? job->restore->record.writes + 1 : 1;
+  CapLost(&record.lost);
   Txn txn;
   txn.compares.push_back({.key = RestoreKey(job->name), .version = std::nullopt});
   if (present) {

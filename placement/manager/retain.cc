@@ -7,6 +7,7 @@
 #include "common/errors.h"
 #include "common/points.h"
 #include "placement/manager/core.h"
+#include "placement/manager/parts.h"
 
 namespace gemel {
 namespace {
@@ -101,6 +102,10 @@ Task<absl::Status> PlacementCore::RetireOnce(Job* job) {
   std::vector<model::SnapshotOrder> retired;
   Txn txn;
   for (const size_t index : model::Retire(entries, keep)) {
+    if (retired.size() == kLeavingMax) {
+      job->maintain_again = true;
+      break;
+    }
     const model::SnapshotOrder& order = entries[index].order;
     const SnapshotId& id = job->snapshots.at(order).record.snapshot;
     txn.deletes.push_back(StoredSnapshotKey(id.job, id.epoch, id.sequence));

@@ -66,9 +66,11 @@ struct BeatRecord {
 struct ClusterRecord {
   static constexpr std::string_view kName = "cluster record";
   ClusterId cluster;
-  uint64_t generation = 0;
+  uint64_t generation = 0;   // 0: a recovery that has not come to its end; `cluster` is its own
   uint64_t map_version = 0;  // grows with every change of the members
   uint64_t writes = 0;
+
+  bool IsUnfinishedRecovery() const { return generation == 0; }
 
   static void Fields(auto& m, auto&& field) {
     field("cluster", m.cluster);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_join.h"
 
+#include "placement/manager/parts.h"
 #include "placement_manager_cluster.h"
 
 namespace gemel::placement_test {
@@ -24,6 +25,69 @@ absl::StatusOr<uint32_t> Remove(Cluster& cluster, const std::string& job, const 
     return reply.status();
   }
   return reply->removed();
+}
+
+// More snapshots than one transaction lets go of.
+class PlacementMany : public ::testing::Test {
+ protected:
+  static constexpr int kSnapshots = 2 * kLeavingMax + 10;
+
+  void SetUp() override {
+    ASSERT_TRUE(cluster.Start().ok());
+    ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+    run = cluster.NewRun();
+    run.keep = 0;
+    for (int i = 1; i <= kSnapshots; ++i) {
+      auto committed = cluster.Save(run, std::to_string(i));
+      ASSERT_TRUE(committed.ok()) << committed.status();
+    }
+    cluster.store.on_applied = [this](const Txn& txn) {
+      writes += txn.deletes.empty() ? 0 : 1;
+      EXPECT_LE(txn.puts.size() + txn.deletes.size(), kMetaTxnOpsMax);
+    };
+  }
+
+  size_t Stored() const {
+    size_t count = 0;
+    for (const auto& [key, value] : cluster.store.values) {
+      count += key.starts_with("snapshot/") ? 1 : 0;
+    }
+    return count;
+  }
+
+  Cluster cluster{3};
+  JobRun run;
+  int writes = 0;
+};
+
+TEST_F(PlacementMany, OfAJobAreRemovedInParts) {
+  EXPECT_EQ(*Remove(cluster, "gpt", ""), static_cast<uint32_t>(kSnapshots));
+  EXPECT_GE(writes, 3);
+  EXPECT_EQ(Stored(), 0U);
+  EXPECT_THAT(cluster.Names("gpt"), HasSubstr("NOT_FOUND"));
+}
+
+TEST_F(PlacementMany, ARemovalThatIsCutShortLeavesTheNewestAndTheJob) {
+  cluster.store.on_applied = [this](const Txn& txn) {
+    writes += txn.deletes.empty() ? 0 : 1;
+    cluster.store.unavailable = writes > 0;
+  };
+  EXPECT_EQ(Remove(cluster, "gpt", "").status().code(), absl::StatusCode::kUnavailable);
+  cluster.store.unavailable = false;
+  cluster.store.on_applied = nullptr;
+  EXPECT_EQ(Stored(), static_cast<size_t>(kSnapshots) - kLeavingMax);
+  cluster.Kill();
+  ASSERT_TRUE(cluster.Start().ok());
+  cluster.Run(2s);
+  EXPECT_TRUE(cluster.Names("gpt").ends_with(fmt::format(" {} ", kSnapshots)));
+  EXPECT_EQ(*Remove(cluster, "gpt", ""), static_cast<uint32_t>(kSnapshots) - kLeavingMax);
+}
+
+TEST_F(PlacementMany, AreRetiredInPartsOnceTheJobKeepsOne) {
+  run.keep = 1;
+  ASSERT_TRUE(cluster.Save(run, "last").ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return Stored() == 1; }, 10s)) << Stored();
+  EXPECT_GE(writes, 3);
 }
 
 class PlacementRemove : public ::testing::Test {

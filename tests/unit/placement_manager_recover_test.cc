@@ -3,6 +3,7 @@
 // A lost MetaStore rebuilt from the servers, a foreign one refused, manifests fetched from disks.
 #include <gmock/gmock.h>
 
+#include "placement/manager/parts.h"
 #include "placement/manager/stored.h"
 #include "placement_manager_cluster.h"
 
@@ -210,6 +211,99 @@ TEST_F(PlacementRecover, NothingIsServedBeforeAMajorityHasReported) {
   cluster.Run(3s);
   EXPECT_EQ(Serving().code(), absl::StatusCode::kUnavailable) << "two of five";
   EXPECT_EQ(cluster.Acquire("gpt", before.token).status().code(), absl::StatusCode::kUnavailable);
+}
+
+// So many jobs that no transaction holds them.
+class PlacementLargeRecover : public PlacementRecover {
+ protected:
+  static constexpr int kJobs = 300;
+
+  static std::string JobName(int i) { return fmt::format("job-{:03}", i); }
+
+  void LoseLarge() {
+    cluster.Kill();
+    for (int i = 0; i < kJobs; ++i) {
+      cluster.server(i % 5).epochs[JobName(i)] = {.generation = 1, .counter = 7};
+    }
+    Lose({});
+    cluster.store.on_applied = [this](const Txn& txn) {
+      parts += 1;
+      EXPECT_LE(txn.puts.size() + txn.deletes.size(), kMetaTxnOpsMax);
+    };
+  }
+
+  size_t parts = 0;
+};
+
+TEST_F(PlacementLargeRecover, IsWrittenInSeveralTransactionsAndAllOfItIsThere) {
+  LoseLarge();
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  EXPECT_GE(parts, 3U);
+  ASSERT_TRUE(Serving().ok()) << Serving();
+  for (int i = 0; i < kJobs; ++i) {
+    ASSERT_TRUE(cluster.store.values.contains(JobKey(JobName(i)))) << i;
+  }
+  EXPECT_GT(cluster.NewRun(JobName(7)).epoch, (EpochId{.generation = 2, .counter = 7}));
+  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
+}
+
+TEST_F(PlacementLargeRecover, CutShortAfterAnyTransactionItIsNoClusterAndBeginsAnew) {
+  LoseLarge();
+  for (size_t cut = 1; cut <= 4; ++cut) {
+    parts = 0;
+    ASSERT_TRUE(cluster.RunUntil([&] { return parts == cut; })) << cut;
+    cluster.Kill();
+    cluster.options.recover_from_servers = false;
+    const absl::Status refused = cluster.Start();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << cut;
+    EXPECT_THAT(ToText(refused), HasSubstr("start with --recover-from-servers again"));
+    cluster.Kill();
+    cluster.options.recover_from_servers = true;
+    for (const auto& server : cluster.servers) {
+      server->joined = error::Unavailable("not joined");
+    }
+    ASSERT_TRUE(cluster.Start().ok()) << cut;
+  }
+  // What the cut ones have written passes for nothing: this job is not reported any more.
+  cluster.server(0).epochs.erase(JobName(0));
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  ASSERT_TRUE(Serving().ok()) << Serving();
+  EXPECT_FALSE(cluster.store.values.contains(JobKey(JobName(0))));
+  EXPECT_TRUE(cluster.store.values.contains(JobKey(JobName(1))));
+  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
+}
+
+TEST_F(PlacementLargeRecover, GoesOnThroughUnknownOutcomes) {
+  LoseLarge();
+  cluster.store.unknown_permille = 300;
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  cluster.store.unknown_permille = 0;
+  ASSERT_TRUE(cluster.RunUntil([&] { return Serving().ok(); }, 5s)) << Serving();
+  for (int i = 0; i < kJobs; ++i) {
+    ASSERT_TRUE(cluster.store.values.contains(JobKey(JobName(i)))) << i;
+  }
+}
+
+TEST(InParts, KeepsOrderAndTheLimits) {
+  Txn whole;
+  for (int i = 0; i < 200; ++i) {
+    whole.puts.emplace_back(fmt::format("p{:03}", i), std::string(i % 40 * 1000, 'x'));
+    whole.deletes.push_back(fmt::format("d{:03}", i));
+  }
+  const Txn copy = whole;
+  Txn together;
+  for (Txn& part : InParts(std::move(whole))) {
+    part.puts.emplace_back(std::string(kMetaKeyBytesMax, 'k'),
+                           std::string(kPartSpareBytes - 2 * kMetaKeyBytesMax, 'v'));
+    part.compares.push_back({.key = part.puts.back().first, .version = 1});
+    EXPECT_TRUE(CheckTxn(part).ok()) << CheckTxn(part);
+    part.puts.pop_back();
+    together.puts.insert(together.puts.end(), part.puts.begin(), part.puts.end());
+    together.deletes.insert(together.deletes.end(), part.deletes.begin(), part.deletes.end());
+  }
+  EXPECT_EQ(together.puts, copy.puts);
+  EXPECT_EQ(together.deletes, copy.deletes);
+  EXPECT_TRUE(InParts(Txn()).empty());
 }
 
 TEST(PlacementSecondCluster, ServersOfAnotherClusterAreRefusedByAnEmptyStoreWithBothNamed) {
