@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// gemel-placement: one placement manager with an embedded RocksDB, serving gRPC on loopback.
+// gemel-placement: one placement manager on its MetaStore, serving gRPC on loopback.
 #include <prometheus/exposer.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -16,7 +16,7 @@
 #include "common/real_process.h"
 #include "common/status_macros.h"
 #include "placement/manager/manager.h"
-#include "placement/store/rocksdb_store.h"
+#include "placement/manager/open_store.h"
 #include "transport/control/grpc_server.h"
 #include "transport/real_net.h"
 
@@ -24,7 +24,7 @@ namespace gemel {
 namespace {
 
 struct Flags {
-  std::string dir;
+  StoreFlags store;
   std::string listen = "127.0.0.1:7601";
   std::string name = "placement";
   std::string metrics;
@@ -47,11 +47,7 @@ absl::Status Serve(const Flags& flags, EpollLoop* loop, bool* stop) {
   LogEvents events(&metrics);
   RealProcess process;
   Random random(process.Entropy64());
-  RocksdbStore::Options store_options;
-  store_options.dir = flags.dir;
-  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RocksdbStore> store, OpenWhenFree(loop, [&] {
-                           return RocksdbStore::Open(loop, store_options);
-                         }));
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<MetaStore> store, OpenStore(loop, &random, flags.store));
   RealNet net(loop, &events, {});
   PlacementOptions options;
   options.name = flags.name;
@@ -93,7 +89,13 @@ absl::Status Serve(const Flags& flags, EpollLoop* loop, bool* stop) {
 int Main(int argc, char** argv) {
   Flags flags;
   CLI::App app("gemel-placement: decides who keeps what, who is alive, what is committed");
-  app.add_option("--dir", flags.dir, "folder of its store")->required();
+  app.add_option("--dir", flags.store.dir, "folder of its store, for one manager");
+  app.add_option("--store", flags.store.address,
+                 "etcd://HOST:PORT,HOST:PORT/NAME instead of --dir: keep everything in etcd");
+  app.add_option("--etcd-cacert", flags.store.authorities_file,
+                 "PEM: who signs the certificates of etcd; without it only loopback addresses");
+  app.add_option("--etcd-cert", flags.store.certificate_file, "PEM: our certificate for etcd");
+  app.add_option("--etcd-key", flags.store.key_file, "PEM: the key of --etcd-cert");
   app.add_option("--listen", flags.listen, "loopback address; port 0 lets the system choose");
   app.add_option("--name", flags.name, "for messages");
   app.add_option("--metrics", flags.metrics, "loopback address for Prometheus");

@@ -15,4 +15,7 @@ if(GEMEL_BUILD_SERVICES)
     SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_store_conformance.cc
             ${CMAKE_CURRENT_LIST_DIR}/placement_store_test.cc
     DEPS gemel_placement_store_rocksdb LABEL unit)
+  gemel_test(placement_etcd_test
+    SOURCES ${CMAKE_CURRENT_LIST_DIR}/placement_etcd_test.cc
+    DEPS gemel_placement_store_etcd LABEL unit)
 endif()
