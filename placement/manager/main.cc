@@ -51,6 +51,8 @@ absl::Status Serve(const Flags& flags, EpollLoop* loop, bool* stop) {
   RealNet net(loop, &events, {});
   PlacementOptions options;
   options.name = flags.name;
+  options.address = flags.listen;
+  options.shared_store = !flags.store.address.empty();
   options.recover_from_servers = flags.recover_from_servers;
   options.accept_loss = flags.accept_loss;
   const PlacementSeams seams{loop, &random, store.get(), &net, &events, &metrics};
