@@ -14,7 +14,7 @@ ClientSession::ClientSession(const ServerSeams& seams, const ClientParts& parts,
     : seams_(seams), parts_(parts), client_(client) {
   GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr && parts.pool != nullptr);
   GEMEL_CHECK(parts.objects != nullptr && parts.uploads != nullptr && parts.restores != nullptr);
-  GEMEL_CHECK(parts.stages != nullptr);
+  GEMEL_CHECK(parts.stages != nullptr && parts.recovery != nullptr);
 }
 
 ClientSession::~ClientSession() {
@@ -23,10 +23,9 @@ ClientSession::~ClientSession() {
   }
 }
 
-void ClientSession::Start(std::unique_ptr<Connection> connection, Admit admit, Closed closed) {
+void ClientSession::Start(std::unique_ptr<Connection> connection, Owner owner) {
   GEMEL_CHECK(session_ == nullptr);
-  admit_ = std::move(admit);
-  closed_ = std::move(closed);
+  owner_ = std::move(owner);
   Session::Options options;
   session_ = Session::Start(seams_.loop, std::move(connection), this, options);
 }
@@ -58,8 +57,8 @@ Placement ClientSession::PlaceRequestPayload(Session* /*session*/, const FrameHe
 }
 
 void ClientSession::OnSessionClosed(Session* /*session*/, const absl::Status& /*why*/) {
-  if (closed_) {
-    closed_(client_);
+  if (owner_.closed) {
+    owner_.closed(client_);
   }
 }
 
@@ -90,7 +89,7 @@ Task<Reply> ClientSession::Handle(std::shared_ptr<Session> /*session*/, Incoming
 ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {
   const FrameType type = request.header.type;
   if (type == FrameType::kClientHello) {
-    co_return OnHello(request);
+    co_return co_await OnHello(std::move(request));
   }
   if (!hello_done_) {
     co_return error::FailedPrecondition("a client says hello first; frame type {} came",
@@ -103,6 +102,7 @@ ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {
     GEMEL_CLIENT_CASE_(SealStage)
     GEMEL_CLIENT_CASE_AT_ONCE_(DropStage)
     GEMEL_CLIENT_CASE_AT_ONCE_(PrepareSlabs)
+    GEMEL_CLIENT_CASE_AT_ONCE_(ReclaimSlabs)
     GEMEL_CLIENT_CASE_AT_ONCE_(ChunksFilled)
     GEMEL_CLIENT_CASE_(SealShard)
     GEMEL_CLIENT_CASE_(AwaitCommit)
@@ -124,22 +124,24 @@ ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {
 #undef GEMEL_CLIENT_CASE_
 #undef GEMEL_CLIENT_CASE_AT_ONCE_
 
-absl::StatusOr<Reply> ClientSession::OnHello(const IncomingRequest& request) {
-  GEMEL_ASSIGN_OR_RETURN(const ClientHello hello, DecodeMessage<ClientHello>(request.body));
+ClientSession::Answer ClientSession::OnHello(IncomingRequest request) {
+  GEMEL_CO_ASSIGN_OR_RETURN(const ClientHello hello, DecodeMessage<ClientHello>(request.body));
   if (hello.version != kClientProtocolVersion) {
-    return error::FailedPrecondition(
+    co_return error::FailedPrecondition(
         "the client library speaks protocol {}, server {} speaks {}: install the same Gemel",
         hello.version, parts_.server_name, kClientProtocolVersion);
   }
-  if (hello_done_) {
-    return error::FailedPrecondition("client {} says hello twice", hello.pid);
+  if (hello_begun_) {
+    co_return error::FailedPrecondition("client {} says hello twice", hello.pid);
   }
   if (request.handles.size() != 1) {
-    return error::InvalidArgument(
+    co_return error::InvalidArgument(
         "the hello of client {} carries {} handles; it must carry its own process", hello.pid,
         request.handles.size());
   }
-  GEMEL_ASSIGN_OR_RETURN(holder_, admit_(client_, hello.pid, request.handles.front()));
+  hello_begun_ = true;
+  GEMEL_CO_ASSIGN_OR_RETURN(holder_,
+                            co_await owner_.admit(client_, hello.pid, request.handles.front()));
   GEMEL_CHECK_NE(holder_, kServerHolder);
   hello_done_ = true;
   ClientHelloReply answer;
@@ -148,9 +150,19 @@ absl::StatusOr<Reply> ClientSession::OnHello(const IncomingRequest& request) {
   answer.incarnation = parts_.control->incarnation();
   answer.server_name = parts_.server_name;
   answer.slab_bytes = parts_.pool->slab_bytes();
+  answer.holder = holder_;
   Reply reply;
   reply.body = EncodeMessage(answer);
-  return reply;
+  co_return reply;
+}
+
+absl::StatusOr<Reply> ClientSession::OnReclaimSlabs(const ReclaimSlabs& request) {
+  if (request.holders.size() > kReclaimMax) {
+    return error::InvalidArgument("{} connections are given up at once, at most {} may be",
+                                  request.holders.size(), kReclaimMax);
+  }
+  owner_.reclaim(client_, request.holders);
+  return ReplyWith(Acknowledged());
 }
 
 void ClientSession::AttachHandles(std::vector<SlabPiece>* pieces, Handles* handles) {

@@ -29,6 +29,7 @@
 #include "server/control.h"
 #include "server/identity.h"
 #include "server/objects.h"
+#include "server/recovery.h"
 #include "server/restore.h"
 #include "server/stages.h"
 #include "server/uploads.h"
@@ -46,6 +47,7 @@ struct ClientParts {
   Uploads* uploads = nullptr;
   Restores* restores = nullptr;
   Stages* stages = nullptr;
+  Recovery* recovery = nullptr;
   std::string server_name;
 };
 
@@ -59,16 +61,20 @@ Reply ReplyWith(const Message& message) {
 class ClientSession final : public SessionHandler,
                             public std::enable_shared_from_this<ClientSession> {
  public:
-  // Watches the process and gives it a holder. An error refuses the hello.
-  using Admit = std::function<absl::StatusOr<HolderKey>(
-      uint64_t client, uint64_t pid, const std::shared_ptr<SharedHandle>& process)>;
-  using Closed = std::function<void(uint64_t client)>;
+  struct Owner {
+    // Watches the process and gives it a holder. An error refuses the hello.
+    std::function<Task<absl::StatusOr<HolderKey>>(uint64_t client, uint64_t pid,
+                                                  std::shared_ptr<SharedHandle> process)>
+        admit;
+    std::function<void(uint64_t client, const std::vector<uint64_t>& holders)> reclaim;
+    std::function<void(uint64_t client)> closed;
+  };
 
   ClientSession(const ServerSeams& seams, const ClientParts& parts, uint64_t client);
   ~ClientSession() override;
 
-  void Start(std::unique_ptr<Connection> connection, Admit admit, Closed closed);
-  // Ends the connection without a further call to `closed`.
+  void Start(std::unique_ptr<Connection> connection, Owner owner);
+  // Ends the connection without a further call to `owner.closed`.
   void Close(const absl::Status& why);
 
   // The process is dead or has left: uploads that are not sealing are aborted for all ranks, stages
@@ -92,7 +98,8 @@ class ClientSession final : public SessionHandler,
 
   using Answer = Task<absl::StatusOr<Reply>>;
   Answer Dispatch(IncomingRequest request);
-  absl::StatusOr<Reply> OnHello(const IncomingRequest& request);
+  Answer OnHello(IncomingRequest request);
+  absl::StatusOr<Reply> OnReclaimSlabs(const ReclaimSlabs& request);
 
   // client_save.cc
   Answer OnAcquireEpoch(AcquireEpoch request);
@@ -136,8 +143,8 @@ class ClientSession final : public SessionHandler,
   const ClientParts parts_;
   const uint64_t client_;
   std::shared_ptr<Session> session_;
-  Admit admit_;
-  Closed closed_;
+  Owner owner_;
+  bool hello_begun_ = false;
   bool hello_done_ = false;
   HolderKey holder_ = kServerHolder;
   uint64_t next_upload_ = 1;

@@ -43,6 +43,8 @@ constexpr std::array kSettings = {
             "size of a slab, a multiple of 1MiB; default a 256th of --memory, 1MiB to 64MiB"},
     Setting{"persist_dir", &ServerConfig::persist_dir,
             "folder of persisted snapshots; empty: none are persisted"},
+    Setting{"keeper", &ServerConfig::keeper,
+            "who holds the memory when this process ends: unix://PATH of a gemel-keeper, or systemd"},
     Setting{"metrics", &ServerConfig::metrics, "loopback address for Prometheus"},
     Setting{"congestion", &ServerConfig::congestion, "TCP congestion control of data connections"},
     Setting{"ready_file", &ServerConfig::ready_file, "written as JSON once clients may connect"},
@@ -137,6 +139,12 @@ absl::Status CheckServerConfig(ServerConfig* config, uint64_t machine_bytes) {
   config->socket = config->socket.empty() ? config->dir + "/server.sock" : config->socket;
   if (config->persist_dir == kPersistDirDefault) {
     config->persist_dir = config->dir + "/persist";
+  }
+  if (!config->keeper.empty() && config->keeper != kKeeperSystemd &&
+      !config->keeper.starts_with("unix:///")) {
+    return error::InvalidArgument(
+        "--keeper is '{}': it must be unix:///PATH of a gemel-keeper's socket, or systemd",
+        config->keeper);
   }
   constexpr std::string_view kTcp = "tcp://";
   if (!config->data_listen.starts_with(kTcp)) {

@@ -17,6 +17,8 @@ namespace gemel {
 
 // The default of persist_dir: follows from dir.
 inline constexpr const char* kPersistDirDefault = "DIR/persist";
+// As --keeper: the descriptor store of the service manager.
+inline constexpr const char* kKeeperSystemd = "systemd";
 
 struct ServerConfig {
   std::string dir;
@@ -28,6 +30,7 @@ struct ServerConfig {
   std::string memory = "1GiB";
   std::string slab_bytes;                        // default: DefaultSlabBytes() of the memory
   std::string persist_dir = kPersistDirDefault;  // empty: no persistent tier
+  std::string keeper;                            // unix://PATH or "systemd"; empty: none
   std::string metrics;                           // empty: no endpoint
   std::string congestion = "cubic";
   std::string ready_file;

@@ -69,6 +69,7 @@ inline constexpr size_t kStagesPerClientMax = 16;     // more: ResourceExhausted
 inline constexpr size_t kStagesMax = 1024;            // of all clients; likewise
 inline constexpr uint64_t kStageChunksMax = 131'072;  // more: InvalidArgument; the digests of all
 inline constexpr size_t kClientsMax = 4096;           // more: the connection is closed
+inline constexpr size_t kReclaimMax = 64;             // of one ReclaimSlabs; more: InvalidArgument
 inline constexpr size_t kEventTextMax = 1024;
 
 static_assert(kTouchStepBytes % kChunkBytes == 0);

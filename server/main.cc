@@ -24,6 +24,8 @@
 #include "common/real_process.h"
 #include "common/status_macros.h"
 #include "server/config.h"
+#include "server/keeper/keeper_link.h"
+#include "server/keeper/systemd_store.h"
 #include "server/persist/rocksdb_persist.h"
 #include "server/server.h"
 #include "transport/control/grpc_channel.h"
@@ -77,8 +79,35 @@ void RaiseDescriptorLimit() {
   }
 }
 
-absl::Status Run(const ServerConfig& config, EpollLoop* loop, Server* server,
-                 const MetricRegistry* metrics, bool* stop) {
+// What holds the memory over this process's end; `systemd` is set when that is the service manager.
+absl::StatusOr<std::unique_ptr<Keeper>> MakeKeeper(const ServerConfig& config,
+                                                   const ServerSeams& seams,
+                                                   SystemdStore** systemd) {
+  if (config.keeper.empty()) {
+    return std::unique_ptr<Keeper>();
+  }
+  if (config.keeper == kKeeperSystemd) {
+    GEMEL_ASSIGN_OR_RETURN(const SystemdStore::Passed passed,
+                           SystemdStore::FromEnvironment(seams.process->pid()));
+    GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<SystemdStore> store,
+                           SystemdStore::Create(seams.loop, seams.host, passed));
+    *systemd = store.get();
+    return std::unique_ptr<Keeper>(std::move(store));
+  }
+  return std::unique_ptr<Keeper>(
+      std::make_unique<KeeperLink>(seams.loop, seams.net, seams.events, config.keeper));
+}
+
+struct Running {
+  EpollLoop* loop;
+  Server* server;
+  const MetricRegistry* metrics;
+  SystemdStore* systemd;  // null: nobody is told
+};
+
+absl::Status Run(const ServerConfig& config, const Running& running, bool* stop) {
+  EpollLoop* const loop = running.loop;
+  Server* const server = running.server;
   TaskResult<absl::Status> started;
   loop->Spawn(TaskResult<absl::Status>::Run(server->Start(), &started));
   loop->RunUntil([&] { return started.value.has_value() || *stop; }, kTimeNever);
@@ -87,7 +116,7 @@ absl::Status Run(const ServerConfig& config, EpollLoop* loop, Server* server,
   }
   GEMEL_RETURN_IF_ERROR(*started.value);
   std::unique_ptr<prometheus::Exposer> exposer;
-  const auto exposed = std::make_shared<Exposed>(metrics);
+  const auto exposed = std::make_shared<Exposed>(running.metrics);
   if (!config.metrics.empty()) {
     exposer = std::make_unique<prometheus::Exposer>(config.metrics, 1);
     exposer->RegisterCollectable(exposed);
@@ -96,6 +125,9 @@ absl::Status Run(const ServerConfig& config, EpollLoop* loop, Server* server,
   if (!config.ready_file.empty()) {
     GEMEL_RETURN_IF_ERROR(
         WriteReadyFile(config.ready_file, ReadyText(config, *server, process.pid())));
+  }
+  if (running.systemd != nullptr) {
+    GEMEL_RETURN_IF_ERROR(running.systemd->NotifyReady());
   }
   spdlog::info("{} is ready: clients at {}, servers at {}", config.name, config.socket,
                server->data_address());
@@ -135,6 +167,10 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
   seams.events = &events;
   seams.metrics = &metrics;
   seams.persist = persist.get();
+  SystemdStore* systemd = nullptr;
+  GEMEL_ASSIGN_OR_RETURN(const std::unique_ptr<Keeper> keeper,
+                         MakeKeeper(config, seams, &systemd));
+  seams.keeper = keeper.get();
   ServerOptions options;
   options.name = config.name;
   options.domain = config.domain;
@@ -147,7 +183,7 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
     fatal = why;
     *stop = true;
   });
-  absl::Status status = Run(config, loop, &server, &metrics, stop);
+  absl::Status status = Run(config, Running{loop, &server, &metrics, systemd}, stop);
   // Tasks go before the parts they run in.
   loop->Shutdown();
   status.Update(fatal);

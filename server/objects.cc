@@ -273,6 +273,17 @@ std::shared_ptr<Object> ObjectTable::NewPartial(Object::Shape shape, const Diges
   return object;
 }
 
+std::shared_ptr<Object> ObjectTable::NewFormer(Object::Shape shape, SlabClass slab_class,
+                                               const Digest128& root,
+                                               std::vector<uint32_t> slabs) const {
+  auto object = std::make_shared<Object>(pool_, std::move(shape), slab_class);
+  GEMEL_CHECK_EQ(slabs.size(), object->slabs_.size()) << object->shard().ToString();
+  object->slabs_ = std::move(slabs);
+  object->state_ = ObjectState::kPartial;
+  object->root_ = root;
+  return object;
+}
+
 absl::Status ObjectTable::Adopt(const std::shared_ptr<Object>& object) {
   GEMEL_CHECK(object->state_ == ObjectState::kPartial);
   if (const std::shared_ptr<Object> there = Find(object->shard())) {

@@ -143,6 +143,10 @@ class ObjectTable {
                     const EpochToken& token);
   // A partial object without slabs, under a root it must have. It is not in the table.
   std::shared_ptr<Object> NewPartial(Object::Shape shape, const Digest128& root) const;
+  // A partial object under the root it must have, in slabs that a former life sealed it in, in
+  // order; nothing of it is present before it is hashed. REQUIRES: as many slabs as it needs.
+  std::shared_ptr<Object> NewFormer(Object::Shape shape, SlabClass slab_class,
+                                    const Digest128& root, std::vector<uint32_t> slabs) const;
   // Seals a partial object and takes it in. AlreadyExists when the shard is here in any state;
   // DataLoss when its digests do not give its root. REQUIRES: complete.
   absl::Status Adopt(const std::shared_ptr<Object>& object);

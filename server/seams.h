@@ -17,6 +17,7 @@
 
 namespace gemel {
 
+class Keeper;        // server/keeper/keeper.h
 class PersistStore;  // server/persist/persist_store.h
 
 struct ServerSeams {
@@ -29,6 +30,7 @@ struct ServerSeams {
   EventSink* events = nullptr;
   MetricRegistry* metrics = nullptr;
   PersistStore* persist = nullptr;  // null: no persistent tier
+  Keeper* keeper = nullptr;         // null: memory ends with this process
 };
 
 }  // namespace gemel

@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
+#include "server/keeper/keeper.h"
 #include "server/metric_names.h"
 
 namespace gemel {
@@ -38,6 +39,9 @@ Task<absl::Status> Server::Start() {
   GEMEL_CO_RETURN_IF_ERROR(co_await Load());
   MakeParts();
   Connect();
+  clients_->Inherit(recovery_->former().clients);
+  co_await recovery_->Keep(pool_);
+  co_await recovery_->Verify(objects_.get(), identity_.get());
   GEMEL_CO_RETURN_IF_ERROR(pool_->WarmFirst());
   GEMEL_CO_RETURN_IF_ERROR(ListenForPeers());
   co_await tier_->Load(&gate_);
@@ -56,7 +60,13 @@ Task<absl::Status> Server::Load() {
   slabs.incarnation = incarnation;
   slabs.slab_bytes = options_.slab_bytes;
   slabs.memory_bytes = options_.memory_bytes;
+  recovery_ = std::make_unique<Recovery>(seams_);
+  Keeper::Taker taker{options_.name, identity_->server(), identity_->cluster(), incarnation,
+                      nullptr};
+  GEMEL_CO_RETURN_IF_ERROR(co_await recovery_->Take(std::move(taker), options_.slab_bytes));
+  slabs.life = recovery_->former().life + 1;
   GEMEL_CO_ASSIGN_OR_RETURN(pool_, SlabPool::Create(seams_, slabs));
+  GEMEL_CO_RETURN_IF_ERROR(pool_->Inherit(recovery_->former()));
   control_ = std::make_unique<Control>(seams_, identity_->server(), incarnation);
   control_->SetCluster(identity_->cluster());
   control_->SetLeader(identity_->generation(), identity_->term());
@@ -88,7 +98,8 @@ void Server::MakeParts() {
                          holder_.get(),  fetches_.get(),  tier_.get()};
   directives_ = std::make_unique<Directives>(seams_, work);
   ClientParts clients{control_.get(), identity_.get(), pool_.get(),   objects_.get(),
-                      uploads_.get(), restores_.get(), stages_.get(), options_.name};
+                      uploads_.get(), restores_.get(), stages_.get(), recovery_.get(),
+                      options_.name};
   clients_ = std::make_unique<Clients>(seams_, std::move(clients));
 }
 
@@ -164,6 +175,9 @@ void Server::StartTasks() {
   seams_.loop->Spawn(membership_->Run(&gate_));
   seams_.loop->Spawn(membership_->FollowMap(&gate_));
   seams_.loop->Spawn(directives_->Run(&gate_));
+  if (seams_.keeper != nullptr) {
+    seams_.loop->Spawn(seams_.keeper->Run(&gate_));
+  }
 }
 
 Task<void> Server::Stop() {
@@ -177,6 +191,9 @@ Task<void> Server::Stop() {
     tier_->EndAll(why);
     peers_->CloseAll(why);
     receipts_->Wake();
+    if (seams_.keeper != nullptr) {
+      seams_.keeper->Wake();
+    }
   }
   co_await gate_.Close();
 }

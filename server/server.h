@@ -2,13 +2,15 @@
 //
 // Server: one gemel-server, on its seams: ties the parts together and to their listeners.
 //
-//   disk → identity → slabs → data listener → persistent tier → join → client listener → ready
+//   disk → identity → keeper → slabs → what was kept is hashed → data listener → persistent tier →
+//   join → client listener → ready
 //
 // Thread safety: one loop.
 // Ownership: owns every part. Stop() must have returned before the destructor, unless the loop was
 // shut down (a kill).
 // Errors of Start(): what is wrong with options or disk; AlreadyExists when an address is taken;
-// FailedPrecondition when placement is of another cluster; each names the way out.
+// FailedPrecondition when placement is of another cluster or the keeper refuses; each names the way
+// out.
 #pragma once
 
 #include <functional>
@@ -25,6 +27,7 @@
 #include "server/identity.h"
 #include "server/membership.h"
 #include "server/receipts.h"
+#include "server/recovery.h"
 #include "server/restore.h"
 #include "server/stages.h"
 #include "server/tier.h"
@@ -97,6 +100,7 @@ class Server {
   Random random_;
   Gate gate_;
   std::unique_ptr<Identity> identity_;
+  std::unique_ptr<Recovery> recovery_;
   std::shared_ptr<SlabPool> pool_;  // shared: objects give their slabs back late
   std::unique_ptr<Control> control_;
   std::unique_ptr<ObjectTable> objects_;

@@ -54,7 +54,7 @@ void ReadKind(Decoder* decoder, uint32_t magic) {
     decoder->Fail("magic", "is not that of a slab directory");
   }
   if (decoder->Int<uint8_t>("version") != kSlabDirectoryVersion) {
-    decoder->Fail("version", "is not 1");
+    decoder->Fail("version", "is not 2");
   }
 }
 
@@ -71,7 +71,7 @@ std::string EncodeSlabDirectoryHeader(const SlabDirectoryHeader& header) {
   Encoder out;
   out.Int(kSlabDirectoryMagic).Int(kSlabDirectoryVersion);
   out.Id(header.server).Id(header.incarnation);
-  out.Int(header.slab_bytes).Int(header.slabs).Int(static_cast<uint32_t>(kSlabEntryBytes));
+  out.Int(header.life).Int(header.slab_bytes).Int(header.slabs).Int(static_cast<uint32_t>(kSlabEntryBytes));
   return Record(out.Take(), kSlabDirectoryHeaderBytes);
 }
 
@@ -84,6 +84,7 @@ absl::StatusOr<SlabDirectoryHeader> DecodeSlabDirectoryHeader(std::string_view r
   SlabDirectoryHeader header;
   header.server = in.Id<ServerTag>("server");
   header.incarnation = in.Id<IncarnationTag>("incarnation");
+  header.life = in.Int<uint64_t>("life");
   header.slab_bytes = in.Int<uint64_t>("slab_bytes");
   header.slabs = in.Int<uint32_t>("slabs");
   if (in.Int<uint32_t>("entry_bytes") != kSlabEntryBytes) {

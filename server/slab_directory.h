@@ -31,7 +31,7 @@ namespace gemel {
 
 inline constexpr uint32_t kSlabDirectoryMagic = 0x44534d47;  // "GMSD" in memory
 inline constexpr uint32_t kSlabEntryMagic = 0x4c534d47;      // "GMSL"
-inline constexpr uint8_t kSlabDirectoryVersion = 1;
+inline constexpr uint8_t kSlabDirectoryVersion = 2;
 inline constexpr size_t kSlabDirectoryHeaderBytes = 128;
 inline constexpr size_t kSlabEntryBytes = 512;
 
@@ -45,6 +45,7 @@ inline bool IsValid(SlabClass value) { return value <= SlabClass::kRestore; }
 struct SlabDirectoryHeader {
   ServerId server;
   Incarnation incarnation;
+  uint64_t life = 1;  // of the server with this memory: one more each time it is taken over
   uint64_t slab_bytes = 0;
   uint32_t slabs = 0;  // entries that follow
 
@@ -58,7 +59,7 @@ struct SlabEntry {
   SlabClass slab_class = SlabClass::kNone;
   bool sealed = false;
   uint64_t generation = 0;  // lives of this slab so far
-  uint64_t holder = 0;      // pid of the client that may map it writable; 0: the server
+  uint64_t holder = 0;      // key of the client that may map it writable; 0: the server
   ShardId shard;            // of the object, when kInUse
   EpochToken token;
   uint64_t offset = 0;  // of this extent in the object
@@ -97,6 +98,8 @@ class SlabDirectory {
   void Write(const SlabEntry& entry);
 
   ByteSpan bytes() const { return mapping_->bytes(); }
+
+  const std::shared_ptr<SharedHandle>& memory() const { return memory_; }
 
  private:
   SlabDirectory(std::shared_ptr<SharedHandle> memory, std::unique_ptr<Mapping> mapping,

@@ -43,6 +43,7 @@ absl::StatusOr<std::shared_ptr<SlabPool>> SlabPool::Create(const ServerSeams& se
   SlabDirectoryHeader header;
   header.server = options.server;
   header.incarnation = options.incarnation;
+  header.life = options.life;
   header.slab_bytes = options.slab_bytes;
   header.slabs = static_cast<uint32_t>(options.memory_bytes / options.slab_bytes);
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<SlabDirectory> directory,
@@ -59,7 +60,99 @@ SlabPool::SlabPool(const ServerSeams& seams, const Options& options,
       watermark_bytes_(std::min(kWarmBytesFirst, options.memory_bytes)),
       taken_(seams.loop) {
   GEMEL_CHECK_GT(slabs_max_, 0U);
+  GEMEL_CHECK(options_.life > 0 && options_.life <= UINT32_MAX) << options_.life;
   SetGauges();
+}
+
+absl::Status SlabPool::Inherit(const FormerMemory& former) {
+  GEMEL_CHECK(slabs_.empty() && living_.empty());
+  GEMEL_CHECK_LT(former.life, options_.life);
+  if (former.slabs.size() > slabs_max_) {
+    return error::FailedPrecondition(
+        "a former life of this server left {} slabs of {} bytes and --memory allows {}: start it "
+        "with --memory of {} bytes or more, or end its keeper to drop what it keeps",
+        former.slabs.size(), options_.slab_bytes, slabs_max_,
+        former.slabs.size() * options_.slab_bytes);
+  }
+  for (const auto& [client, process] : former.clients) {
+    GEMEL_CHECK(client != kServerHolder && client != kUnknownHolder) << client;
+    living_.emplace(client, 0);
+    next_holder_ = std::max(next_holder_, client + 1);
+  }
+  for (const FormerSlab& slab : former.slabs) {
+    const HolderKey holder = slab.torn ? kUnknownHolder : slab.entry.holder;
+    const bool known = holder == kServerHolder || holder == kUnknownHolder;
+    if (!known && slab.memory != nullptr && !former.clients.contains(holder)) {
+      living_.emplace(holder, 0);
+      next_holder_ = std::max(next_holder_, holder + 1);
+      unproven_ = true;
+    }
+  }
+  if (!former.clients.empty() || unproven_) {
+    living_.emplace(kUnknownHolder, 0);
+  }
+  for (uint32_t slab = 0; slab < former.slabs.size(); ++slab) {
+    GEMEL_RETURN_IF_ERROR(InheritSlab(slab, former.slabs[slab]));
+  }
+  SetGauges();
+  return absl::OkStatus();
+}
+
+absl::Status SlabPool::InheritSlab(uint32_t slab, const FormerSlab& former) {
+  GEMEL_CHECK_EQ(slab, slabs_.size());
+  const SlabEntry& entry = former.entry;
+  absl::StatusOr<std::unique_ptr<Mapping>> mapped = error::NotFound("slab {} was not kept", slab);
+  if (former.memory != nullptr) {
+    mapped =
+        seams_.host->Map(former.memory, options_.slab_bytes, Access::kReadWrite, false);
+  }
+  if (!mapped.ok()) {
+    GEMEL_RETURN_IF_ERROR(AddSlab());  // nobody else has the new memory
+    slabs_[slab].generation = entry.generation;
+    Describe(slab, SlabEntry());
+    return absl::OkStatus();
+  }
+  Slab taken;
+  taken.memory = former.memory;
+  taken.mapping = *std::move(mapped);
+  taken.generation = former.torn ? 0 : entry.generation;
+  const HolderKey holder = former.torn ? kUnknownHolder : entry.holder;
+  taken.holder = living_.contains(holder) ? holder : kServerHolder;
+  const bool claimed = !former.torn && entry.state == SlabState::kInUse && entry.sealed;
+  const SlabState unclaimed = taken.holder == kServerHolder ? SlabState::kFree : SlabState::kIdle;
+  taken.state = claimed ? SlabState::kInUse : unclaimed;
+  slabs_.push_back(std::move(taken));
+  Describe(slab, claimed ? entry : SlabEntry());
+  return absl::OkStatus();
+}
+
+void SlabPool::FormerClientsDied() {
+  if (!unproven_ && living_.contains(kUnknownHolder)) {
+    HolderDied(kUnknownHolder);
+  }
+}
+
+void SlabPool::MaybeForget(HolderKey holder) {
+  const bool gone = !living_.contains(holder) && !named_.contains(holder);
+  if (gone && holder != kServerHolder && holder != kUnknownHolder && forgotten_) {
+    forgotten_(holder);
+  }
+}
+
+void SlabPool::MoveSlabs(HolderKey from, HolderKey to) {
+  GEMEL_CHECK(from != to && living_.contains(to)) << from << " to " << to;
+  GEMEL_CHECK_EQ(living_.erase(from), 1U) << "holder " << from;
+  for (uint32_t slab = 0; slab < slabs_.size(); ++slab) {
+    if (slabs_[slab].holder != from) {
+      continue;
+    }
+    slabs_[slab].holder = to;
+    // The extent of one in use stays: its entry names the same process until it is written anew.
+    if (slabs_[slab].state == SlabState::kIdle) {
+      Describe(slab, SlabEntry());
+    }
+  }
+  MaybeForget(from);
 }
 
 HolderKey SlabPool::AddHolder(uint64_t pid) {
@@ -81,6 +174,7 @@ void SlabPool::HolderDied(HolderKey holder) {
       SetState(slab, SlabState::kFree, kServerHolder);
     }
   }
+  MaybeForget(holder);
   SetGauges();
 }
 
@@ -100,6 +194,9 @@ absl::Status SlabPool::AddSlab() {
   GEMEL_ASSIGN_OR_RETURN(
       slab.mapping, seams_.host->Map(slab.memory, options_.slab_bytes, Access::kReadWrite, false));
   slabs_.push_back(std::move(slab));
+  if (added_) {
+    added_(static_cast<uint32_t>(slabs_.size() - 1));
+  }
   return absl::OkStatus();
 }
 
@@ -111,7 +208,7 @@ void SlabPool::SetState(uint32_t slab, SlabState state, HolderKey holder) {
   GEMEL_CHECK(state != SlabState::kFree || holder == kServerHolder) << "slab " << slab;
   GEMEL_CHECK(state != SlabState::kIdle || living_.contains(holder)) << "slab " << slab;
   if (changed.state == SlabState::kFree && state != SlabState::kFree) {
-    changed.generation += 1;
+    changed.generation = std::max(changed.generation + 1, options_.life << 32);
   }
   changed.state = state;
   changed.holder = holder;
@@ -119,13 +216,26 @@ void SlabPool::SetState(uint32_t slab, SlabState state, HolderKey holder) {
 }
 
 void SlabPool::Describe(uint32_t slab, SlabEntry extent) {
-  const Slab& described = At(slab);
-  const auto living = living_.find(described.holder);
+  GEMEL_CHECK_LT(slab, slabs_.size());
+  Slab& described = slabs_[slab];
   extent.slab = slab;
   extent.state = described.state;
   extent.generation = described.generation;
-  extent.holder = living == living_.end() ? 0 : living->second;
+  extent.holder = living_.contains(described.holder) ? described.holder : kServerHolder;
   directory_->Write(extent);
+  const HolderKey before = std::exchange(described.named, extent.holder);
+  if (extent.holder != kServerHolder) {
+    named_[extent.holder] += 1;
+  }
+  if (before != kServerHolder) {
+    const auto named = named_.find(before);
+    GEMEL_CHECK(named != named_.end() && named->second > 0) << before;
+    named->second -= 1;
+    if (named->second == 0) {
+      named_.erase(named);
+      MaybeForget(before);
+    }
+  }
 }
 
 uint64_t SlabPool::CountIn(SlabState state) const {
@@ -191,7 +301,8 @@ absl::Status SlabPool::NoMemory(HolderKey holder, uint64_t count) const {
   }
   std::string processes;
   for (const auto& [pid, bytes] : idle) {
-    processes += fmt::format("{}process {} {}", processes.empty() ? " (" : ", ", pid, bytes);
+    const std::string who = pid == 0 ? "a former life" : fmt::format("process {}", pid);
+    processes += fmt::format("{}{} {}", processes.empty() ? " (" : ", ", who, bytes);
   }
   processes += processes.empty() ? "" : ")";
   return error::ResourceExhausted(
@@ -222,6 +333,9 @@ std::vector<uint32_t> SlabPool::Prepare(HolderKey holder, uint64_t bytes) {
 }
 
 void SlabPool::Release(uint32_t slab) {
+  if (seams_.loop->is_shut_down()) {
+    return;  // (5)
+  }
   GEMEL_CHECK(At(slab).state == SlabState::kInUse) << "slab " << slab;
   const bool held = living_.contains(At(slab).holder);
   SetState(slab, held ? SlabState::kIdle : SlabState::kFree,
@@ -261,7 +375,9 @@ bool SlabPool::TouchStep(uint32_t slab) {
 }
 
 absl::Status SlabPool::WarmFirst() {
-  GEMEL_CHECK(slabs_.empty());
+  if (!slabs_.empty()) {
+    return absl::OkStatus();  // a former life's, touched by it
+  }
   GEMEL_RETURN_IF_ERROR(AddSlab());
   while (TouchStep(0)) {
   }

@@ -37,10 +37,12 @@ absl::Status CheckLimits(const FrameHeader& header, uint8_t type) {
 
 bool IsKnownFrameType(uint8_t type) {
   const bool client = type >= static_cast<uint8_t>(FrameType::kClientHello) &&
-                      type <= static_cast<uint8_t>(FrameType::kRemoveSnapshot);
+                      type <= static_cast<uint8_t>(FrameType::kReclaimSlabs);
   const bool peer = type >= static_cast<uint8_t>(FrameType::kPeerHello) &&
                     type <= static_cast<uint8_t>(FrameType::kProbe);
-  return client || peer;
+  const bool keeper = type >= static_cast<uint8_t>(FrameType::kKeeperHello) &&
+                      type <= static_cast<uint8_t>(FrameType::kKeeperForget);
+  return client || peer || keeper;
 }
 
 std::array<uint8_t, kFrameHeaderBytes> EncodeFrameHeader(const FrameHeader& header) {

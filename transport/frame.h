@@ -50,6 +50,7 @@ enum class FrameType : uint8_t {
   kBeginRead = 17,
   kListSnapshots = 18,
   kRemoveSnapshot = 19,
+  kReclaimSlabs = 20,
   // server to server (transport/peer/messages.h)
   kPeerHello = 32,
   kOffer = 33,
@@ -59,6 +60,11 @@ enum class FrameType : uint8_t {
   kDescribe = 37,
   kRead = 38,
   kProbe = 39,
+  // server to keeper (server/keeper/keeper_messages.h)
+  kKeeperHello = 48,
+  kKeeperTake = 49,
+  kKeeperGive = 50,
+  kKeeperForget = 51,
 };
 
 bool IsKnownFrameType(uint8_t type);

@@ -7,6 +7,7 @@
 // Thread safety: one loop, except Mapping::bytes() contents and Mapping::Protect(), any thread.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -60,6 +61,9 @@ class Host {
   // Calls `exited` once on the loop when that process is dead, also when it was dead already.
   virtual absl::StatusOr<std::unique_ptr<ExitWatch>> WatchExit(
       const std::shared_ptr<SharedHandle>& process, std::function<void()> exited) = 0;
+  // The pid of that process, 0 when it is dead. Two handles with one pid other than 0 are of one
+  // process. InvalidArgument for a handle of another kind.
+  virtual absl::StatusOr<uint64_t> LivingPid(const std::shared_ptr<SharedHandle>& process) = 0;
 };
 
 }  // namespace gemel

@@ -27,6 +27,7 @@ ServerEntry ServerOf(const nlohmann::json& json) {
   server.socket = json.value("socket", "");
   server.data_address = json.value("data_address", "");
   server.process = ProcessOf(json.value("process", nlohmann::json::object()));
+  server.keeper = ProcessOf(json.value("keeper", nlohmann::json::object()));
   return server;
 }
 
@@ -35,7 +36,9 @@ ServerEntry ServerOf(const nlohmann::json& json) {
 bool ClusterFile::AnyAlive() const {
   return IsAlive(placement_process) ||
          std::any_of(servers.begin(), servers.end(),
-                     [](const ServerEntry& server) { return IsAlive(server.process); });
+                     [](const ServerEntry& server) {
+                       return IsAlive(server.process) || IsAlive(server.keeper);
+                     });
 }
 
 std::string ClusterFile::Address() const {
@@ -57,6 +60,7 @@ std::string ClusterFile::ToJson() const {
   json["slab_bytes"] = slab_bytes;
   json["persist_dir"] = persist_dir;
   json["no_persist"] = no_persist;
+  json["no_keeper"] = no_keeper;
   json["placement_process"] = ToJsonOf(placement_process);
   nlohmann::ordered_json pids = {{"placement", placement_process.pid},
                                  {"servers", nlohmann::ordered_json::array()}};
@@ -66,7 +70,8 @@ std::string ClusterFile::ToJson() const {
                                {"pid", server.process.pid},
                                {"socket", server.socket},
                                {"data_address", server.data_address},
-                               {"process", ToJsonOf(server.process)}});
+                               {"process", ToJsonOf(server.process)},
+                               {"keeper", ToJsonOf(server.keeper)}});
   }
   json["pids"] = pids;
   return json.dump(2);
@@ -101,6 +106,7 @@ absl::StatusOr<ClusterFile> ReadClusterFile(const std::string& dir) {
   cluster.slab_bytes = json.value("slab_bytes", uint64_t{0});
   cluster.persist_dir = json.value("persist_dir", "");
   cluster.no_persist = json.value("no_persist", false);
+  cluster.no_keeper = json.value("no_keeper", false);
   cluster.placement_process = ProcessOf(json.value("placement_process", nlohmann::json::object()));
   const nlohmann::json pids = json.value("pids", nlohmann::json::object());
   for (const nlohmann::json& server : pids.value("servers", nlohmann::json::array())) {

@@ -5,7 +5,7 @@
 //
 //   DIR/cluster.json
 //   DIR/placement/…      MetaStore, log, ready.json
-//   DIR/server-<i>/…     identity and records, log, ready.json, server.sock
+//   DIR/server-<i>/…     identity and records, log, ready.json, server.sock; keeper.log, keeper.sock
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,7 @@ struct ServerEntry {
   std::string socket;
   std::string data_address;
   ProcessName process;
+  ProcessName keeper;  // holds its memory when it is dead
 };
 
 struct ClusterFile {
@@ -35,6 +36,7 @@ struct ClusterFile {
   uint64_t slab_bytes = 0;
   std::string persist_dir;  // empty: below each server's own folder
   bool no_persist = false;
+  bool no_keeper = false;
   std::vector<ServerEntry> servers;
 
   bool AnyAlive() const;

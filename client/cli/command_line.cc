@@ -286,6 +286,8 @@ void CommandLine::AddSizes(CLI::App* command) {
   command->add_option("--persist-dir", given.persist_dir,
                       "where servers persist; default below the folder of each");
   command->add_flag("--no-persist", given.no_persist, "without a persistent tier");
+  command->add_flag("--no-keeper", given.no_keeper,
+                    "a server's memory ends with its process; else a gemel-keeper holds it");
 }
 
 void CommandLine::AddCluster() {

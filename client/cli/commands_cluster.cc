@@ -33,6 +33,7 @@ absl::StatusOr<UpOptions> UpOptionsOf(const Flags& flags) {
   options.listen = given.listen;
   options.persist_dir = given.persist_dir;
   options.no_persist = given.no_persist;
+  options.no_keeper = given.no_keeper;
   options.only_server = given.only_server;
   options.only_placement = given.only_placement;
   return options;

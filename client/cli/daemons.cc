@@ -18,6 +18,7 @@ constexpr Duration kStopPatience = 5s;
 constexpr size_t kSocketPathBytesMax = 107;
 constexpr size_t kWordsBytesMax = 400;
 constexpr std::string_view kUnix = "unix://";
+constexpr std::string_view kKeeperSocket = "keeper.sock";
 
 absl::StatusOr<nlohmann::json> WaitReady(const std::string& folder, const std::string& what,
                                          const ProcessName& process, Waiting* waiting) {
@@ -68,6 +69,16 @@ std::vector<std::string> PersistFlags(const ClusterFile& cluster, const std::str
   return {"--persist-dir", fmt::format("{}/{}", cluster.persist_dir, server)};
 }
 
+absl::StatusOr<std::string> SocketPath(const std::string& folder, std::string_view name) {
+  std::string socket = fmt::format("{}/{}", folder, name);
+  if (socket.size() > kSocketPathBytesMax) {
+    return error::InvalidArgument(
+        "the socket path {} has {} bytes, the system allows {}: choose a shorter --dir", socket,
+        socket.size(), kSocketPathBytesMax);
+  }
+  return socket;
+}
+
 }  // namespace
 
 std::string PlacementFolder(const ClusterFile& cluster) { return cluster.dir + "/placement"; }
@@ -108,6 +119,21 @@ absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>
   return absl::OkStatus();
 }
 
+// Its server waits for its socket.
+absl::Status LaunchKeeper(ClusterFile* cluster, ServerEntry* server) {
+  if (cluster->no_keeper || IsAlive(server->keeper)) {
+    return absl::OkStatus();
+  }
+  const std::string folder = ServerFolder(*cluster, server->name);
+  GEMEL_RETURN_IF_ERROR(MakeFolder(folder));
+  GEMEL_ASSIGN_OR_RETURN(const std::string socket, SocketPath(folder, kKeeperSocket));
+  GEMEL_ASSIGN_OR_RETURN(const std::string programs, ProgramFolder());
+  GEMEL_ASSIGN_OR_RETURN(
+      server->keeper,
+      StartDetached({programs + "/gemel-keeper", "--socket", socket}, folder + "/keeper.log"));
+  return WriteClusterFile(*cluster);
+}
+
 absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server) {
   GEMEL_CHECK(!IsAlive(server->process)) << server->name << " runs already";
   GEMEL_CHECK(!cluster->placement.empty()) << "servers start after placement";
@@ -116,12 +142,8 @@ absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server) {
   const std::string folder = ServerFolder(*cluster, server->name);
   GEMEL_RETURN_IF_ERROR(MakeFolder(folder));
   RemoveTree(folder + "/ready.json");
-  const std::string socket = folder + "/server.sock";
-  if (socket.size() > kSocketPathBytesMax) {
-    return error::InvalidArgument(
-        "the socket path {} has {} bytes, the system allows {}: choose a shorter --dir", socket,
-        socket.size(), kSocketPathBytesMax);
-  }
+  GEMEL_ASSIGN_OR_RETURN(const std::string socket, SocketPath(folder, "server.sock"));
+  GEMEL_RETURN_IF_ERROR(LaunchKeeper(cluster, server));
   server->socket = std::string(kUnix) + socket;
   GEMEL_ASSIGN_OR_RETURN(std::string programs, ProgramFolder());
   const std::string domain = "host-" + server->name.substr(server->name.rfind('-') + 1);
@@ -146,6 +168,10 @@ absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server) {
                                       folder + "/ready.json"};
   const std::vector<std::string> persist = PersistFlags(*cluster, server->name);
   command.insert(command.end(), persist.begin(), persist.end());
+  if (!cluster->no_keeper) {
+    command.insert(command.end(),
+                   {"--keeper", fmt::format("{}{}/{}", kUnix, folder, kKeeperSocket)});
+  }
   GEMEL_ASSIGN_OR_RETURN(server->process, StartDetached(command, folder + "/log"));
   return WriteClusterFile(*cluster);
 }
@@ -183,6 +209,13 @@ uint32_t StopDaemons(ClusterFile* cluster, Waiting* waiting) {
     StopDaemon(server.process, waiting);
     RemoveTree(ServerFolder(*cluster, server.name) + "/server.sock");
     RemoveTree(ServerFolder(*cluster, server.name) + "/ready.json");
+  }
+  for (const ServerEntry& server : cluster->servers) {
+    ended += AskToStop(server.keeper) ? 1 : 0;
+  }
+  for (ServerEntry& server : cluster->servers) {
+    StopDaemon(server.keeper, waiting);
+    RemoveTree(fmt::format("{}/{}", ServerFolder(*cluster, server.name), kKeeperSocket));
   }
   ended += StopDaemon(cluster->placement_process, waiting) ? 1 : 0;
   RemoveTree(PlacementFolder(*cluster) + "/ready.json");

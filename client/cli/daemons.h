@@ -27,11 +27,13 @@ std::string ServerFolder(const ClusterFile& cluster, const std::string& name);
 absl::Status StartPlacement(ClusterFile* cluster, const std::vector<std::string>& extra,
                             Waiting* waiting);
 
-// Starts one server; AwaitServer() returns when clients may connect to it.
+// Starts the keeper of a server, unless it runs or the cluster has none.
+absl::Status LaunchKeeper(ClusterFile* cluster, ServerEntry* server);
+// Starts one server, and its keeper first; AwaitServer() returns when clients may connect to it.
 absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server);
 absl::Status AwaitServer(const ClusterFile& cluster, ServerEntry* server, Waiting* waiting);
 
-// Ends all of them, servers first and at once. How many were alive.
+// Ends all of them, servers first and at once, keepers after them. How many were alive.
 uint32_t StopDaemons(ClusterFile* cluster, Waiting* waiting);
 // Waits until it is gone; SIGKILL when it does not go. True when it was alive.
 bool StopDaemon(const ProcessName& process, Waiting* waiting);

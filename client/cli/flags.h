@@ -17,6 +17,7 @@ struct ClusterFlags {
   std::string listen;      // address of gemel-placement
   std::string persist_dir;
   bool no_persist = false;
+  bool no_keeper = false;
   std::string only_server;      // restart this dead one
   bool only_placement = false;  // restart it
 };

@@ -112,6 +112,7 @@ ClusterFile NewCluster(const UpOptions& options, const ClusterFile& before) {
     cluster.persist_dir = options.persist_dir;
     cluster.no_persist = options.no_persist;
   }
+  cluster.no_keeper = options.no_keeper || before.no_keeper;
   return cluster;
 }
 
@@ -126,7 +127,7 @@ absl::Status CheckRunning(const UpOptions& options, const ClusterFile& running) 
   if (wanted.servers.size() != running.servers.size() ||
       wanted.memory_bytes != running.memory_bytes || wanted.slab_bytes != running.slab_bytes ||
       wanted.placement != running.placement || wanted.persist_dir != running.persist_dir ||
-      wanted.no_persist != running.no_persist) {
+      wanted.no_persist != running.no_persist || wanted.no_keeper != running.no_keeper) {
     return error::FailedPrecondition(
         "a cluster runs below {} ({}; placement at {}) and other sizes or addresses were asked "
         "for; `gemel down --dir {}` stops it first, another --dir starts a second one",
@@ -140,12 +141,14 @@ absl::Status CheckRunning(const UpOptions& options, const ClusterFile& running) 
 absl::StatusOr<bool> StartDead(ClusterFile* cluster) {
   const bool placement_dead = !IsAlive(cluster->placement_process);
   std::vector<ServerEntry*> dead;
+  bool keeper_dead = false;
   for (ServerEntry& server : cluster->servers) {
+    keeper_dead = keeper_dead || (!cluster->no_keeper && !IsAlive(server.keeper));
     if (!IsAlive(server.process)) {
       dead.push_back(&server);
     }
   }
-  if (!placement_dead && dead.empty()) {
+  if (!placement_dead && !keeper_dead && dead.empty()) {
     return false;
   }
   Waiting waiting(fmt::format("starting what is dead: {} servers{}", dead.size(),
@@ -153,6 +156,9 @@ absl::StatusOr<bool> StartDead(ClusterFile* cluster) {
   if (placement_dead) {
     GEMEL_RETURN_IF_ERROR(StartPlacement(cluster, {}, &waiting));
     GEMEL_RETURN_IF_ERROR(WriteClusterFile(*cluster));
+  }
+  for (ServerEntry& server : cluster->servers) {
+    GEMEL_RETURN_IF_ERROR(LaunchKeeper(cluster, &server));
   }
   for (ServerEntry* server : dead) {
     GEMEL_RETURN_IF_ERROR(LaunchServer(cluster, server));
@@ -208,6 +214,7 @@ absl::StatusOr<uint32_t> Down(const std::string& dir, bool wipe) {
   cluster.placement_process = ProcessName();
   for (ServerEntry& server : cluster.servers) {
     server.process = ProcessName();
+    server.keeper = ProcessName();
   }
   GEMEL_RETURN_IF_ERROR(WriteClusterFile(cluster));
   return ended;

@@ -19,6 +19,7 @@ struct UpOptions {
   std::string listen;         // of placement; empty: where it was, or any free port
   std::string persist_dir;    // each server takes a folder of its own below it
   bool no_persist = false;
+  bool no_keeper = false;       // a server's memory ends with its process
   std::string only_server;      // restart this dead server of a running cluster
   bool only_placement = false;  // restart its dead placement
 };

@@ -7,6 +7,13 @@
 #include "common/points.h"
 
 namespace gemel {
+namespace {
+
+constexpr Duration kReconnectPauseMin = 5ms;
+constexpr Duration kReconnectPauseMax = 200ms;
+constexpr size_t kReclaimedPerCallMax = 64;
+
+}  // namespace
 
 uint32_t HoldFor(Loop* loop, TimePoint deadline) {
   const TimePoint now = loop->Now();
@@ -18,15 +25,67 @@ uint32_t HoldFor(Loop* loop, TimePoint deadline) {
 }
 
 Task<absl::StatusOr<std::shared_ptr<Link>>> ClientCore::Connected(TimePoint deadline) {
-  if (link_ != nullptr && link_->open()) {
-    co_return link_;
+  while (connecting_) {
+    const bool told = co_await connected_.WaitUntil(deadline);
+    if (!told && connecting_) {
+      co_return error::DeadlineExceeded("the server at {} did not answer in time", address_);
+    }
   }
-  absl::StatusOr<std::shared_ptr<Link>> link =
-      co_await Link::Connect(loop_, net_, host_, address_, deadline);
-  if (link.ok()) {
-    link_ = *link;
+  if (link_ == nullptr || !link_->open()) {
+    connecting_ = true;
+    const absl::Status connected = co_await Reconnect(deadline);
+    connecting_ = false;
+    connected_.NotifyAll();
+    GEMEL_CO_RETURN_IF_ERROR(connected);
   }
-  co_return link;
+  co_await ReclaimLost();
+  co_return link_;
+}
+
+Task<absl::Status> ClientCore::Reconnect(TimePoint deadline) {
+  const bool was_there = link_ != nullptr;
+  const TimePoint patience = Add(loop_->Now(), was_there ? kReconnectPatience : Duration::zero());
+  const TimePoint give_up = std::min(patience, deadline);
+  Duration pause = kReconnectPauseMin;
+  while (true) {
+    absl::StatusOr<std::shared_ptr<Link>> link =
+        co_await Link::Connect(loop_, net_, host_, address_, deadline);
+    if (link.ok()) {
+      if (link_ != nullptr) {
+        lost_.push_back({link_, link_->server().holder});
+      }
+      link_ = *std::move(link);
+      co_return absl::OkStatus();
+    }
+    const bool again = link.status().code() == absl::StatusCode::kUnavailable &&
+                       Add(loop_->Now(), pause) < give_up;
+    GEMEL_CO_RETURN_IF_ERROR(again ? absl::OkStatus() : link.status());
+    co_await loop_->Sleep(pause);
+    pause = std::min(2 * pause, kReconnectPauseMax);
+  }
+}
+
+// A link that nobody uses has unmapped its memory. What fails now is tried again at the next call.
+Task<void> ClientCore::ReclaimLost() {
+  ReclaimSlabs message;
+  for (const LostLink& lost : lost_) {
+    if (lost.link.expired() && message.holders.size() < kReclaimedPerCallMax) {
+      message.holders.push_back(lost.holder);
+    }
+  }
+  if (message.holders.empty()) {
+    co_return;
+  }
+  const std::vector<uint64_t> given_up = message.holders;
+  const std::shared_ptr<Link> link = link_;
+  const TimePoint deadline = Add(loop_->Now(), kCallGrace);
+  auto reply =
+      co_await link->Call<Acknowledged>(FrameType::kReclaimSlabs, std::move(message), deadline);
+  if (reply.ok()) {
+    std::erase_if(lost_, [&given_up](const LostLink& lost) {
+      return std::find(given_up.begin(), given_up.end(), lost.holder) != given_up.end();
+    });
+  }
 }
 
 Task<absl::StatusOr<EpochId>> ClientCore::AcquireEpoch(std::string job, EpochToken token,

@@ -19,20 +19,26 @@
 
 #include "client/core/link.h"
 #include "common/ids.h"
+#include "common/sync.h"
 
 namespace gemel {
+
+// How long a server that was there is waited for: one that is started again takes its memory over
+// from its keeper and hashes it first.
+constexpr Duration kReconnectPatience = 10s;
 
 class ClientCore {
  public:
   ClientCore(Loop* loop, Net* net, Host* host, std::string address)
-      : loop_(loop), net_(net), host_(host), address_(std::move(address)) {}
+      : loop_(loop), net_(net), host_(host), address_(std::move(address)), connected_(loop) {}
 
   ~ClientCore() { Close(); }
 
   ClientCore(const ClientCore&) = delete;
   ClientCore& operator=(const ClientCore&) = delete;
 
-  // The present link, made anew when the last one was lost.
+  // The present link, made anew when the last one was lost: then the server may take
+  // kReconnectPatience to come back. What links that nobody uses any more were given goes to it.
   Task<absl::StatusOr<std::shared_ptr<Link>>> Connected(TimePoint deadline);
 
   // Idempotent: the same token gives the same epoch. The token is kept for the job's saves and
@@ -55,11 +61,22 @@ class ClientCore {
   const std::string& address() const { return address_; }
 
  private:
+  struct LostLink {
+    std::weak_ptr<Link> link;  // whoever still uses it may write to its memory
+    uint64_t holder = 0;
+  };
+
+  Task<absl::Status> Reconnect(TimePoint deadline);
+  Task<void> ReclaimLost();
+
   Loop* const loop_;
   Net* const net_;
   Host* const host_;
   const std::string address_;
   std::shared_ptr<Link> link_;
+  bool connecting_ = false;
+  WaitQueue connected_;
+  std::vector<LostLink> lost_;
   std::map<std::string, EpochToken> tokens_;
 };
 

@@ -51,8 +51,7 @@ absl::Status Link::Explain(const absl::Status& status) const {
   if (status.code() == absl::StatusCode::kUnavailable && session_ != nullptr && !session_->open()) {
     return error::Unavailable(
         "server {} at {} has ended, or was stopped: `gemel status` shows it, `gemel up --server "
-        "{}` "
-        "starts it again; what it held is on its peers",
+        "{}` starts it again; what it held is with its keeper and on its peers",
         server_.server_name, address_, server_.server_name);
   }
   if (status.code() == absl::StatusCode::kDeadlineExceeded) {

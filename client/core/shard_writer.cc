@@ -37,8 +37,11 @@ OpenShard MessageOf(const SaveOptions& options, const EpochToken& token) {
 
 }  // namespace
 
-ShardWriter::ShardWriter(std::shared_ptr<Link> link, SaveOptions options)
-    : link_(std::move(link)), options_(std::move(options)), sealed_(link_->loop()) {}
+ShardWriter::ShardWriter(ClientCore* core, std::shared_ptr<Link> link, SaveOptions options)
+    : core_(core),
+      link_(std::move(link)),
+      options_(std::move(options)),
+      sealed_(link_->loop()) {}
 
 Task<absl::StatusOr<std::shared_ptr<ShardWriter>>> ShardWriter::Open(ClientCore* core,
                                                                      SaveOptions options) {
@@ -53,7 +56,7 @@ Task<absl::StatusOr<std::shared_ptr<ShardWriter>>> ShardWriter::Open(ClientCore*
   if (reply->first.decision == OpenDecision::kSkip) {
     co_return std::shared_ptr<ShardWriter>();
   }
-  std::shared_ptr<ShardWriter> writer(new ShardWriter(link, std::move(options)));
+  std::shared_ptr<ShardWriter> writer(new ShardWriter(core, link, std::move(options)));
   writer->waited_ = link->loop()->Now() - started;
   absl::Status accepted =
       co_await writer->Accept(std::move(reply->first), std::move(reply->second));
@@ -141,15 +144,28 @@ Task<absl::StatusOr<SaveResult>> ShardWriter::AwaitCommit(TimePoint deadline) {
   if (!sealed) {
     co_return error::DeadlineExceeded("{} is not sealed yet", snapshot_.ToString());
   }
-  GEMEL_CO_RETURN_IF_ERROR(sealed_.value());
+  std::shared_ptr<Link> link = link_;
+  const bool server_died =
+      sealed_.value().code() == absl::StatusCode::kUnavailable && !link->open();
+  // Nobody told whether it was sealed: placement knows, from what the server's next life reports.
+  GEMEL_CO_RETURN_IF_ERROR(server_died ? absl::OkStatus() : sealed_.value());
   while (true) {
+    if (!link->open()) {
+      absl::StatusOr<std::shared_ptr<Link>> next = co_await core_->Connected(deadline);
+      GEMEL_CO_RETURN_IF_ERROR(Annotate(next.status(), snapshot_.ToString()));
+      link = *std::move(next);
+    }
     struct gemel::AwaitCommit message;
     message.snapshot = snapshot_;
     message.rank = options_.rank;
-    message.wait_ms = HoldFor(link_->loop(), deadline);
+    message.wait_ms = HoldFor(link->loop(), deadline);
     const TimePoint reply_by =
-        Add(link_->loop()->Now(), std::chrono::milliseconds(message.wait_ms) + kCallGrace);
-    auto reply = co_await link_->Call<AwaitCommitDone>(FrameType::kAwaitCommit, message, reply_by);
+        Add(link->loop()->Now(), std::chrono::milliseconds(message.wait_ms) + kCallGrace);
+    auto reply = co_await link->Call<AwaitCommitDone>(FrameType::kAwaitCommit, message, reply_by);
+    if (reply.status().code() == absl::StatusCode::kUnavailable && !link->open() &&
+        link->loop()->Now() < deadline) {
+      continue;
+    }
     if (!reply.ok()) {
       co_return reply.status();
     }
@@ -161,7 +177,7 @@ Task<absl::StatusOr<SaveResult>> ShardWriter::AwaitCommit(TimePoint deadline) {
       co_return MakeStatus(static_cast<absl::StatusCode>(done.code),
                            fmt::format("{} was aborted: {}", snapshot_.ToString(), done.why));
     }
-    if (link_->loop()->Now() >= deadline) {
+    if (link->loop()->Now() >= deadline) {
       co_return error::DeadlineExceeded("{} is not committed yet: {}", snapshot_.ToString(),
                                         done.why);
     }

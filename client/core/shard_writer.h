@@ -68,7 +68,7 @@ class ShardWriter : public std::enable_shared_from_this<ShardWriter> {
   Task<absl::Status> Seal();
 
   // Until committed, aborted (the reason is the error) or `deadline` (DeadlineExceeded: still
-  // open).
+  // open). When the server dies meanwhile its next life is asked: what it had sealed may commit.
   Task<absl::StatusOr<SaveResult>> AwaitCommit(TimePoint deadline);
 
   // Gives the attempt up for all ranks.
@@ -82,12 +82,13 @@ class ShardWriter : public std::enable_shared_from_this<ShardWriter> {
   Duration waited() const { return waited_; }
 
  private:
-  ShardWriter(std::shared_ptr<Link> link, SaveOptions options);
+  ShardWriter(ClientCore* core, std::shared_ptr<Link> link, SaveOptions options);
   static Task<absl::StatusOr<std::pair<OpenShardReply, Handles>>> AskToOpen(
       std::shared_ptr<Link> link, OpenShard message, TimePoint deadline);
   Task<absl::Status> Accept(OpenShardReply reply, Handles handles);
   Task<void> SealAtServer(std::shared_ptr<ShardWriter> self);
 
+  ClientCore* const core_;
   const std::shared_ptr<Link> link_;
   const SaveOptions options_;
   SnapshotId snapshot_;

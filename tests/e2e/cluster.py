@@ -158,9 +158,21 @@ class Cluster:
         return process
 
     def kill(self, name):
-        """SIGKILL, and gone when this returns."""
+        """A host dies: SIGKILL of a server and of its keeper, or of placement; gone when this returns."""
+        self.kill_process(name)
+        if name != "placement":
+            self.kill_keeper(name)
+
+    def kill_process(self, name):
+        """SIGKILL of that process alone: a server's memory stays with its keeper."""
         process = self.signal(name, signal.SIGKILL)
         until(f"{name} is gone", lambda: not is_alive(process))
+
+    def kill_keeper(self, name):
+        keeper = self.server(name)["keeper"]
+        if is_alive(keeper):
+            os.kill(keeper["pid"], signal.SIGKILL)
+            until(f"the keeper of {name} is gone", lambda: not is_alive(keeper))
 
     def restart_server(self, name):
         self.json("up", "--server", name)
@@ -210,7 +222,8 @@ class Cluster:
             facts = self.facts
         except (FileNotFoundError, json.JSONDecodeError):
             return
-        for process in [facts["placement_process"], *(s["process"] for s in facts["pids"]["servers"])]:
+        servers = facts["pids"]["servers"]
+        for process in [facts["placement_process"], *(s[p] for s in servers for p in ("process", "keeper"))]:
             if process["pid"]:
                 self._seen[process["pid"], process["start_ticks"]] = process
 

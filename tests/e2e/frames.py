@@ -54,7 +54,7 @@ class Frame(NamedTuple):
         return head + struct.pack("<I", crc32c(head)) + self.body + self.payload
 
 
-def client_hello(version=2, pid=0):
+def client_hello(version=3, pid=0):
     return struct.pack("<IQ", version, pid)
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One input of the message fuzzers: the first byte picks a message of transport/local/messages.h or
-// transport/peer/messages.h, the rest are its bytes. What is accepted must encode to the same
+// One input of the message fuzzers: the first byte picks a message of transport/local/messages.h,
+// transport/peer/messages.h or server/keeper/keeper_messages.h, the rest are its bytes. What is accepted must encode to the same
 // bytes.
 //
 // Thread safety: pure. An input that breaks an invariant ends the process.
@@ -12,6 +12,7 @@
 
 #include "common/check.h"
 #include "common/fields.h"
+#include "server/keeper/keeper_messages.h"
 #include "tests/fuzz/inputs.h"
 #include "transport/local/messages.h"
 #include "transport/peer/messages.h"
@@ -32,6 +33,7 @@ void ForEachMessage(auto&& visit) {
   visit(DropStage());
   visit(PrepareSlabs());
   visit(PrepareSlabsReply());
+  visit(ReclaimSlabs());
   visit(ChunksFilled());
   visit(SealShard());
   visit(AwaitCommit());
@@ -59,6 +61,13 @@ void ForEachMessage(auto&& visit) {
   visit(Describe());
   visit(DescribeReply());
   visit(Read());
+  visit(KeeperHello());
+  visit(KeeperHelloReply());
+  visit(KeeperTake());
+  visit(KeeperTakeReply());
+  visit(KeeperGive());
+  visit(KeeperForget());
+  visit(KeeperDone());
 }
 
 class MessagesTarget {

@@ -45,13 +45,24 @@ TEST(LocalMessagesGolden, ClientHelloReply) {
   m.incarnation = IdOf<Incarnation>(0x07);
   m.server_name = "server_name";
   m.slab_bytes = 0x0f0e0d0c0b0a0908;
+  m.holder = 0x1716151413121110;
   ExpectMessage(m,
                 "01020304"                          // version
                 "05060708090a0b0c0d0e0f1011121314"  // cluster
                 "060708090a0b0c0d0e0f101112131415"  // server
                 "0708090a0b0c0d0e0f10111213141516"  // incarnation
                 "0b0000007365727665725f6e616d65"    // server_name
-                "08090a0b0c0d0e0f");                // slab_bytes
+                "08090a0b0c0d0e0f"                  // slab_bytes
+                "1011121314151617");                // holder
+}
+
+TEST(LocalMessagesGolden, ReclaimSlabs) {
+  ReclaimSlabs m;
+  m.holders = {0x0807060504030201, 0x100f0e0d0c0b0a09};
+  ExpectMessage(m,
+                "02000000"            // holders
+                "0102030405060708"    // [0]
+                "090a0b0c0d0e0f10");  // [1]
 }
 
 TEST(LocalMessagesGolden, AcquireEpoch) {

@@ -45,6 +45,7 @@ SlabDirectoryHeader Header() {
   SlabDirectoryHeader header;
   header.server = IdOf<ServerId>(0x10);
   header.incarnation = IdOf<Incarnation>(0x20);
+  header.life = 0x0807060504030201;
   header.slab_bytes = 64 * kMiB;
   header.slabs = 3;
   return header;
@@ -53,11 +54,12 @@ SlabDirectoryHeader Header() {
 TEST(SlabDirectoryGolden, Header) {
   const std::string raw = EncodeSlabDirectoryHeader(Header());
   ASSERT_EQ(raw.size(), kSlabDirectoryHeaderBytes);
-  EXPECT_EQ(Used(raw, 53),
+  EXPECT_EQ(Used(raw, 61),
             "474d5344"                          // magic
-            "01"                                // version
+            "02"                                // version
             "101112131415161718191a1b1c1d1e1f"  // server
             "202122232425262728292a2b2c2d2e2f"  // incarnation
+            "0102030405060708"                  // life
             "0000000400000000"                  // slab_bytes
             "03000000"                          // slabs
             "00020000"                          // entry_bytes
@@ -70,7 +72,7 @@ TEST(SlabDirectoryGolden, Entry) {
   ASSERT_EQ(raw.size(), kSlabEntryBytes);
   EXPECT_EQ(Used(raw, 139),
             "474d534c"                          // magic
-            "01"                                // version
+            "02"                                // version
             "05000000"                          // slab
             "02"                                // state
             "01"                                // class

@@ -6,6 +6,9 @@ gemel_test(server_test
           ${here}/server_read_test.cc ${here}/server_restore_test.cc ${here}/server_save_test.cc
           ${here}/server_slabs_test.cc ${here}/server_stage_test.cc ${here}/server_tier_test.cc
   DEPS gemel_server LABEL unit)
+gemel_test(server_recovery_test
+  SOURCES ${here}/server_fake_placement.cc ${here}/server_keeper_test.cc ${here}/server_recovery_test.cc
+  DEPS gemel_server LABEL unit)
 if(GEMEL_BUILD_SERVICES AND TARGET gemel-server)
   # The settings are part of the binary, not of gemel_server.
   gemel_test(server_config_test

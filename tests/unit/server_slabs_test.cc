@@ -159,7 +159,7 @@ TEST(SlabDirectory, SaysWhatLiesInEachSlab) {
   auto object = *objects.Stage(Shape("7", 3 * kMiB), client);
   SlabEntry second = p.Entry(1);
   EXPECT_EQ(second.state, SlabState::kInUse);
-  EXPECT_EQ(second.holder, 41U);
+  EXPECT_EQ(second.holder, client);
   EXPECT_EQ(second.shard, Shard("7"));
   EXPECT_EQ(second.offset, 2 * kMiB);
   EXPECT_EQ(second.length, kMiB);

@@ -15,6 +15,8 @@
 #include "common/fields.h"
 #include "common/sim_disk.h"
 #include "common/xxh3.h"
+#include "server/keeper/keeper_link.h"
+#include "server/keeper/keeper_service.h"
 #include "server/persist/sim_persist.h"
 #include "server/server.h"
 #include "tests/unit/server_fake_placement.h"
@@ -48,6 +50,23 @@ struct PlacementNode {
   std::unique_ptr<SimRpcServer> rpc;
 };
 
+// A gemel-keeper on a server's node, in a process of its own.
+struct KeeperNode {
+  KeeperNode(World* world, const std::string& node)
+      : life(world, node), service({&life.loop, &life.net, &life.host, &events}) {
+    const absl::Status started = service.Start(AddressAt(node));
+    GEMEL_CHECK(started.ok()) << started.ToString();
+  }
+
+  ~KeeperNode() { life.Kill(); }
+
+  static std::string AddressAt(const std::string& node) { return "unix:///" + node + ".keeper"; }
+
+  Life life;
+  CountedEvents events;
+  KeeperService service;
+};
+
 struct ServerNode {
   struct Memory {
     uint64_t bytes;
@@ -55,8 +74,12 @@ struct ServerNode {
   };
 
   ServerNode(World* world, const std::string& server_name, SimDiskState* disk_state,
-             const Memory& memory, SimPersistState* tier_state = nullptr)
+             const Memory& memory, SimPersistState* tier_state = nullptr, bool kept = false)
       : name(server_name), life(world, server_name), disk(&life.loop, disk_state, Random(7)) {
+    if (kept) {
+      keeper = std::make_unique<KeeperLink>(&life.loop, &life.net, &events,
+                                            KeeperNode::AddressAt(name));
+    }
     if (tier_state != nullptr) {
       tier = std::make_unique<SimPersist>(&life.loop, tier_state, Random(9));
     }
@@ -73,7 +96,8 @@ struct ServerNode {
   // Before Start().
   void UseNet(Net* net) {
     ServerSeams seams{&life.loop,    net,     &life.host, &disk,     life.process.get(),
-                      channel.get(), &events, &metrics,   tier.get()};
+                      channel.get(), &events, &metrics,   tier.get(),
+                      keeper.get()};
     server =
         std::make_unique<Server>(seams, options, [this](const absl::Status& why) { fatal = why; });
   }
@@ -90,6 +114,7 @@ struct ServerNode {
   std::unique_ptr<SimPersist> tier;  // null: no persistent tier
   CountedEvents events;
   MetricRegistry metrics;
+  std::unique_ptr<KeeperLink> keeper;  // null: none
   std::unique_ptr<RpcChannel> channel;
   absl::Status fatal;
   ServerOptions options;
@@ -353,13 +378,17 @@ struct TestPeer : Speaker {
 class ServerWorld {
  public:
   explicit ServerWorld(uint32_t servers, uint64_t memory = 32 * kMiB, uint64_t slab = 2 * kMiB,
-                       bool tier = false)
+                       bool tier = false, bool kept = false)
       : world(1), memory_bytes(memory), slab_bytes(slab) {
     placement = std::make_unique<PlacementNode>(&world);
     for (uint32_t i = 0; i < servers; ++i) {
       disks.push_back(std::make_unique<SimDiskState>());
       tiers.push_back(tier ? std::make_unique<SimPersistState>() : nullptr);
       nodes.push_back(nullptr);
+      keepers.push_back(nullptr);
+      if (kept) {
+        StartKeeper(i);
+      }
       GEMEL_CHECK(Start(i).ok()) << "server " << i;
     }
     world.RunFor(200ms);
@@ -370,11 +399,18 @@ class ServerWorld {
     nodes[i] = nullptr;
     nodes[i] =
         std::make_unique<ServerNode>(&world, "server-" + std::to_string(i), disks[i].get(),
-                                     ServerNode::Memory{memory_bytes, slab_bytes}, tiers[i].get());
+                                     ServerNode::Memory{memory_bytes, slab_bytes}, tiers[i].get(),
+                                     keepers[i] != nullptr);
     return nodes[i]->life.Run(nodes[i]->server->Start());
   }
 
   void Kill(uint32_t i) { nodes[i] = nullptr; }
+
+  // A keeper, empty, in the place of the one there was.
+  void StartKeeper(uint32_t i) {
+    keepers[i] = nullptr;
+    keepers[i] = std::make_unique<KeeperNode>(&world, "server-" + std::to_string(i));
+  }
 
   Server& server(uint32_t i) { return *nodes[i]->server; }
 
@@ -413,11 +449,12 @@ class ServerWorld {
   }
 
   World world;
-  const uint64_t memory_bytes;
-  const uint64_t slab_bytes;
+  uint64_t memory_bytes;
+  uint64_t slab_bytes;
   std::unique_ptr<PlacementNode> placement;
   std::vector<std::unique_ptr<SimDiskState>> disks;
   std::vector<std::unique_ptr<SimPersistState>> tiers;  // null: none
+  std::vector<std::unique_ptr<KeeperNode>> keepers;     // null: none
   std::vector<std::unique_ptr<ServerNode>> nodes;
 };
 

@@ -17,7 +17,7 @@
 
 namespace gemel {
 
-constexpr uint32_t kClientProtocolVersion = 2;
+constexpr uint32_t kClientProtocolVersion = 3;
 
 // Memory of the server given to a client: slab `slab` is the handle sent with it once; the client
 // keeps its mapping (amendment 6).
@@ -55,6 +55,7 @@ struct ClientHelloReply {
   Incarnation incarnation;
   std::string server_name;
   uint64_t slab_bytes = 0;
+  uint64_t holder = 0;  // names what this connection is given, also to later lives of the server
 
   static void Fields(auto& m, auto&& field) {
     field("version", m.version);
@@ -63,7 +64,17 @@ struct ClientHelloReply {
     field("incarnation", m.incarnation);
     field("server_name", m.server_name);
     field("slab_bytes", m.slab_bytes);
+    field("holder", m.holder);
   }
+};
+
+// Of connections of this process that have ended, whose memory it has unmapped: what they were
+// given is this connection's now. One that is unknown or another process's is left as it is.
+struct ReclaimSlabs {
+  static constexpr std::string_view kName = "reclaim slabs";
+  std::vector<uint64_t> holders;
+
+  static void Fields(auto& m, auto&& field) { field("holders", m.holders); }
 };
 
 struct AcquireEpoch {

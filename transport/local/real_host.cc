@@ -2,6 +2,7 @@
 #include "transport/local/real_host.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -10,6 +11,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
+#include <fstream>
+#include <string>
 #include <utility>
 
 #include "common/check.h"
@@ -27,6 +31,7 @@ constexpr size_t kPageBytes = 4096;    // the smallest: touching one more often 
 // Since Linux 5.14; older C library headers lack them.
 constexpr int kPopulateRead = 22;
 constexpr int kPopulateWrite = 23;
+constexpr std::string_view kPidField = "Pid:";
 
 int ProtectionOf(Access access) {
   switch (access) {
@@ -138,6 +143,14 @@ int DescriptorOf(const std::shared_ptr<SharedHandle>& handle) {
   return handle == nullptr ? -1 : handle->descriptor();
 }
 
+absl::Status CheckProcess(int fd) {
+  // Signal 0 is not sent; it only asks. Of all descriptors only a pidfd can be asked so.
+  if (syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0) != 0 && errno != ESRCH && errno != EPERM) {
+    return error::InvalidArgument("the handle (descriptor {}) is not a process", fd);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status MemoryError(int error, std::string_view doing, uint64_t bytes) {
   return StatusOfErrno(error, fmt::format("{} {} bytes of shared memory", doing, bytes));
 }
@@ -195,15 +208,37 @@ absl::StatusOr<std::unique_ptr<ExitWatch>> RealHost::WatchExit(
     const std::shared_ptr<SharedHandle>& process, std::function<void()> exited) {
   GEMEL_CHECK(exited != nullptr);
   const int fd = DescriptorOf(process);
-  // Signal 0 is not sent; it only asks. Of all descriptors only a pidfd can be asked so.
-  if (syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0) != 0 && errno != ESRCH && errno != EPERM) {
-    return error::InvalidArgument("the handle (descriptor {}) is not a process", fd);
-  }
+  GEMEL_RETURN_IF_ERROR(CheckProcess(fd));
   Descriptor own(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!own.valid()) {
     return StatusOfErrno(errno, "watching a process");
   }
   return std::make_unique<RealExitWatch>(loop_, std::move(own), std::move(exited));
+}
+
+absl::StatusOr<uint64_t> RealHost::LivingPid(const std::shared_ptr<SharedHandle>& process) {
+  const int fd = DescriptorOf(process);
+  GEMEL_RETURN_IF_ERROR(CheckProcess(fd));
+  // Readable: its last thread has ended. Asked first, the pid that follows may be a zombie's.
+  pollfd ended{fd, POLLIN, 0};
+  if (poll(&ended, 1, 0) != 0) {
+    return 0;
+  }
+  std::ifstream info(fmt::format("/proc/self/fdinfo/{}", fd));
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with(kPidField)) {
+      // -1 when it was reaped meanwhile, 0 when it is of another pid namespace.
+      const long long pid = std::strtoll(line.c_str() + kPidField.size(), nullptr, 10);
+      if (pid == 0) {
+        return error::InvalidArgument(
+            "the process of descriptor {} is of another pid namespace: run trainers and server in "
+            "one",
+            fd);
+      }
+      return pid < 0 ? 0 : static_cast<uint64_t>(pid);
+    }
+  }
+  return error::Internal("/proc/self/fdinfo/{} names no pid", fd);
 }
 
 }  // namespace gemel

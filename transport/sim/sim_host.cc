@@ -140,4 +140,13 @@ absl::StatusOr<std::unique_ptr<ExitWatch>> SimHost::WatchExit(
   return std::make_unique<SimExitWatch>(std::move(state));
 }
 
+absl::StatusOr<uint64_t> SimHost::LivingPid(const std::shared_ptr<SharedHandle>& process) {
+  auto handle = std::dynamic_pointer_cast<SimProcessHandle>(process);
+  if (handle == nullptr || handle->process()->node() != process_->node()) {
+    return error::InvalidArgument("{} asks for the pid of what is no process of its node",
+                                  process_->ToString());
+  }
+  return handle->process()->alive() ? handle->process()->pid() : 0;
+}
+
 }  // namespace gemel

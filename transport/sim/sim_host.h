@@ -33,6 +33,7 @@ class SimHost final : public Host {
   absl::StatusOr<std::shared_ptr<SharedHandle>> OwnProcess() override;
   absl::StatusOr<std::unique_ptr<ExitWatch>> WatchExit(const std::shared_ptr<SharedHandle>& process,
                                                        std::function<void()> exited) override;
+  absl::StatusOr<uint64_t> LivingPid(const std::shared_ptr<SharedHandle>& process) override;
 
  private:
   const std::shared_ptr<SimNodeProcess> process_;
