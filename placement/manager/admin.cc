@@ -48,6 +48,10 @@ PlacementCore::Answer<pb::GetStatusReply> PlacementCore::GetStatus(CallPtr, pb::
       reply.add_warnings(fmt::format("server {} is {}", member->record.name,
                                      member->alive() ? "suspected" : "dead"));
     }
+    if (draining_.contains(id)) {
+      reply.add_warnings(fmt::format("server {} takes no work: `gemel drain {}` says how far it is",
+                                     member->record.name, member->record.name));
+    }
     if (member->alive() && !member->tier_trouble.empty()) {
       reply.add_warnings(fmt::format("server {}: {}", member->record.name, member->tier_trouble));
     }
@@ -141,6 +145,7 @@ absl::StatusOr<Committed*> PlacementCore::FindSnapshot(Job* job, const std::stri
 // A person's word ends a persist; a restore and readers are waited for.
 absl::Status PlacementCore::CheckRemovable(Job* job, const model::SnapshotOrder& order) {
   Committed& snapshot = job->snapshots.at(order);
+  snapshot.rewrites.clear();
   if (snapshot.persist.has_value() && !snapshot.persist->recording) {
     GiveUpPersist(job, &snapshot, error::Aborted("it is removed by a person"));
   }

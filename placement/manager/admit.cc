@@ -26,7 +26,7 @@ uint64_t PlacementCore::CommittedBytes(const MemberEntry& member) const {
 }
 
 uint64_t PlacementCore::InFlightBytes(const MemberEntry& member, const Attempt* except) const {
-  uint64_t bytes = member.dropping_bytes;
+  uint64_t bytes = member.dropping_bytes + member.pulling_bytes;
   for (const auto& [name, job] : jobs_) {
     for (const auto& [sequence, attempt] : job->attempts) {
       const auto reserved = attempt->reserved.find(member.record.id);
@@ -72,7 +72,7 @@ absl::StatusOr<bool> PlacementCore::Admit(Attempt* attempt, MemberEntry* owner, 
   }
   GEMEL_CHECK_LT(index, owned.size()) << owner->record.name;
   owned[index] += bytes;
-  const std::vector<uint32_t>& holders = plan.assignment.holders[index];
+  const std::vector<uint32_t>& holders = plan.slots.holders[index];
   std::vector<model::ServerMemory> servers(plan.ids.size());
   for (uint32_t i = 0; i < servers.size(); ++i) {
     const MemberEntry& member = *members_.at(plan.ids[i]);
@@ -85,7 +85,7 @@ absl::StatusOr<bool> PlacementCore::Admit(Attempt* attempt, MemberEntry* owner, 
       servers[i].pinned_bytes = std::min(PinnedBytes(member), servers[i].committed_bytes);
     }
   }
-  const model::Admission admission = model::AdmitSnapshot(servers, plan.assignment, owned);
+  const model::Admission admission = model::AdmitSnapshot(servers, plan.slots, owned);
   if (admission.verdict == model::Verdict::kAccept) {
     return true;
   }

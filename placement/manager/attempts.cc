@@ -47,9 +47,21 @@ std::vector<ServerId> PlacementCore::LiveReceipts(const RankSlot& slot) {
   return live;
 }
 
+// Those of draining servers count only where the others were not given all copies.
+std::vector<ServerId> PlacementCore::CountedReceipts(const Attempt& attempt, const RankSlot& slot) {
+  std::vector<ServerId> live = LiveReceipts(slot);
+  const auto staying = std::count_if(
+      slot.holders.begin(), slot.holders.end(),
+      [this](const SlotReceipt& holder) { return !draining_.contains(holder.server); });
+  if (!draining_.empty() && staying >= attempt.record.copies) {
+    std::erase_if(live, [this](const ServerId& id) { return draining_.contains(id); });
+  }
+  return live;
+}
+
 void PlacementCore::Evaluate(Attempt* attempt, RankSlot* slot) {
   Plan& plan = PlanFor(attempt->record.copies);
-  const std::vector<uint32_t> receipts = Indices(plan, LiveReceipts(*slot));
+  const std::vector<uint32_t> receipts = Indices(plan, CountedReceipts(*attempt, *slot));
   const model::CopyPolicy policy{.copies = attempt->record.copies,
                                  .min_copies = attempt->record.min_copies};
   const model::ReceiptCount count =
@@ -88,7 +100,7 @@ void PlacementCore::PlanRank(Attempt* attempt, uint32_t rank, const ServerId& ow
     return;
   }
   Plan& plan = PlanFor(attempt->record.copies);
-  const std::vector<uint32_t>& holders = plan.assignment.holders[plan.index.at(owner)];
+  const std::vector<uint32_t>& holders = plan.slots.holders[plan.index.at(owner)];
   GEMEL_CHECK(!holders.empty()) << owner.ToShort();
   for (const uint32_t holder : holders) {
     const ServerId& id = plan.ids[holder];
@@ -116,7 +128,7 @@ bool PlacementCore::RetargetRank(Attempt* attempt, uint32_t rank) {
   shard.old_holders = Indices(plan, old);
   shard.receipts = Indices(plan, LiveReceipts(slot));
   const model::Retargeted target =
-      model::Retarget(plan.members, plan.assignment, shard, attempt->record.level);
+      model::Retarget(plan.members, plan.slots, shard, attempt->record.level);
   std::vector<SlotReceipt> holders;
   if (shard.owner.has_value()) {
     const ServerId& id = plan.ids[*shard.owner];

@@ -122,6 +122,7 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   GEMEL_CHECK(attempt->state == AttemptState::kCommitting) << id.ToString();
   attempt->state = AttemptState::kCommitted;
   job->attempts.erase(id.sequence);
+  RememberHomes(job, *attempt);
   for (const model::SnapshotOrder& old : replaced) {
     LeaveMemory(job, old);
   }

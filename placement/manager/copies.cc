@@ -32,6 +32,35 @@ PlacementCore::HolderTable PlacementCore::TableOf(
   return table;
 }
 
+std::vector<ServerId> PlacementCore::RankCopies(
+    const Committed& snapshot, uint32_t rank,
+    std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> MemberEntry::* copies) const {
+  GEMEL_CHECK_LT(rank, snapshot.record.world_size) << snapshot.record.snapshot.ToString();
+  std::vector<ServerId> servers;
+  const SnapshotKey key = KeyOf(snapshot.record.snapshot);
+  for (const auto& [id, member] : members_) {
+    const auto held = (*member.*copies).find(key);
+    if (!member->alive() || !member->reported || held == (*member.*copies).end()) {
+      continue;
+    }
+    const auto copy = held->second.find(rank);
+    if (copy != held->second.end() &&
+        (snapshot.parsed == nullptr || snapshot.parsed->shards[rank].root == copy->second.root)) {
+      servers.push_back(id);
+    }
+  }
+  return servers;
+}
+
+std::vector<ServerId> PlacementCore::RankHolders(const Committed& snapshot, uint32_t rank) const {
+  return RankCopies(snapshot, rank, &MemberEntry::held);
+}
+
+std::vector<ServerId> PlacementCore::RankSources(const Committed& snapshot, uint32_t rank) const {
+  std::vector<ServerId> sources = RankHolders(snapshot, rank);
+  return sources.empty() ? RankCopies(snapshot, rank, &MemberEntry::disk) : sources;
+}
+
 PlacementCore::HolderTable PlacementCore::HoldersOf(const Committed& snapshot) {
   return TableOf(snapshot, &MemberEntry::held);
 }
@@ -135,6 +164,7 @@ void PlacementCore::CopyGone(MemberEntry* member, const ShardId& shard, std::str
   const auto found = job->snapshots.find(OrderOf(shard.snapshot.epoch, shard.snapshot.sequence));
   if (found != job->snapshots.end()) {
     CountCopies(&found->second);
+    found->second.disk_settled = false;
   }
   job->changed.NotifyAll();
   ReviewRestoreSoon(job);

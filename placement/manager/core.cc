@@ -26,6 +26,9 @@ PlacementCore::PlacementCore(PlacementOptions options, PlacementSeams seams, Lea
       manifest_bytes_(
           seams.metrics->Gauge("gemel_manifest_bytes", "manifests of snapshots in memory")),
       repairs_(seams.metrics->Counter("gemel_repairs_total", "shards copied again")),
+      repaired_bytes_(seams.metrics->Counter("gemel_repair_bytes_total", "bytes copied again")),
+      backlog_bytes_(seams.metrics->Gauge("gemel_repair_backlog_bytes",
+                                          "bytes that repair still has to copy")),
       store_errors_(seams.metrics->Counter("gemel_store_errors_total", "MetaStore refusals")),
       receipts_refused_(
           seams.metrics->Counter("gemel_receipts_refused_total", "receipts not counted")),
@@ -85,6 +88,8 @@ const std::map<std::string, PlacementCore::Handler>& PlacementCore::Handlers() {
       GEMEL_METHOD_(RemoveSnapshots),
       GEMEL_METHOD_(VerifySnapshot),
       GEMEL_METHOD_(Explain),
+      GEMEL_METHOD_(Repair),
+      GEMEL_METHOD_(Drain),
       GEMEL_METHOD_(BeginRead),
       GEMEL_METHOD_(EndRead),
       GEMEL_METHOD_(PersistSnapshot),

@@ -14,11 +14,13 @@
 #include <vector>
 
 #include "common/status_macros.h"
+#include "placement/manager/backlog.h"
 #include "placement/manager/leadership.h"
 #include "placement/manager/manager.h"
 #include "placement/manager/state.h"
 #include "placement/model/assignment.h"
 #include "placement/model/receipts.h"
+#include "placement/model/repair.h"
 
 namespace gemel {
 
@@ -28,9 +30,13 @@ struct Plan {
   std::vector<model::Member> members;
   std::map<ServerId, uint32_t> index;
   model::Assignment assignment;
+  model::Assignment slots;  // the assignment, and where ranks on draining servers keep copies
+  std::unique_ptr<model::RepairPlanner> repairs;
   std::map<uint32_t, model::DomainRule> rules;  // by level
 
   const model::DomainRule& RuleAt(uint32_t level);
+  // Once it is where it stays. REQUIRES: the assignment is built.
+  void AddRepairs();
 };
 
 // Holds a lock (a semaphore of one permit) until it goes out of scope.
@@ -102,6 +108,8 @@ class PlacementCore {
                                                    pb::RemoveSnapshotsRequest request);
   Answer<pb::VerifySnapshotReply> VerifySnapshot(CallPtr call, pb::VerifySnapshotRequest request);
   Answer<pb::ExplainReply> Explain(CallPtr call, pb::ExplainRequest request);
+  Answer<pb::RepairReply> Repair(CallPtr call, pb::RepairRequest request);
+  Answer<pb::DrainReply> Drain(CallPtr call, pb::DrainRequest request);
 
   // core.cc
   absl::Status CheckCaller(const pb::Caller& caller);
@@ -219,6 +227,7 @@ class PlacementCore {
   bool SourceGone(const RankSlot& slot) const;
   void PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
   std::vector<ServerId> LiveReceipts(const RankSlot& slot);
+  std::vector<ServerId> CountedReceipts(const Attempt& attempt, const RankSlot& slot);
   bool AllHoldersAnswered(const Attempt& attempt);
   std::string Missing(const Attempt& attempt) const;
   void Consider(const std::shared_ptr<Attempt>& attempt);
@@ -253,6 +262,12 @@ class PlacementCore {
   HolderTable HoldersOf(const Committed& snapshot);      // in memory
   HolderTable DiskHoldersOf(const Committed& snapshot);  // in the persistent tier
   HolderTable SourcesOf(const Committed& snapshot);      // in memory, or where none is, on disk
+  // The same of one rank.
+  std::vector<ServerId> RankHolders(const Committed& snapshot, uint32_t rank) const;
+  std::vector<ServerId> RankSources(const Committed& snapshot, uint32_t rank) const;
+  std::vector<ServerId> RankCopies(
+      const Committed& snapshot, uint32_t rank,
+      std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> MemberEntry::* copies) const;
   HolderTable TableOf(const Committed& snapshot,
                       std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> MemberEntry::* copies);
   static const HeldCopy& CopyAt(const MemberEntry& member, const ShardId& shard);
@@ -273,7 +288,7 @@ class PlacementCore {
   void LetManifestGo(const Job& job, const model::SnapshotOrder& order, Committed* snapshot) const;
   void CountManifests();
 
-  // retain.cc, repair.cc
+  // retain.cc
   void MaintainSoon(Job* job);
   void MaintainAllSoon();
   Task<void> Maintain(Job* job);
@@ -286,12 +301,52 @@ class PlacementCore {
                                   std::vector<model::SnapshotOrder> leaving);
   void LeaveMemory(Job* job, const model::SnapshotOrder& order);
   void ForgetSnapshot(Job* job, const model::SnapshotOrder& order);
-  void Repair(Job* job, Committed* snapshot);
-  void PullTo(Job* job, Committed* snapshot, uint32_t rank, MemberEntry* target,
-              const std::vector<ServerId>& sources);
-  void PullDone(const std::string& job, model::SnapshotOrder order,
-                std::pair<uint32_t, ServerId> to, const pb::DirectiveResult& result);
-  bool RoomFor(const MemberEntry& member, uint64_t bytes) const;
+
+  // backlog.cc, heirs.cc, repair.cc, rewrite.cc, drain.cc: copies that are lacking.
+  Backlog CollectBacklog();
+  void CollectMemory(Job* job, Committed* snapshot, uint32_t age, Backlog* backlog);
+  void CollectRank(const RepairTask& shard, const std::vector<ServerId>& holders, Plan* plan,
+                   Backlog* backlog);
+  void CollectRecords(const Committed& snapshot, Backlog* backlog) const;
+  void CollectDisks(Job* job, Committed* snapshot, Backlog* backlog);
+  void CollectOpen(Backlog* backlog) const;
+  void TellBlocked(const Backlog& backlog);
+  uint64_t RoomAt(const MemberEntry& member) const;
+  void RememberHomes(Job* job, const Attempt& attempt);
+  std::optional<ServerId> HeirOf(Job* job, uint32_t rank, KnownHeirs* known);
+  std::optional<ServerId> ChooseHeir(const Job& job, const ServerId& home) const;
+  void RepairSoon();
+  Task<void> RunRepairs();
+  void IssueRepairs(Backlog* backlog);
+  void IssueRepair(const RepairTask& task, Room* room, KnownHeirs* heirs, Backlog* backlog);
+  model::RepairShard ShardOf(const RepairTask& task, const Plan& plan, Room* room,
+                             std::set<std::string>* failures);
+  void PullTo(const RepairTask& task, MemberEntry* target, const std::vector<ServerId>& sources,
+              bool again);
+  void PullDone(const RepairTask& task, MemberEntry* target, const HeldCopy& copy,
+                const pb::DirectiveResult& result);
+  void NoteFailure(Committed* snapshot, std::pair<uint32_t, ServerId> to, std::string why);
+  bool IsBarred(const Committed& snapshot, std::pair<uint32_t, ServerId> to) const;
+  void IssueRewrites(Backlog* backlog);
+  void IssueRewrite(const RewriteTask& task, Room* room, Backlog* backlog);
+  MemberEntry* RewriteTarget(const RewriteTask& task, const Committed& snapshot, Room* room,
+                             std::string* why);
+  void WriteAgain(const RewriteTask& task, Committed* snapshot, MemberEntry* target);
+  void WrittenAgain(const RewriteTask& task, const ServerId& server, const HeldCopy& copy,
+                    const pb::DirectiveResult& result);
+  bool MayComeBack() const;
+  Task<absl::Status> LoadDrains();
+  Task<absl::Status> WriteDrain(DrainRecord record, bool remove);
+  Task<void> EndDrain(ServerId id);
+  absl::StatusOr<MemberEntry*> MemberNamed(const std::string& name);
+  absl::Status CheckDrain(const MemberEntry& member);
+  absl::Status CheckDrainCopies(const MemberEntry& member, uint32_t copies,
+                                const std::string& what);
+  absl::Status CheckDrainRoom(const MemberEntry& member);
+  absl::Status CheckDrainDisk(const MemberEntry& member);
+  Answer<bool> BeginDrain(ServerId id, bool force);
+  Answer<bool> CancelDrain(ServerId id);
+  void FillDrain(const MemberEntry& member, pb::DrainReply* reply);
 
   // restore.cc, restore_reports.cc
   absl::Status CheckRestore(const Job& job, const pb::BeginRestoreRequest& request) const;
@@ -397,6 +452,11 @@ class PlacementCore {
   std::map<ReadId, ReadPin> reads_;
   uint64_t persist_runs_ = 0;
   std::map<uint32_t, Plan> plans_;  // by copies; emptied when the members change
+  std::map<ServerId, DrainRecord> draining_;
+  bool repairing_ = false;
+  bool repair_again_ = false;
+  TimePoint repair_after_{};
+  std::string repair_blocked_;  // as it was told last
   Semaphore map_lock_;
   WaitQueue map_changed_;
   Gate gate_;
@@ -422,6 +482,8 @@ class PlacementCore {
   Metric& data_losses_;
   Metric& manifest_bytes_;
   Metric& repairs_;
+  Metric& repaired_bytes_;
+  Metric& backlog_bytes_;
   Metric& store_errors_;
   Metric& receipts_refused_;
   Metric& persists_;

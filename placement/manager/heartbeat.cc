@@ -20,6 +20,7 @@ void PlacementCore::Heard(MemberEntry* member) {
 }
 
 void PlacementCore::TakeTierState(MemberEntry* member, const pb::TierState& tier) {
+  member->tier_free_bytes = tier.free_bytes();
   if (member->tier_trouble == tier.trouble()) {
     return;
   }

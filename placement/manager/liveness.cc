@@ -90,6 +90,7 @@ void PlacementCore::Die(MemberEntry* member, std::string_view why) {
   member->record.dead = true;
   member->dead_since = loop_->Now();
   ForgetSoftState(member);
+  repair_after_ = Add(loop_->Now(), options_.repair_wait);
   DropReadsOf(member->record.id, member->record.incarnation);
   SpawnInside(RecordDeath(member->record.id, member->record.incarnation));
   MembersChanged();
@@ -152,6 +153,7 @@ Task<void> PlacementCore::Forget(ServerId id) {
     GEMEL_CHECK(member->held.empty() && member->directives.empty()) << id.ToShort();
     Emit(Severity::kInfo, "member_forgotten", fmt::format("server {} is forgotten", id.ToShort()));
     members_.erase(id);
+    SpawnInside(EndDrain(id));
     map_changed_.NotifyAll();
   }
 }

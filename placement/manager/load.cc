@@ -78,6 +78,7 @@ Task<absl::Status> PlacementCore::Load() {
                                              cluster_.generation <= model::kCounterMax + 1,
                                          kClusterKey));
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadMembers());
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadDrains());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadTokens());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadOpens());

@@ -64,6 +64,8 @@ struct PlacementOptions {
   Duration save_deadline = 60s;  // when Open names none
   Duration save_deadline_max = 1h;
   Duration wait_max = 30s;  // a call is held at most this long
+  // After a death, for shards that keep two copies or more: the server may come back with its own.
+  Duration repair_wait = 2s;
   bool recover_from_servers = false;
   bool accept_loss = false;      // recover without a majority of the last members
   Duration recover_settle = 2s;  // how long members that are not needed are listened for

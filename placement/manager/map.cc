@@ -34,13 +34,28 @@ Plan& PlacementCore::PlanFor(uint32_t copies) {
     if (member->alive()) {
       plan.index[id] = static_cast<uint32_t>(plan.ids.size());
       plan.ids.push_back(id);
-      plan.members.push_back({.domain = member->record.domain, .placeable = true});
+      plan.members.push_back(
+          {.domain = member->record.domain, .placeable = !draining_.contains(id)});
     }
   }
   plan.assignment = model::BuildGroups(plan.members, copies);
   GEMEL_CHECK_EQ(plan.assignment.holders.size(), plan.ids.size());
   GEMEL_CHECK_EQ(plan.index.size(), plan.ids.size());
-  return plans_.emplace(copies, std::move(plan)).first->second;
+  Plan& kept = plans_.emplace(copies, std::move(plan)).first->second;
+  kept.AddRepairs();
+  return kept;
+}
+
+// A rank that saves at a draining server keeps its local copy there, and all copies elsewhere.
+void Plan::AddRepairs() {
+  repairs = std::make_unique<model::RepairPlanner>(members, assignment);
+  slots = assignment;
+  for (uint32_t i = 0; i < members.size(); ++i) {
+    if (!members[i].placeable) {
+      slots.holders[i] = repairs->TargetsOf({.holders = {i}}).targets;
+      slots.holders[i].insert(slots.holders[i].begin(), i);
+    }
+  }
 }
 
 std::vector<uint32_t> PlacementCore::Indices(const Plan& plan,
@@ -62,6 +77,8 @@ void PlacementCore::MembersChanged() {
   for (auto& [name, job] : jobs_) {
     for (auto& [order, snapshot] : job->snapshots) {
       CountCopies(&snapshot);
+      snapshot.repair_failures.clear();  // they may have been the fault of who went
+      snapshot.disk_settled = false;
     }
     job->changed.NotifyAll();
     ReviewRestoreSoon(job.get());
@@ -78,6 +95,7 @@ void PlacementCore::MemberToProto(const MemberEntry& member, pb::Member* out) co
   out->set_data_address(record.data_address);
   out->set_capacity_bytes(record.capacity_bytes);
   out->set_used_bytes(member.used_bytes);
+  out->set_draining(draining_.contains(record.id));
   out->set_state(!member.alive()                    ? pb::MEMBER_DEAD
                  : member.suspect_since.has_value() ? pb::MEMBER_SUSPECT
                                                     : pb::MEMBER_ALIVE);

@@ -154,9 +154,12 @@ bool PlacementCore::PersistRank(Committed* snapshot, uint32_t rank,
       able.push_back(member);
     }
   }
-  std::sort(able.begin(), able.end(), [](const MemberEntry* a, const MemberEntry* b) {
-    return std::tuple(!a->tier_trouble.empty(), a->persists, a->record.id) <
-           std::tuple(!b->tier_trouble.empty(), b->persists, b->record.id);
+  const auto rank_of = [this](const MemberEntry* member) {
+    return std::tuple(!member->tier_trouble.empty(), draining_.contains(member->record.id),
+                      member->persists, member->record.id);
+  };
+  std::sort(able.begin(), able.end(), [&rank_of](const MemberEntry* a, const MemberEntry* b) {
+    return rank_of(a) < rank_of(b);
   });
   const bool hope = able.size() >= sought;
   for (MemberEntry* member : able) {

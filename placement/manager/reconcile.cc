@@ -53,6 +53,7 @@ void PlacementCore::ForgetSoftState(MemberEntry* member) {
   member->directives.clear();
   member->dropping_bytes = 0;
   member->pulls = 0;
+  member->pulling_bytes = 0;
   member->last_sent = 0;
   member->probe_answered = false;
   member->suspect_since.reset();
@@ -65,7 +66,9 @@ void PlacementCore::ForgetSoftState(MemberEntry* member) {
         snapshot.fetching_from.reset();
       }
       const auto of_member = [member](const auto& to) { return to.second == member->record.id; };
-      std::erase_if(snapshot.pulls, of_member);
+      const auto to_member = [&of_member](const auto& entry) { return of_member(entry.first); };
+      std::erase_if(snapshot.pulls, to_member);
+      std::erase_if(snapshot.rewrites, to_member);
       if (snapshot.persist.has_value()) {
         std::erase_if(snapshot.persist->writing, of_member);
       }

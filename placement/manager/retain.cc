@@ -19,7 +19,8 @@ constexpr Duration kRarePause = 50ms;  // where the simulator lets the manager p
 bool PlacementCore::IsPinned(const Job& job, const model::SnapshotOrder& order) const {
   const auto found = job.snapshots.find(order);
   if (job.reads.contains(order) ||
-      (found != job.snapshots.end() && found->second.persist.has_value())) {
+      (found != job.snapshots.end() &&
+       (found->second.persist.has_value() || !found->second.rewrites.empty()))) {
     return true;
   }
   if (!job.restore.has_value()) {
@@ -147,10 +148,8 @@ Task<void> PlacementCore::Maintain(Job* job) {
     if (!retired.ok() && !stopping_) {
       Emit(Severity::kWarning, "retire_refused", ToText(retired));
     }
-    for (auto it = job->snapshots.rbegin(); it != job->snapshots.rend(); ++it) {
-      Repair(job, &it->second);
-    }
     MaintainDisks(job);
+    RepairSoon();
   } while (job->maintain_again && !stopping_);
   job->maintaining = false;
 }

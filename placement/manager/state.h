@@ -37,6 +37,7 @@ inline constexpr size_t kDirectiveBytesMax = 8u << 20;  // in one reply
 inline constexpr size_t kFinishedMax = 64;  // ended attempts of a job that are remembered
 inline constexpr size_t kNamesMax = 4096;   // names of an epoch, and skips, that are remembered
 inline constexpr size_t kPullsMax = 8;      // repairs under way to one member
+inline constexpr size_t kPullsCalmMax = 4;  // those of them that are not urgent
 inline constexpr size_t kJobsMax = 65'536;
 inline constexpr size_t kManifestsKept = 4;  // of a job's newest snapshots, when nothing needs them
 inline constexpr size_t kReadsMax = 1024;    // pins of readers on one job; more: ResourceExhausted
@@ -47,8 +48,12 @@ static_assert(kPersistsMax <= kDirectivesReplyMax);
 static_assert(kReadsMax > 0);
 static_assert(kDirectivesReplyMax <= kDirectivesMax);
 static_assert(kPullsMax <= kDirectivesReplyMax, "one reply can hold all repairs of a member");
+static_assert(kPullsCalmMax < kPullsMax, "the last copy of a shard never waits for calm ones");
 static_assert(kManifestsKept > 0, "a restore begins with the newest one's");
 inline constexpr Duration kDirectiveResend = 500ms;
+inline constexpr Duration kRepairRetryMin = 1s;  // after a pull that failed, at the same member
+inline constexpr Duration kRepairRetryMax = 30s;
+static_assert(kRepairRetryMin < kRepairRetryMax);
 
 // What a snapshot is looked up by: job and order.
 struct SnapshotKey {
@@ -105,9 +110,11 @@ struct MemberEntry {
   std::set<SnapshotKey> marked;                              // told that PERSISTED is durable
   size_t persists = 0;                                       // PersistShards under way
   std::string tier_trouble;
-  bool disk_unknown = false;    // it joined before its tier was read: `disk` may lack something
-  uint64_t dropping_bytes = 0;  // told to drop, not yet confirmed
+  uint64_t tier_free_bytes = 0;  // 0: it has no tier, or a full one
+  bool disk_unknown = false;     // it joined before its tier was read: `disk` may lack something
+  uint64_t dropping_bytes = 0;   // told to drop, not yet confirmed
   size_t pulls = 0;
+  uint64_t pulling_bytes = 0;
 
   std::deque<QueuedDirective> directives;  // not acknowledged; ids ascend
   uint64_t next_directive = 0;
@@ -196,6 +203,16 @@ struct PersistRun {
   std::string waits_for;
 };
 
+// A member could not take a copy: it is asked again later, another one now.
+struct RepairFailure {
+  TimePoint until{};
+  uint32_t tries = 0;
+  std::string why;
+};
+
+// A copy on its way to a member's disk, because the snapshot has too few there.
+enum class Rewrite : uint8_t { kPulling, kWriting };
+
 struct Committed {
   model::CommitRecord record;
   std::string encoded;
@@ -216,8 +233,11 @@ struct Committed {
   std::optional<ServerId> fetched_from;   // who was asked last: another one is next
   std::set<ServerId> without_manifest;    // they were asked and do not have it, or not this one
   std::vector<SnapshotId> replaced;       // dropped from the servers once this one is told
-  std::set<std::pair<uint32_t, ServerId>> pulls;  // repairs under way
-  std::set<ServerId> storing;                     // StoreCommit is under way there
+  std::map<std::pair<uint32_t, ServerId>, bool> pulls;  // repairs under way: urgent?
+  std::map<std::pair<uint32_t, ServerId>, Rewrite> rewrites;
+  std::map<std::pair<uint32_t, ServerId>, RepairFailure> repair_failures;
+  bool disk_settled = false;   // persisted, and every shard has its copies on disk
+  std::set<ServerId> storing;  // StoreCommit is under way there
 };
 
 struct RestoreState {
@@ -250,6 +270,8 @@ struct Job {
   std::deque<Finished> finished;
   std::optional<RestoreState> restore;
   std::map<model::SnapshotOrder, uint32_t> reads;  // how many readers pin it
+  std::vector<ServerId> homes;  // by rank: the server it saved at, as of the newest commit seen
+  std::map<ServerId, ServerId> heirs;  // of homes that are gone: who takes over the slot
   uint32_t committed_since_persist = 0;
   std::optional<TimePoint> persist_clock;  // when the last persist began, or the first commit was
   Semaphore lock;

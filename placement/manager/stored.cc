@@ -45,6 +45,8 @@ std::string PersistedKey(const std::string& job, const EpochId& epoch, uint64_t 
 
 std::string RestoreKey(const std::string& job) { return kRestorePrefix + job; }
 
+std::string DrainKey(const ServerId& id) { return kDrainPrefix + id.ToHex(); }
+
 template <typename Record>
 std::string EncodeStored(const Record& record) {
   return static_cast<char>(kStoredVersion) + EncodeMessage(record);
@@ -78,11 +80,13 @@ template std::string EncodeStored(const OpenRecord&);
 template std::string EncodeStored(const RestoreRecord&);
 template absl::StatusOr<LeaderRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<BeatRecord> DecodeStored(const std::string&, const std::string&);
+template std::string EncodeStored(const DrainRecord&);
 template absl::StatusOr<ClusterRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<MemberRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<JobRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<TokenRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<OpenRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<RestoreRecord> DecodeStored(const std::string&, const std::string&);
+template absl::StatusOr<DrainRecord> DecodeStored(const std::string&, const std::string&);
 
 }  // namespace gemel

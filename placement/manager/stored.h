@@ -15,6 +15,7 @@
 //   snapshot/<job>/<epoch>/<sequence>     CommitRecord, as placement/model/records.h writes it
 //   persisted/<job>/<epoch>/<sequence>    the same record: PERSISTED, every shard is on disk
 //   restore/<job>                         RestoreRecord of the job's newest epoch
+//   drain/<server id>                     DrainRecord: a person wants the server empty
 //
 // Thread safety: values and pure functions.
 #pragma once
@@ -201,6 +202,17 @@ struct RestoreRecord {
   }
 };
 
+struct DrainRecord {
+  static constexpr std::string_view kName = "drain record";
+  ServerId server;
+  bool forced = false;  // redundancy may suffer
+
+  static void Fields(auto& m, auto&& field) {
+    field("server", m.server);
+    field("forced", m.forced);
+  }
+};
+
 inline constexpr const char* kLeaderKey = "leader";
 inline constexpr const char* kBeatKey = "leader-beat";
 inline constexpr const char* kClusterKey = "cluster";
@@ -211,6 +223,7 @@ inline constexpr const char* kOpenPrefix = "open/";
 inline constexpr const char* kSnapshotPrefix = "snapshot/";
 inline constexpr const char* kPersistedPrefix = "persisted/";
 inline constexpr const char* kRestorePrefix = "restore/";
+inline constexpr const char* kDrainPrefix = "drain/";
 
 std::string MemberKey(const ServerId& id);
 std::string JobKey(const std::string& job);
@@ -219,6 +232,7 @@ std::string OpenKey(const std::string& job, uint64_t sequence);
 std::string StoredSnapshotKey(const std::string& job, const EpochId& epoch, uint64_t sequence);
 std::string PersistedKey(const std::string& job, const EpochId& epoch, uint64_t sequence);
 std::string RestoreKey(const std::string& job);
+std::string DrainKey(const ServerId& id);
 
 // Version byte and fields. DecodeStored: DataLoss naming the key; FailedPrecondition for another
 // format version.

@@ -41,6 +41,9 @@ Directive: 1 id uint64, 2 store_commit StoreCommit, 3 drop_snapshot DropSnapshot
 DirectiveResult: 1 id uint64, 2 code uint32, 3 message string, 4 manifest bytes
 DirectivesReply: 1 directives* Directive, 2 rejoin bool, 3 generation uint64, 4 term uint64
 DirectivesRequest: 1 caller Caller, 2 results* DirectiveResult, 3 wait_ms uint32
+DrainReply: 1 server Member, 2 ready bool, 3 shards uint64, 4 bytes uint64, 5 persisted_shards uint64, 6 open_saves uint32, 7 blocked* string, 8 waiting* string
+DrainRequest.Action: 0 STATUS, 1 BEGIN, 2 CANCEL
+DrainRequest: 1 caller Caller, 2 server string, 3 action Action, 4 force bool
 DropPersisted: 1 snapshot SnapshotId
 DropSnapshot: 1 snapshot SnapshotId
 DropStaging: 1 snapshot SnapshotId, 2 why string
@@ -64,7 +67,7 @@ ListJobsRequest: 1 caller Caller
 ListSnapshotsReply: 1 snapshots* SnapshotInfo
 ListSnapshotsRequest: 1 caller Caller, 2 job string
 MarkPersisted: 1 snapshot SnapshotId
-Member: 1 server_id bytes, 2 incarnation bytes, 3 name string, 4 domain string, 5 data_address string, 6 capacity_bytes uint64, 7 used_bytes uint64, 8 state MemberState, 9 suspect_ms uint64
+Member: 1 server_id bytes, 2 incarnation bytes, 3 name string, 4 domain string, 5 data_address string, 6 capacity_bytes uint64, 7 used_bytes uint64, 8 state MemberState, 9 suspect_ms uint64, 10 draining bool
 MemberState: 0 MEMBER_UNKNOWN, 1 MEMBER_ALIVE, 2 MEMBER_SUSPECT, 3 MEMBER_DEAD
 OnBusy: 0 ON_BUSY_WAIT, 1 ON_BUSY_SKIP
 OpenReply.Decision: 0 DECISION_UNKNOWN, 1 ACCEPT, 2 WAIT, 3 SKIP
@@ -76,10 +79,12 @@ PersistSnapshotReply: 1 snapshot SnapshotId, 2 state PersistState, 3 shards_done
 PersistSnapshotRequest: 1 caller Caller, 2 job string, 3 name string, 4 wait_ms uint32
 PersistState: 0 PERSIST_NONE, 1 PERSIST_RUNNING, 2 PERSIST_DONE
 PersistedShard: 1 object HeldObject, 2 complete bool
-PullShard: 1 object HeldObject, 2 sources* Member
+PullShard: 1 object HeldObject, 2 sources* Member, 3 urgent bool
 Receipt: 1 object HeldObject
 RemoveSnapshotsReply: 1 removed uint32
 RemoveSnapshotsRequest: 1 caller Caller, 2 job string, 3 name string
+RepairReply: 1 shards uint64, 2 bytes uint64, 3 last_copy_shards uint64, 4 lost_shards uint64, 5 unknown_snapshots uint64, 6 pulls uint32, 7 repaired_bytes uint64, 8 blocked* string, 9 waiting* string, 10 persisted_shards uint64
+RepairRequest: 1 caller Caller
 ReportReceiptsReply.Retarget: 1 shard ShardId, 2 holders* Member
 ReportReceiptsReply: 1 retargets* Retarget
 ReportReceiptsRequest: 1 caller Caller, 2 receipts* Receipt

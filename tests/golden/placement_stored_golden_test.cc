@@ -32,6 +32,7 @@ TEST(StoredGolden, Keys) {
   EXPECT_EQ(PersistedKey("gpt", {1, 7}, 0xc),
             "persisted/gpt/0000000000000001.0000000000000007/000000000000000c");
   EXPECT_EQ(RestoreKey("gpt"), "restore/gpt");
+  EXPECT_EQ(DrainKey(IdOf<ServerId>(0x10)), "drain/101112131415161718191a1b1c1d1e1f");
 }
 
 TEST(StoredGolden, LeaderRecord) {
@@ -174,6 +175,16 @@ TEST(StoredGolden, OpenRecord) {
                    "3a3b3c3d"                          // persist_interval_s
                    "3e3f4041"                          // persist_copies
                    "42434445");                        // persist_keep
+}
+
+TEST(StoredGolden, DrainRecord) {
+  DrainRecord m;
+  m.server = IdOf<ServerId>(0x01);
+  m.forced = true;
+  ExpectStored(m,
+               "02"                                // format version
+               "0102030405060708090a0b0c0d0e0f10"  // server
+               "01");                              // forced
 }
 
 TEST(StoredGolden, RestoreRecord) {

@@ -7,6 +7,8 @@ gemel_test(placement_manager_test
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_persist_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_read_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_recover_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_drain_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_repair_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_restore_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_save_test.cc
   DEPS gemel_placement_manager LABEL unit)

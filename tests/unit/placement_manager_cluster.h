@@ -138,6 +138,10 @@ struct ScriptedServer {
   absl::Status joined = error::Unavailable("not joined");
   std::shared_ptr<ScriptedCall> poll;  // shared with the manager's handler
   int pulled = 0;
+  std::vector<pb::PullShard> pulls;  // as they were told, told again ones too
+  bool pulls_hang = false;           // PullShard is not answered
+  absl::Status pull_refuses;         // what PullShard fails with
+  uint64_t tier_free = 1 << 30;
   int manifests_fetched = 0;
   int dropped = 0;  // directives to drop a snapshot or staging
 };
@@ -520,6 +524,44 @@ class Cluster {
     return Call<pb::ListSnapshotsReply>("ListSnapshots", request);
   }
 
+  pb::RepairReply Repaired() {
+    pb::RepairRequest request;
+    *request.mutable_caller() = Person();
+    auto reply = Call<pb::RepairReply>("Repair", request);
+    EXPECT_TRUE(reply.ok()) << reply.status();
+    return reply.value_or(pb::RepairReply());
+  }
+
+  absl::StatusOr<pb::DrainReply> Drain(size_t index, pb::DrainRequest::Action action,
+                                       bool force = false) {
+    pb::DrainRequest request;
+    *request.mutable_caller() = Person();
+    request.set_server(server(index).name);
+    request.set_action(action);
+    request.set_force(force);
+    return Call<pb::DrainReply>("Drain", request);
+  }
+
+  bool RunUntilReady(size_t index, Duration limit = 20s) {
+    const TimePoint end = Add(scheduler.now(), limit);
+    while (scheduler.now() < end) {
+      auto drained = Drain(index, pb::DrainRequest::STATUS);
+      if (drained.ok() && drained->ready()) {
+        return true;
+      }
+      Run(50ms);
+    }
+    return false;
+  }
+
+  int PulledByAll() const {
+    int pulled = 0;
+    for (const auto& server : servers) {
+      pulled += server->pulled;
+    }
+    return pulled;
+  }
+
   // Names of the committed snapshots, oldest first.
   std::string Names(const std::string& job) {
     auto listed = List(job);
@@ -724,6 +766,7 @@ class Cluster {
     }
     request.mutable_tier()->set_trouble(server->tier_trouble);
     request.mutable_tier()->set_unread(server->tier_unread);
+    request.mutable_tier()->set_free_bytes(server->tier_free);
     auto call = std::make_shared<ScriptedCall>();
     Result raw = co_await Ask(call, "Join", request.SerializeAsString());
     server->joined = raw.status();
@@ -757,6 +800,7 @@ class Cluster {
         *request.mutable_caller() = CallerOf(*server);
         request.set_capacity_bytes(server->capacity);
         request.mutable_tier()->set_trouble(server->tier_trouble);
+        request.mutable_tier()->set_free_bytes(server->tier_free);
         auto call = std::make_shared<ScriptedCall>();
         const Result raw = co_await Ask(call, "Heartbeat", request.SerializeAsString());
         pb::HeartbeatReply reply;
@@ -791,6 +835,11 @@ class Cluster {
       server->epochs[directive.see_epoch().job()] = FromProto(directive.see_epoch().epoch());
     } else if (directive.has_pull_shard()) {
       const pb::HeldObject& object = directive.pull_shard().object();
+      if (!server->pull_refuses.ok()) {
+        result->set_code(static_cast<uint32_t>(server->pull_refuses.code()));
+        result->set_message(std::string(MessageOf(server->pull_refuses)));
+        return;
+      }
       server->objects[ShardOf(object)] = object;
       server->pulled += 1;
     } else if (directive.has_verify_shard()) {
@@ -875,7 +924,11 @@ class Cluster {
       }
       results.clear();
       for (const pb::Directive& directive : reply.directives()) {
-        if ((directive.has_store_commit() && !server->stores_commits) ||
+        if (directive.has_pull_shard()) {
+          server->pulls.push_back(directive.pull_shard());
+        }
+        if ((directive.has_pull_shard() && server->pulls_hang) ||
+            (directive.has_store_commit() && !server->stores_commits) ||
             (directive.has_persist_shard() && server->disk_hangs)) {
           continue;
         }

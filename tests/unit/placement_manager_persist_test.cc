@@ -395,6 +395,9 @@ TEST_F(PlacementPersist, AnOlderOneStaysWhenADiskOfTheNewerWasLost) {
   ASSERT_TRUE(cluster.BeginRead("gpt", "1", id, kReader).ok());
   ASSERT_TRUE(cluster.Save(run, "2").ok());
   ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "2"));
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = true;  // nobody writes it again
+  }
   for (size_t i = 1; i < cluster.servers.size(); ++i) {
     std::erase_if(cluster.server(i).disk,
                   [](const auto& entry) { return entry.first.snapshot.name == "2"; });
@@ -406,6 +409,11 @@ TEST_F(PlacementPersist, AnOlderOneStaysWhenADiskOfTheNewerWasLost) {
   ASSERT_TRUE(cluster.EndRead(id, kReader).ok());
   cluster.Run(3s);
   EXPECT_EQ(cluster.InfoOf("gpt", "1").persisted(), pb::PERSIST_DONE);
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = false;
+  }
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("2") == 2; })) << "it is written again";
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }));
 }
 
 TEST_F(PlacementPersist, OneBadDiskLeavesItToTheOtherHolder) {
