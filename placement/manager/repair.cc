@@ -170,7 +170,7 @@ void PlacementCore::PullTo(const RepairTask& task, MemberEntry* target,
   snapshot.pulls[to] = task.urgent();
   if (!again) {
     Sometimes(Situation::kRepairPull);
-  target->pulls += 1;
+    target->pulls += 1;
     target->pulling_bytes += copy.bytes;
     directive.done = [this, task, server = target->record.id,
                       copy](const pb::DirectiveResult& result) {
