@@ -177,16 +177,19 @@ class Cluster:
     def restart_server(self, name):
         self.json("up", "--server", name)
 
-    def restart_placement(self, wait=True):
-        """Brings a dead placement manager back on its own folder and port, with the CLI's own command line."""
+    def restart_placement(self, wait=True, store=()):
+        """Brings a dead placement manager back on its own folder and port, with the CLI's own command line.
+
+        ``store``: flags instead of its folder.
+        """
         folder, facts = Path(self.dir, "placement"), self.facts
         folder.mkdir(exist_ok=True)
         ready = folder / "ready.json"
         ready.unlink(missing_ok=True)
         with open(folder / "log", "ab") as log:
             child = subprocess.Popen(
-                [str(GEMEL.with_name("gemel-placement")), "--dir", str(folder), "--listen", facts["placement"],
-                 "--ready-file", str(ready)],
+                [str(GEMEL.with_name("gemel-placement")), *(store or ("--dir", str(folder))), "--listen",
+                 facts["placement"], "--ready-file", str(ready)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self._children.append(child)
         facts["placement_process"] = {"pid": child.pid, "start_ticks": start_ticks(child.pid)}
