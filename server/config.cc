@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdio>
 #include <fstream>
 
@@ -19,6 +20,7 @@
 #include "common/slab_size.h"
 #include "common/status_macros.h"
 #include "server/byte_size.h"
+#include "server/limits.h"
 
 namespace gemel {
 namespace {
@@ -47,6 +49,12 @@ constexpr std::array kSettings = {
             "who holds the memory when this process ends: unix://PATH of a gemel-keeper, or systemd"},
     Setting{"metrics", &ServerConfig::metrics, "loopback address for Prometheus"},
     Setting{"congestion", &ServerConfig::congestion, "TCP congestion control of data connections"},
+    Setting{"repair_bytes_per_second", &ServerConfig::repair_bytes_per_second,
+            "of repairs that can wait; a tenth of the link; 0: no bound"},
+    Setting{"scrub_pass_s", &ServerConfig::scrub_pass_s,
+            "seconds in which all memory is hashed again; 0: never"},
+    Setting{"scrub_disk_pass_s", &ServerConfig::scrub_disk_pass_s,
+            "seconds in which the persistent tier is read again; 0: never"},
     Setting{"ready_file", &ServerConfig::ready_file, "written as JSON once clients may connect"},
 };
 
@@ -86,6 +94,31 @@ absl::Status ApplyFile(const std::string& path, ServerConfig* config) {
 absl::Status CheckLoopbackOf(const std::string& address, std::string_view flag) {
   const absl::Status status = CheckLoopback(address);
   return Annotate(status, flag);
+}
+
+// A number of seconds of at most a year.
+absl::StatusOr<uint32_t> ParseSeconds(const std::string& text, std::string_view flag) {
+  constexpr uint32_t kYear = 366 * 86'400;
+  uint32_t seconds = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (failed != std::errc() || end != text.data() + text.size() || seconds > kYear) {
+    return error::InvalidArgument("{} is '{}': give seconds, 0 to {}", flag, text, kYear);
+  }
+  return seconds;
+}
+
+absl::Status CheckRates(ServerConfig* config) {
+  GEMEL_ASSIGN_OR_RETURN(config->repair_rate, ParseByteSize(config->repair_bytes_per_second,
+                                                            "--repair-bytes-per-second"));
+  if (config->repair_rate > kRepairRateMax) {
+    return error::InvalidArgument("--repair-bytes-per-second is '{}': at most {}, or 0: no bound",
+                                  config->repair_bytes_per_second, kRepairRateMax);
+  }
+  GEMEL_ASSIGN_OR_RETURN(config->scrub_seconds,
+                         ParseSeconds(config->scrub_pass_s, "--scrub-pass-s"));
+  GEMEL_ASSIGN_OR_RETURN(config->scrub_disk_seconds,
+                         ParseSeconds(config->scrub_disk_pass_s, "--scrub-disk-pass-s"));
+  return absl::OkStatus();
 }
 
 // A limit in bytes from a file of the kernel; the greatest number when there is none.
@@ -154,6 +187,7 @@ absl::Status CheckServerConfig(ServerConfig* config, uint64_t machine_bytes) {
   if (!config->metrics.empty()) {
     GEMEL_RETURN_IF_ERROR(CheckLoopbackOf(config->metrics, "--metrics"));
   }
+  GEMEL_RETURN_IF_ERROR(CheckRates(config));
   GEMEL_ASSIGN_OR_RETURN(config->memory_size, ParseByteSize(config->memory, "--memory"));
   config->slab_size = DefaultSlabBytes(config->memory_size);
   if (!config->slab_bytes.empty()) {

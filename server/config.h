@@ -33,10 +33,16 @@ struct ServerConfig {
   std::string keeper;                            // unix://PATH or "systemd"; empty: none
   std::string metrics;                           // empty: no endpoint
   std::string congestion = "cubic";
+  std::string repair_bytes_per_second = "128MiB";
+  std::string scrub_pass_s = "600";
+  std::string scrub_disk_pass_s = "86400";
   std::string ready_file;
   // From the texts above, by CheckServerConfig().
   uint64_t memory_size = 0;
   uint64_t slab_size = 0;
+  uint64_t repair_rate = 0;
+  uint32_t scrub_seconds = 0;
+  uint32_t scrub_disk_seconds = 0;
 };
 
 // `finished`: --help or --version was asked for and answered.

@@ -204,7 +204,8 @@ Task<absl::Status> Directives::PullShard(pb::PullShard work) {
   const std::shared_ptr<ShardFetch> fetch = parts_.fetches->Get(wanted);
   fetch->SetSources(sources);
   const auto chunks = static_cast<uint32_t>(ChunkCount(wanted.bytes));
-  GEMEL_CO_RETURN_IF_ERROR(co_await fetch->Ensure(0, chunks));
+  const Pace pace = work.urgent() ? Pace::kNow : Pace::kBudget;
+  GEMEL_CO_RETURN_IF_ERROR(co_await fetch->Ensure(0, chunks, pace));
   co_return parts_.objects->FindSealed(wanted.shard, wanted.root).status();
 }
 

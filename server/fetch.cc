@@ -21,7 +21,8 @@ bool IsTransient(const absl::Status& status) {
 
 }  // namespace
 
-Fetches::Fetches(const ServerSeams& seams, const Parts& parts) : seams_(seams), parts_(parts) {
+Fetches::Fetches(const ServerSeams& seams, const Parts& parts, uint64_t repair_bytes_per_second)
+    : seams_(seams), parts_(parts), budget_(seams.loop, repair_bytes_per_second) {
   GEMEL_CHECK(parts.control != nullptr && parts.objects != nullptr);
   GEMEL_CHECK(parts.peers != nullptr && parts.receipts != nullptr && parts.tier != nullptr);
 }
@@ -82,13 +83,32 @@ void ShardFetch::AddSource(const PeerMember& member) {
   }
 }
 
-Task<absl::Status> ShardFetch::Ensure(uint32_t first, uint32_t count) {
+Task<absl::Status> ShardFetch::Ensure(uint32_t first, uint32_t count, Pace pace) {
   GEMEL_CHECK(fetches_->gate_ != nullptr);
   const auto self = shared_from_this();
   const Gate::Pass pass = fetches_->gate_->Enter();
   if (!pass) {
     co_return error::Unavailable("this server is stopping");
   }
+  waiting_now_ += pace == Pace::kNow ? 1 : 0;
+  const absl::Status ensured = co_await EnsureAll(first, count);
+  GEMEL_CHECK(pace != Pace::kNow || waiting_now_ > 0) << wanted_.shard.ToString();
+  waiting_now_ -= pace == Pace::kNow ? 1 : 0;
+  co_return ensured;
+}
+
+// Returns when the budget gives a chunk, somebody waits for it now, or the object was forgotten.
+Task<void> ShardFetch::AwaitBudget(std::shared_ptr<Object> object) {
+  while (waiting_now_ == 0 && object_ == object && !fetches_->gate_->closed()) {
+    const Duration wait = fetches_->budget_.Take(kChunkBytes);
+    if (wait == Duration::zero()) {
+      co_return;
+    }
+    co_await fetches_->seams_.loop->Sleep(std::min(wait, kRepairPauseMax));
+  }
+}
+
+Task<absl::Status> ShardFetch::EnsureAll(uint32_t first, uint32_t count) {
   GEMEL_CO_RETURN_IF_ERROR(co_await Prepare());
   const std::shared_ptr<Object> object = object_;
   GEMEL_CHECK(object != nullptr);
@@ -321,8 +341,12 @@ Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server
   bool forgotten = false;
   while (pass && self->TakeWork(source, &chunk)) {
     const std::shared_ptr<Object> object = self->object_;
+    co_await self->AwaitBudget(object);
     const PeerMember member = source.member;
-    const absl::Status read = co_await self->ReadChunk(member, object, chunk);
+    absl::Status read;
+    if (self->object_ == object) {
+      read = co_await self->ReadChunk(member, object, chunk);
+    }
     if (self->object_ != object) {
       forgotten = true;
       break;

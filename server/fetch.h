@@ -32,11 +32,18 @@
 #include "server/objects.h"
 #include "server/peers.h"
 #include "server/receipts.h"
+#include "server/repair_budget.h"
 #include "server/tier.h"
 
 namespace gemel {
 
 class Fetches;
+
+// Who waits for the chunks.
+enum class Pace : uint8_t {
+  kNow,     // a restore, or a shard that has one copy left: as fast as it goes
+  kBudget,  // a repair that can wait: within the repair budget
+};
 
 // A shard as a commit names it.
 struct WantedShard {
@@ -58,7 +65,8 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
 
   // Chunks [first, first + count) are in this host's memory, verified when they arrived.
   // REQUIRES: the range lies within the shard.
-  Task<absl::Status> Ensure(uint32_t first, uint32_t count);
+  // What others ensure at kNow is fetched as fast for everybody.
+  Task<absl::Status> Ensure(uint32_t first, uint32_t count, Pace pace = Pace::kNow);
 
   // The object that has the ensured chunks. Null before the first Ensure().
   const std::shared_ptr<Object>& object() const { return object_; }
@@ -90,6 +98,8 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
     absl::Status error;    // when no source is left
   };
 
+  Task<absl::Status> EnsureAll(uint32_t first, uint32_t count);
+  Task<void> AwaitBudget(std::shared_ptr<Object> object);
   Task<absl::Status> Prepare();
   Task<absl::Status> MakeObject();
   absl::Status Want(uint32_t first, uint32_t count);
@@ -123,6 +133,7 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   bool preparing_ = false;
   bool fetched_anything_ = false;
   uint32_t forgotten_ = 0;
+  uint32_t waiting_now_ = 0;            // Ensure() calls at Pace::kNow
   std::map<uint32_t, ChunkWork> work_;  // wanted, not present; the queue is its order
   WaitQueue changed_;
 };
@@ -137,7 +148,9 @@ class Fetches {
     Tier* tier = nullptr;
   };
 
-  Fetches(const ServerSeams& seams, const Parts& parts);
+  // `repair_bytes_per_second` 0: no bound.
+  Fetches(const ServerSeams& seams, const Parts& parts,
+          uint64_t repair_bytes_per_second = kRepairRateDefault);
 
   void SetGate(Gate* gate) { gate_ = gate; }
 
@@ -148,6 +161,7 @@ class Fetches {
   friend class ShardFetch;
   const ServerSeams seams_;
   const Parts parts_;
+  RepairBudget budget_;
   Gate* gate_ = nullptr;
   std::map<std::pair<ShardId, Digest128>, std::weak_ptr<ShardFetch>> fetches_;
 };

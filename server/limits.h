@@ -35,6 +35,16 @@ inline constexpr Duration kReadDeadline = 2s;
 inline constexpr Duration kBackoffMin = 10ms;
 inline constexpr Duration kBackoffMax = 1s;
 
+// Repair and scrubbing.
+inline constexpr uint64_t kRepairRateDefault = 128 * kMiB;  // a second: a tenth of 10 Gbit/s
+inline constexpr uint64_t kRepairRateMax = uint64_t{1} << 40;
+inline constexpr Duration kRepairBurst = 50ms;
+inline constexpr Duration kRepairPauseMax = 20ms;  // of a lane, before it looks who waits for it
+inline constexpr uint64_t kScrubRateMax = uint64_t{1} << 40;
+inline constexpr Duration kScrubStepMin = 50ms;
+inline constexpr Duration kScrubStepMax = 1s;
+inline constexpr Duration kScrubDeferMax = 1s;  // while clients or peers write
+
 // The control plane.
 inline constexpr Duration kControlDeadline = 2s;  // of one call, beyond what it may be held
 inline constexpr Duration kProxyPatience = 5s;    // a client's call is repeated that long
@@ -77,6 +87,8 @@ static_assert(kSlabBytesDefault % kChunkBytes == 0);
 static_assert(kSlabBytesMax % kChunkBytes == 0 && kSlabBytesDefault <= kSlabBytesMax);
 static_assert(kPrepareLeavesPercent < 100);
 static_assert(kWriteWindow > 0 && kReadWindow > 0);
+static_assert(kRepairRateDefault <= kRepairRateMax && kRepairBurst > Duration::zero());
+static_assert(kScrubStepMin < kScrubStepMax && kScrubDeferMax >= kScrubStepMax);
 static_assert(kBackoffMin < kBackoffMax && kBackoffMax < kConnectDeadline);
 static_assert(kPersistWritesMax > 0 && kPersistReadThreads > 0 && kPersistDigestsKept > 0);
 static_assert(kPersistFileBytes % kChunkBytes == 0 && kPersistSyncBytes < kPersistFileBytes);

@@ -178,6 +178,9 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
   options.data_address = config.data_listen;
   options.memory_bytes = config.memory_size;
   options.slab_bytes = config.slab_size;
+  options.repair_bytes_per_second = config.repair_rate;
+  options.scrub.memory_pass = std::chrono::seconds(config.scrub_seconds);
+  options.scrub.disk_pass = std::chrono::seconds(config.scrub_disk_seconds);
   absl::Status fatal;
   Server server(seams, options, [&fatal, stop](const absl::Status& why) {
     fatal = why;

@@ -37,6 +37,12 @@ constexpr std::array kCounters = {
     Name{"gemel_persist_dropped_total", "Shards that were removed from disk."},
     Name{"gemel_persist_given_up_total", "Shards that were not persisted to the end."},
     Name{"gemel_persist_errors_total", "Shards that could not be persisted."},
+    Name{"gemel_scrub_bytes_total", "Bytes of memory hashed again."},
+    Name{"gemel_scrub_passes_total", "Passes over all of memory."},
+    Name{"gemel_scrub_memory_corruptions_total", "Objects that scrubbing found damaged."},
+    Name{"gemel_scrub_disk_bytes_total", "Bytes on disk read again."},
+    Name{"gemel_scrub_disk_passes_total", "Passes over all of the disk."},
+    Name{"gemel_scrub_disk_corruptions_total", "Shards on disk that scrubbing found damaged."},
     Name{"gemel_heartbeat_errors_total", "Heartbeats without an answer."},
 };
 

@@ -386,6 +386,14 @@ std::vector<std::shared_ptr<Object>> ObjectTable::Sealed() const {
   return found;
 }
 
+std::shared_ptr<Object> ObjectTable::NextSealed(const std::optional<ShardId>& after) const {
+  auto at = after.has_value() ? objects_.upper_bound(*after) : objects_.begin();
+  while (at != objects_.end() && at->second->state() != ObjectState::kSealed) {
+    ++at;
+  }
+  return at == objects_.end() ? nullptr : at->second;
+}
+
 void ObjectTable::SetGauges() {
   seams_.metrics->Gauge("gemel_objects", "Objects on this server, in any state.")
       .Set(static_cast<int64_t>(objects_.size()));

@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -170,6 +171,8 @@ class ObjectTable {
   std::vector<std::shared_ptr<Object>> StagingBelow(const std::string& job,
                                                     const EpochId& epoch) const;
   std::vector<std::shared_ptr<Object>> Sealed() const;
+  // The first sealed one behind that shard, or of all; null: there is none.
+  std::shared_ptr<Object> NextSealed(const std::optional<ShardId>& after) const;
 
   size_t size() const { return objects_.size(); }
 

@@ -86,7 +86,7 @@ void Server::MakeParts() {
   holder_ = std::make_unique<Holder>(seams_, holder);
   Fetches::Parts fetches{control_.get(), objects_.get(), peers_.get(), receipts_.get(),
                          tier_.get()};
-  fetches_ = std::make_unique<Fetches>(seams_, fetches);
+  fetches_ = std::make_unique<Fetches>(seams_, fetches, options_.repair_bytes_per_second);
   fetches_->SetGate(&gate_);
   restores_ = std::make_unique<Restores>(seams_, control_.get(), fetches_.get());
   restores_->SetGate(&gate_, random_.Split("reads"));
@@ -97,6 +97,8 @@ void Server::MakeParts() {
   Directives::Parts work{control_.get(), identity_.get(), objects_.get(), uploads_.get(),
                          holder_.get(),  fetches_.get(),  tier_.get()};
   directives_ = std::make_unique<Directives>(seams_, work);
+  const Scrub::Parts scrubbed{objects_.get(), pool_.get(), tier_.get()};
+  scrub_ = std::make_unique<Scrub>(seams_, scrubbed, options_.scrub);
   ClientParts clients{control_.get(), identity_.get(), pool_.get(),   objects_.get(),
                       uploads_.get(), restores_.get(), stages_.get(), recovery_.get(),
                       options_.name};
@@ -109,6 +111,8 @@ void Server::Connect() {
     OnCorrupt(object, why);
   };
   holder_->OnCorrupt(corrupt);
+  scrub_->OnCorrupt(corrupt);
+  scrub_->SetBusy([this] { return uploads_->size() > 0 || holder_->grants() > 0; });
   restores_->OnCorrupt(corrupt);
   // The directive's result tells placement; joining again would lose it and those of the others.
   directives_->OnCorrupt([this](const std::shared_ptr<Object>& object, const absl::Status& why) {
@@ -178,6 +182,8 @@ void Server::StartTasks() {
   if (seams_.keeper != nullptr) {
     seams_.loop->Spawn(seams_.keeper->Run(&gate_));
   }
+  seams_.loop->Spawn(scrub_->RunMemory(&gate_));
+  seams_.loop->Spawn(scrub_->RunDisk(&gate_));
 }
 
 Task<void> Server::Stop() {

@@ -29,6 +29,7 @@
 #include "server/receipts.h"
 #include "server/recovery.h"
 #include "server/restore.h"
+#include "server/scrub.h"
 #include "server/stages.h"
 #include "server/tier.h"
 #include "server/uploads.h"
@@ -42,6 +43,8 @@ struct ServerOptions {
   std::string data_address;    // to listen on: "tcp://127.0.0.1:0"
   uint64_t memory_bytes = 0;
   uint64_t slab_bytes = kSlabBytesDefault;
+  uint64_t repair_bytes_per_second = kRepairRateDefault;  // 0: no bound
+  ScrubOptions scrub;
 };
 
 class Server {
@@ -114,6 +117,7 @@ class Server {
   std::unique_ptr<Stages> stages_;
   std::unique_ptr<Membership> membership_;
   std::unique_ptr<Directives> directives_;
+  std::unique_ptr<Scrub> scrub_;
   std::unique_ptr<Clients> clients_;
   std::unique_ptr<Listener> data_listener_;
   std::unique_ptr<Listener> client_listener_;

@@ -165,6 +165,40 @@ bool Tier::HasSound(const ShardId& shard, const Digest128& root) const {
          !inventory_.at(shard.snapshot).shards.at(shard.rank).damaged;
 }
 
+std::optional<PersistedShard> Tier::SoundAt(const ShardId& shard) const {
+  const auto entry = inventory_.find(shard.snapshot);
+  if (entry == inventory_.end()) {
+    return std::nullopt;
+  }
+  const auto held = entry->second.shards.find(shard.rank);
+  const bool sound = held != entry->second.shards.end() && !held->second.damaged;
+  return sound ? std::optional(held->second.shard) : std::nullopt;
+}
+
+std::optional<PersistedShard> Tier::NextSound(const std::optional<ShardId>& after) const {
+  auto entry = after.has_value() ? inventory_.lower_bound(after->snapshot) : inventory_.begin();
+  for (; entry != inventory_.end(); ++entry) {
+    const bool same = after.has_value() && entry->first == after->snapshot;
+    auto held = same ? entry->second.shards.upper_bound(after->rank) : entry->second.shards.begin();
+    for (; held != entry->second.shards.end(); ++held) {
+      if (!held->second.damaged) {
+        return held->second.shard;
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+uint64_t Tier::used_bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& [snapshot, entry] : inventory_) {
+    for (const auto& [rank, held] : entry.shards) {
+      bytes += held.shard.bytes;
+    }
+  }
+  return bytes;
+}
+
 // A disk that was carried here from another cluster is kept, and told to nobody.
 bool Tier::IsOurs(const Entry& entry) const {
   const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(entry.record);

@@ -24,6 +24,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,12 @@ class Tier {
   const PersistedShard* Find(const ShardId& shard, const Digest128& root) const;
   // The same, and sound as far as anybody knows.
   bool HasSound(const ShardId& shard, const Digest128& root) const;
+
+  // For scrubbing: that shard, or the first behind it or of all, if it is sound; none otherwise.
+  std::optional<PersistedShard> SoundAt(const ShardId& shard) const;
+  std::optional<PersistedShard> NextSound(const std::optional<ShardId>& after) const;
+  // Of all shards on disk.
+  uint64_t used_bytes() const;
 
   Task<absl::StatusOr<Digests>> ReadDigests(ShardId shard, Digest128 root);
   // Verified. `keep` holds `into`, also after this call has ended.

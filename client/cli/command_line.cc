@@ -354,6 +354,24 @@ void CommandLine::AddStorage() {
   persist->add_option("--patience", flags_.patience_s, "seconds without progress, then it gives up")
       ->capture_default_str();
   persist->footer("Examples:\n  gemel persist gpt\n  gemel persist gpt@7");
+  CLI::App* repair = Query("repair", "Copies that are lacking, made now", Simple(RunRepair));
+  repair->add_flag("--no-wait", flags_.no_wait, "say how far it is, and end");
+  repair->add_option("--patience", flags_.patience_s, "seconds without progress, then it gives up")
+      ->capture_default_str();
+  repair->footer(
+      "Examples:\n  gemel repair                ends with 0 when every shard has its copies\n"
+      "  gemel repair --no-wait -o json");
+  CLI::App* drain = Query("drain", "Empty a server, so that it may be stopped", Simple(RunDrain));
+  drain->add_option("server", flags_.target, "its name, its domain or its id")->required();
+  drain->add_flag("--cancel", flags_.cancel, "it takes work again");
+  drain->add_flag("--force", flags_.force, "also when redundancy suffers");
+  drain->add_flag("--no-wait", flags_.no_wait, "begin, and end");
+  drain->add_option("--patience", flags_.patience_s, "seconds without progress, then it gives up")
+      ->capture_default_str();
+  drain->footer(
+      "Examples:\n  gemel drain server-1\n  gemel drain server-1 --cancel\n"
+      "It goes on when this command or placement ends; a drained server takes no work until "
+      "--cancel.");
   CLI::App* remove = Query("rm", "Remove a snapshot, or a job", Simple(RunRemove));
   remove->add_option("what", flags_.target, "JOB or JOB@STEP")->required();
   remove->add_flag("--yes", flags_.yes, "yes, remove it");

@@ -35,6 +35,8 @@ absl::Status RunVerify(const Flags& flags);
 absl::Status RunRemove(const Flags& flags);
 absl::Status RunExplain(const Flags& flags);
 absl::Status RunPersist(const Flags& flags);
+absl::Status RunRepair(const Flags& flags);
+absl::Status RunDrain(const Flags& flags);
 
 // ---- what they share
 

@@ -166,6 +166,9 @@ absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server) {
                                       std::to_string(cluster->slab_bytes),
                                       "--ready-file",
                                       folder + "/ready.json"};
+  if (const std::string settings = cluster->dir + "/gemel.toml"; Exists(settings)) {
+    command.insert(command.end(), {"--config", settings});
+  }
   const std::vector<std::string> persist = PersistFlags(*cluster, server->name);
   command.insert(command.end(), persist.begin(), persist.end());
   if (!cluster->no_keeper) {

@@ -38,6 +38,8 @@ struct Flags {
   bool accept_loss = false;
   bool from_servers = false;  // said so that nobody rebuilds by mistake
   bool force = false;
+  bool cancel = false;
+  bool no_wait = false;
 
   bool json() const { return output == "json"; }
 };

@@ -80,6 +80,7 @@ Json MemberJson(const v1::Member& member) {
   json["capacity_bytes"] = member.capacity_bytes();
   json["used_bytes"] = member.used_bytes();
   json["suspect_ms"] = member.suspect_ms();
+  json["draining"] = member.draining();
   return json;
 }
 

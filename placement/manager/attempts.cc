@@ -47,25 +47,28 @@ std::vector<ServerId> PlacementCore::LiveReceipts(const RankSlot& slot) {
   return live;
 }
 
-// Those of draining servers count only where the others were not given all copies.
-std::vector<ServerId> PlacementCore::CountedReceipts(const Attempt& attempt, const RankSlot& slot) {
-  std::vector<ServerId> live = LiveReceipts(slot);
+// Full without the draining servers, where the others were given all copies: then the commit waits
+// for these, and nothing has to move afterwards.
+bool PlacementCore::FullWithoutDraining(const Attempt& attempt, const RankSlot& slot) {
   const auto staying = std::count_if(
       slot.holders.begin(), slot.holders.end(),
       [this](const SlotReceipt& holder) { return !draining_.contains(holder.server); });
-  if (!draining_.empty() && staying >= attempt.record.copies) {
-    std::erase_if(live, [this](const ServerId& id) { return draining_.contains(id); });
+  if (draining_.empty() || staying < attempt.record.copies) {
+    return true;
   }
-  return live;
+  std::vector<ServerId> live = LiveReceipts(slot);
+  std::erase_if(live, [this](const ServerId& id) { return draining_.contains(id); });
+  return live.size() >= attempt.record.copies;
 }
 
 void PlacementCore::Evaluate(Attempt* attempt, RankSlot* slot) {
   Plan& plan = PlanFor(attempt->record.copies);
-  const std::vector<uint32_t> receipts = Indices(plan, CountedReceipts(*attempt, *slot));
+  const std::vector<uint32_t> receipts = Indices(plan, LiveReceipts(*slot));
   const model::CopyPolicy policy{.copies = attempt->record.copies,
                                  .min_copies = attempt->record.min_copies};
-  const model::ReceiptCount count =
+  model::ReceiptCount count =
       model::CountReceipts(plan.members, receipts, policy, plan.RuleAt(attempt->record.level));
+  count.full = count.full && FullWithoutDraining(*attempt, *slot);
   const bool enough = count.enough && slot->root.has_value();
   attempt->enough_count += static_cast<uint32_t>(enough) - static_cast<uint32_t>(slot->enough);
   attempt->full_count += static_cast<uint32_t>(count.full) - static_cast<uint32_t>(slot->full);

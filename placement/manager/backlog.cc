@@ -164,13 +164,19 @@ void PlacementCore::TellBlocked(const Backlog& backlog) {
   }
 }
 
-PlacementCore::Answer<pb::RepairReply> PlacementCore::Repair(CallPtr, pb::RepairRequest) {
-  GEMEL_CO_RETURN_IF_ERROR(CheckServing());
+void PlacementCore::WaitNoLonger() {
   repair_after_ = loop_->Now();
   for (auto& [name, job] : jobs_) {
     for (auto& [order, snapshot] : job->snapshots) {
       snapshot.repair_failures.clear();
     }
+  }
+}
+
+PlacementCore::Answer<pb::RepairReply> PlacementCore::Repair(CallPtr, pb::RepairRequest request) {
+  GEMEL_CO_RETURN_IF_ERROR(CheckServing());
+  if (request.begin()) {
+    WaitNoLonger();
   }
   Backlog backlog = CollectBacklog();
   IssueRepairs(&backlog);

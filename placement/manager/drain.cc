@@ -74,7 +74,9 @@ absl::StatusOr<MemberEntry*> PlacementCore::MemberNamed(const std::string& name)
   std::vector<MemberEntry*> found;
   std::string names;
   for (const auto& [id, member] : members_) {
-    if (member->record.name == name || id.ToHex() == name) {
+    const std::string& domain = member->record.domain;
+    if (member->record.name == name || id.ToHex() == name || domain == name ||
+        domain.substr(domain.rfind('/') + 1) == name) {
       found.push_back(member.get());
     }
     names += (names.empty() ? "" : ", ") + member->record.name;

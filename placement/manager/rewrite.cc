@@ -17,7 +17,8 @@ namespace gemel {
 bool PlacementCore::MayComeBack() const {
   return std::any_of(members_.begin(), members_.end(), [this](const auto& entry) {
     const MemberEntry& member = *entry.second;
-    return !member.alive() && loop_->Now() < Add(member.dead_since, options_.liveness.forget_after);
+    return !member.alive() && !draining_.contains(member.record.id) &&
+           loop_->Now() < Add(member.dead_since, options_.liveness.forget_after);
   });
 }
 

@@ -83,9 +83,12 @@ class Done(NamedTuple):
 class Cluster:
     """``gemel up`` ... ``gemel down --wipe`` of one folder."""
 
-    def __init__(self, servers=3, memory="256MiB", slab_bytes="4MiB", environment=None):
+    def __init__(self, servers=3, memory="256MiB", slab_bytes="4MiB", environment=None, settings=None):
         # Short: a unix socket's name holds 107 bytes.
         self.dir = tempfile.mkdtemp(prefix="gemel-")
+        if settings:  # of every server: gemel.toml
+            lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+            Path(self.dir, "gemel.toml").write_text("\n".join(["[server]", *lines, ""]))
         self.sizes = ["--servers", str(servers), "--memory", memory, "--slab-bytes", slab_bytes]
         self._environment = environment or {}  # of the daemons
         self._seen = {}  # (pid, start ticks) of everything that was ever started here

@@ -85,7 +85,7 @@ TEST(PlacementFuzzFound, RecoveryFromARecordThatNoOpenAdmits) {
 std::map<std::string, std::string> StoreWith(const std::string& key, const std::string& value) {
   ClusterRecord cluster;
   cluster.cluster.bytes[0] = 1;
-  cluster.generation = cluster.starts = 1;
+  cluster.generation = 1;
   JobRecord job;
   job.epoch = {1, 7};
   job.next_sequence = 20;

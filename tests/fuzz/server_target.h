@@ -109,11 +109,11 @@ class ServerTarget {
   };
 
   void StartCluster() {
-    sim::Cluster::Shape shape;
+    sim::ClusterShape shape;
     shape.servers = kServers;
     shape.memory_bytes = 12 * kMiB;
     cluster_ = std::make_unique<sim::Cluster>(1, shape);
-    cluster_->StartPlacement();
+    cluster_->StartPlacement(0);
     for (uint32_t i = 0; i < kServers; ++i) {
       cluster_->StartServer(i);
     }

@@ -59,8 +59,9 @@ TEST(Completion, KnowsEveryCommandWithItsFlags) {
     EXPECT_TRUE(names.insert(shape.name).second) << shape.name;
     EXPECT_FALSE(shape.help.empty()) << shape.name;
   }
-  for (const char* name : {"up", "down", "run", "status", "jobs", "snapshots", "verify", "persist",
-                           "rm", "explain", "doctor", "placement recover", "completion"}) {
+  for (const char* name :
+       {"up", "down", "run", "status", "jobs", "snapshots", "verify", "persist", "rm", "repair",
+        "drain", "explain", "doctor", "placement recover", "completion"}) {
     EXPECT_TRUE(names.contains(name)) << name;
   }
   for (const CommandShape& shape : shapes) {

@@ -524,8 +524,9 @@ class Cluster {
     return Call<pb::ListSnapshotsReply>("ListSnapshots", request);
   }
 
-  pb::RepairReply Repaired() {
+  pb::RepairReply Repaired(bool begin = false) {
     pb::RepairRequest request;
+    request.set_begin(begin);
     *request.mutable_caller() = Person();
     auto reply = Call<pb::RepairReply>("Repair", request);
     EXPECT_TRUE(reply.ok()) << reply.status();

@@ -339,6 +339,27 @@ TEST_F(PlacementRepair, WhatKeepsTwoCopiesWaitsForAServerThatComesBackButTheNewe
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.Holders(older, 0) == 3; }, 5s));
 }
 
+TEST_F(PlacementRepair, APersonsWordEndsTheWaiting) {
+  cluster.options.repair_wait = 1h;
+  Begin(4);
+  JobRun run = cluster.NewRun();
+  run.world = 1;
+  run.copies = 3;
+  run.min_copies = 3;
+  run.keep = 2;
+  const pb::SnapshotId older = Saved(run, "1");
+  Saved(run, "2");
+  cluster.KillServer(HolderOf(older, 0, 0));
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  cluster.Run(10s);
+  const pb::RepairReply waits = cluster.Repaired();
+  EXPECT_EQ(waits.shards(), 1U);
+  ASSERT_EQ(waits.waiting_size(), 1);
+  EXPECT_THAT(waits.waiting(0), HasSubstr("may come back"));
+  cluster.Repaired(true);
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.Holders(older, 0) == 3; }, 1s));
+}
+
 TEST_F(PlacementRepair, ASlotOfADeadServerIsTakenOverAtDetection) {
   Begin(5);  // ranks live on 0 to 3; server 4 is a spare
   JobRun run = cluster.NewRun();

@@ -68,9 +68,16 @@ struct KeeperNode {
 };
 
 struct ServerNode {
+  // How fast it works where nobody waits.
+  struct Pace {
+    uint64_t repair_bytes_per_second = kRepairRateDefault;
+    ScrubOptions scrub;
+  };
+
   struct Memory {
     uint64_t bytes;
     uint64_t slab_bytes;
+    Pace pace = {};
   };
 
   ServerNode(World* world, const std::string& server_name, SimDiskState* disk_state,
@@ -90,6 +97,8 @@ struct ServerNode {
     options.data_address = "sim://" + name + "/0";
     options.memory_bytes = memory.bytes;
     options.slab_bytes = memory.slab_bytes;
+    options.repair_bytes_per_second = memory.pace.repair_bytes_per_second;
+    options.scrub = memory.pace.scrub;
     UseNet(&life.net);
   }
 
@@ -378,8 +387,8 @@ struct TestPeer : Speaker {
 class ServerWorld {
  public:
   explicit ServerWorld(uint32_t servers, uint64_t memory = 32 * kMiB, uint64_t slab = 2 * kMiB,
-                       bool tier = false, bool kept = false)
-      : world(1), memory_bytes(memory), slab_bytes(slab) {
+                       bool tier = false, bool kept = false, ServerNode::Pace pace = {})
+      : world(1), memory_bytes(memory), slab_bytes(slab), pace(pace) {
     placement = std::make_unique<PlacementNode>(&world);
     for (uint32_t i = 0; i < servers; ++i) {
       disks.push_back(std::make_unique<SimDiskState>());
@@ -397,10 +406,9 @@ class ServerWorld {
   // A new life of server `i` on its old disk.
   absl::Status Start(uint32_t i) {
     nodes[i] = nullptr;
-    nodes[i] =
-        std::make_unique<ServerNode>(&world, "server-" + std::to_string(i), disks[i].get(),
-                                     ServerNode::Memory{memory_bytes, slab_bytes}, tiers[i].get(),
-                                     keepers[i] != nullptr);
+    nodes[i] = std::make_unique<ServerNode>(&world, "server-" + std::to_string(i), disks[i].get(),
+                                            ServerNode::Memory{memory_bytes, slab_bytes, pace},
+                                            tiers[i].get(), keepers[i] != nullptr);
     return nodes[i]->life.Run(nodes[i]->server->Start());
   }
 
@@ -451,6 +459,7 @@ class ServerWorld {
   World world;
   uint64_t memory_bytes;
   uint64_t slab_bytes;
+  const ServerNode::Pace pace;
   std::unique_ptr<PlacementNode> placement;
   std::vector<std::unique_ptr<SimDiskState>> disks;
   std::vector<std::unique_ptr<SimPersistState>> tiers;  // null: none
