@@ -20,9 +20,79 @@
 
 namespace gemel {
 
-// Name, and what it reads as on a command line and in reports.
-#define GEMEL_CRASH_POINTS(X) X(kServerJoined, "server.joined")
+// Name, what it reads as on a command line and in reports, and what is done and not yet done there.
+#define GEMEL_CRASH_POINTS(X)                                                                      \
+  X(kUploadStaged, "server.upload-staged", "an open has memory; the client is not answered")       \
+  X(kChunkPlaced, "server.chunk-placed",                                                           \
+    "a peer's chunk is in its place; the writer is not answered")                                  \
+  X(kUploadSealed, "server.upload-sealed", "the own copy is sealed; no receipt is queued")         \
+  X(kSealFenced, "server.seal-fenced", "nobody may write the copy any more; it is not hashed")     \
+  X(kSealHashed, "server.seal-hashed",                                                             \
+    "a peer's copy is sealed under its root; no receipt is queued")                                \
+  X(kReceiptSending, "server.receipt-sending", "receipts are ready to be sent")                    \
+  X(kReceiptSent, "server.receipt-sent", "placement has the receipts; they still wait here")       \
+  X(kManifestStored, "server.manifest-stored",                                                     \
+    "a commit's manifest is on disk; its record is not")                                           \
+  X(kRecordStored, "server.record-stored", "a commit record is on disk; placement is not told")    \
+  X(kCommitHeard, "server.commit-heard", "placement says COMMITTED; the client is not told")       \
+  X(kRecordDropped, "server.record-dropped",                                                       \
+    "a dropped commit's record is gone; its manifest and shards are here")                         \
+  X(kSnapshotDropped, "server.snapshot-dropped", "a snapshot is gone here; placement is not told") \
+  X(kEpochSeen, "server.epoch-seen", "a newer epoch holds here; placement is not told")            \
+  X(kIdentitySaved, "server.identity-saved",                                                       \
+    "the identity file is on disk; its caller is not told")                                        \
+  X(kServerJoined, "server.joined",                                                                \
+    "placement has taken the incarnation; this server does not know")                              \
+  X(kTierListed, "server.tier-listed",                                                             \
+    "the persistent tier was read; nobody is told what it holds")                                  \
+  X(kChunkFetched, "server.chunk-fetched",                                                         \
+    "a chunk from a peer or a disk is verified; it does not count yet")                            \
+  X(kShardFetched, "server.shard-fetched", "a fetched shard is whole; no receipt is queued")       \
+  X(kPullDone, "server.pull-done", "a repair has its copy; placement is not told")                 \
+  X(kRestoreReported, "server.restore-reported",                                                   \
+    "placement has the rank's report; the client is not answered")                                 \
+  X(kShardPersisted, "server.shard-persisted",                                                     \
+    "a shard is on disk; its persist receipt is not sent")                                         \
+  X(kPersistMarked, "server.persist-marked",                                                       \
+    "a snapshot is marked PERSISTED on disk; placement is not told")                               \
+  X(kPersistChunkWritten, "persist.chunk-written", "a chunk is in the temporary file")             \
+  X(kPersistFileSynced, "persist.file-synced", "the temporary file is durable")                    \
+  X(kPersistDirectorySynced, "persist.directory-synced", "the temporary name is durable")          \
+  X(kPersistRenamed, "persist.renamed", "the file has its name; not durably")                      \
+  X(kPersistRenameSynced, "persist.rename-synced", "the name is durable")                          \
+  X(kPersistIngested, "persist.ingested", "the file is part of the database; it has no record")    \
+  X(kPersistRecorded, "persist.recorded", "the record is synced")                                  \
+  X(kPersistUnrecorded, "persist.unrecorded",                                                      \
+    "a dropped shard's record is gone; its bytes are there")                                       \
+  X(kPersistRetired, "persist.retired", "a dropped shard's bytes are gone; placement is not told") \
+  X(kStoreLoaded, "placement.store-loaded",                                                        \
+    "the store is read and this start is counted; nobody is served")                               \
+  X(kMemberDurable, "placement.member-durable",                                                    \
+    "an incarnation is registered; its server is not answered")                                    \
+  X(kDeathDurable, "placement.death-durable",                                                      \
+    "a member's death is stored; the map is not changed")                                          \
+  X(kEpochDurable, "placement.epoch-durable", "a token has its epoch; nobody is told")             \
+  X(kOpenDurable, "placement.open-durable",                                                        \
+    "an open has its sequence number; the rank is not answered")                                   \
+  X(kReceiptsEnough, "placement.receipts-enough",                                                  \
+    "every shard has its receipts; the transaction has not begun")                                 \
+  X(kCommitDurable, "placement.commit-durable",                                                    \
+    "the commit is in the store; no holder has its record")                                        \
+  X(kCommitTold, "placement.commit-told", "holders have the record; no rank is told COMMITTED")    \
+  X(kAbortDurable, "placement.abort-durable", "an attempt is deleted; no rank or holder is told")  \
+  X(kRetireDurable, "placement.retire-durable",                                                    \
+    "a retired snapshot is deleted; no holder is told to drop it")                                 \
+  X(kRestoreDurable, "placement.restore-durable",                                                  \
+    "the restore record is written; no rank is told")                                              \
+  X(kVerifiedDurable, "placement.verified-durable",                                                \
+    "a rank's VERIFIED is written; it is not answered")                                            \
+  X(kRepairHeard, "placement.repair-heard",                                                        \
+    "a server says that it has pulled a copy; it does not count yet")                              \
+  X(kPersistedDurable, "placement.persisted-durable", "PERSISTED is written; no server is told")   \
+  X(kPersistRetireDurable, "placement.persist-retire-durable",                                     \
+    "a persisted snapshot is deleted; no server is told to drop it")
 
+// Name, and what it reads as in reports.
 #define GEMEL_BUGGIFY_SITES(X)                       \
   X(kAnswerYields, "transport.answer-yields")        \
   X(kHoldNot, "client.hold-not")                     \
@@ -82,19 +152,22 @@ namespace gemel {
   X(kPersistGivenUp, "placement.persist-given-up")              \
   X(kPersistFinishedLater, "placement.persist-finished-later")
 
-#define GEMEL_POINT_ENUM(symbol, text) symbol,
-#define GEMEL_POINT_NAME(symbol, text) text,
+#define GEMEL_POINT_ENUM(symbol, ...) symbol,
+#define GEMEL_POINT_NAME(symbol, text, ...) text,
+#define GEMEL_POINT_MEANING(symbol, text, meaning) meaning,
 
 enum class CrashPoint : uint8_t { GEMEL_CRASH_POINTS(GEMEL_POINT_ENUM) };
 enum class BuggifySite : uint8_t { GEMEL_BUGGIFY_SITES(GEMEL_POINT_ENUM) };
 enum class Situation : uint8_t { GEMEL_SOMETIMES(GEMEL_POINT_ENUM) };
 
 inline constexpr std::string_view kCrashPointNames[] = {GEMEL_CRASH_POINTS(GEMEL_POINT_NAME)};
+inline constexpr std::string_view kCrashPointMeanings[] = {GEMEL_CRASH_POINTS(GEMEL_POINT_MEANING)};
 inline constexpr std::string_view kBuggifyNames[] = {GEMEL_BUGGIFY_SITES(GEMEL_POINT_NAME)};
 inline constexpr std::string_view kSituationNames[] = {GEMEL_SOMETIMES(GEMEL_POINT_NAME)};
 
 #undef GEMEL_POINT_ENUM
 #undef GEMEL_POINT_NAME
+#undef GEMEL_POINT_MEANING
 
 class PointHooks {
  public:

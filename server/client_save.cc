@@ -7,6 +7,7 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/fields.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "placement/model/records.h"
 #include "server/client_session.h"
@@ -201,6 +202,7 @@ absl::StatusOr<std::shared_ptr<Upload>> ClientSession::StartUpload(const OpenSha
   }
   std::shared_ptr<Upload> upload = parts_.uploads->Start(*std::move(object), client_, holders);
   upload->stage = request.stage;
+  Reach(CrashPoint::kUploadStaged);
   uploads_[next_upload_++] = {upload, request.stage.IsZero() ? upload->object : nullptr};
   GEMEL_CHECK_LE(uploads_.size(), kUploadsPerClientMax);
   return upload;
@@ -274,6 +276,9 @@ ClientSession::Answer ClientSession::OnAwaitCommit(struct AwaitCommit request) {
       co_await parts_.control->CallPatiently<pb::AwaitCommitReply>(
           "AwaitCommit", std::move(ask), std::chrono::milliseconds(wait_ms));
   GEMEL_CO_RETURN_IF_ERROR(answer.status());
+  if (answer->state() == pb::SNAPSHOT_COMMITTED) {
+    Reach(CrashPoint::kCommitHeard);
+  }
   co_return CommitReply(*answer, request.snapshot);
 }
 

@@ -45,8 +45,9 @@ constexpr std::array kSettings = {
             "size of a slab, a multiple of 1MiB; default a 256th of --memory, 1MiB to 64MiB"},
     Setting{"persist_dir", &ServerConfig::persist_dir,
             "folder of persisted snapshots; empty: none are persisted"},
-    Setting{"keeper", &ServerConfig::keeper,
-            "who holds the memory when this process ends: unix://PATH of a gemel-keeper, or systemd"},
+    Setting{
+        "keeper", &ServerConfig::keeper,
+        "who holds the memory when this process ends: unix://PATH of a gemel-keeper, or systemd"},
     Setting{"metrics", &ServerConfig::metrics, "loopback address for Prometheus"},
     Setting{"congestion", &ServerConfig::congestion, "TCP congestion control of data connections"},
     Setting{"repair_bytes_per_second", &ServerConfig::repair_bytes_per_second,
@@ -56,6 +57,8 @@ constexpr std::array kSettings = {
     Setting{"scrub_disk_pass_s", &ServerConfig::scrub_disk_pass_s,
             "seconds in which the persistent tier is read again; 0: never"},
     Setting{"ready_file", &ServerConfig::ready_file, "written as JSON once clients may connect"},
+    Setting{"abort_at", &ServerConfig::abort_at,
+            "for tests: POINT[:N] of common/points.h; the process ends there with SIGKILL"},
 };
 
 std::string FlagOf(const Setting& setting) {

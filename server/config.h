@@ -37,6 +37,7 @@ struct ServerConfig {
   std::string scrub_pass_s = "600";
   std::string scrub_disk_pass_s = "86400";
   std::string ready_file;
+  std::string abort_at;  // of common/abort_at.h
   // From the texts above, by CheckServerConfig().
   uint64_t memory_size = 0;
   uint64_t slab_size = 0;

@@ -156,6 +156,7 @@ Task<absl::Status> Directives::DropSnapshot(pb::DropSnapshot work) {
   for (const std::shared_ptr<Object>& object : parts_.objects->OfSnapshot(snapshot)) {
     parts_.objects->DropObject(object);
   }
+  Reach(CrashPoint::kSnapshotDropped);
   co_return absl::OkStatus();
 }
 
@@ -184,6 +185,7 @@ Task<absl::Status> Directives::SeeEpoch(pb::SeeEpoch work) {
       job);
   parts_.uploads->EndBelow(job, epoch, why);
   parts_.holder->DropStagingBelow(job, epoch);
+  Reach(CrashPoint::kEpochSeen);
   co_return seen;
 }
 
@@ -206,6 +208,7 @@ Task<absl::Status> Directives::PullShard(pb::PullShard work) {
   const auto chunks = static_cast<uint32_t>(ChunkCount(wanted.bytes));
   const Pace pace = work.urgent() ? Pace::kNow : Pace::kBudget;
   GEMEL_CO_RETURN_IF_ERROR(co_await fetch->Ensure(0, chunks, pace));
+  Reach(CrashPoint::kPullDone);
   co_return parts_.objects->FindSealed(wanted.shard, wanted.root).status();
 }
 

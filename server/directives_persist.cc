@@ -4,6 +4,7 @@
 // receipt; MarkPersisted; DropPersisted.
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "placement/model/records.h"
 #include "server/directives.h"
@@ -44,6 +45,9 @@ Task<absl::Status> Directives::PersistShard(pb::PersistShard work) {
                             parts_.objects->FindSealed(shard, root));
   const absl::Status persisted =
       co_await parts_.tier->Persist(object, work.record(), work.manifest());
+  if (persisted.ok()) {
+    Reach(CrashPoint::kShardPersisted);
+  }
   if (persisted.code() == absl::StatusCode::kDataLoss) {
     // Was it the memory? Then nobody may read it either.
     const absl::Status checked = co_await CheckAllChunks(seams_.loop, object);

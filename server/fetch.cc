@@ -413,6 +413,7 @@ void ShardFetch::Arrived(Source* source, uint32_t chunk) {
   const auto work = work_.find(chunk);
   GEMEL_CHECK(work != work_.end() && work->second.reading) << "chunk " << chunk;
   GEMEL_CHECK(object_ != nullptr && object_->state() == ObjectState::kPartial);
+  Reach(CrashPoint::kChunkFetched);
   work_.erase(work);
   const Digest128 digest = object_->digests()[chunk];
   object_->SetPresent(chunk, digest);
@@ -489,6 +490,7 @@ void ShardFetch::SealWhenWhole() {
   }
   const absl::Status adopted = fetches_->parts_.objects->Adopt(object_);
   if (adopted.ok()) {
+    Reach(CrashPoint::kShardFetched);
     fetches_->parts_.receipts->Add(*object_);
   } else {
     fetches_->seams_.events->Emit(Severity::kWarning, "copy_not_kept", ToText(adopted));

@@ -33,6 +33,7 @@ absl::StatusOr<Reply> Holder::OnPeerSeal(const IncomingRequest& request) {
   }
   GEMEL_ASSIGN_OR_RETURN(const RegionTable::Closed closed,
                          regions_.Close(request.header.region, request.header.generation));
+  Reach(CrashPoint::kSealFenced);
   GEMEL_RETURN_IF_ERROR(SealGrant(seal, closed));
   return Reply();
 }
@@ -55,6 +56,7 @@ absl::Status Holder::SealGrant(const PeerSeal& seal, const RegionTable::Closed& 
     seams_.events->Emit(Severity::kError, "seal_refused", ToText(sealed));
     return sealed;
   }
+  Reach(CrashPoint::kSealHashed);
   grants_.erase(seal.shard);
   parts_.receipts->Add(*object);
   return absl::OkStatus();

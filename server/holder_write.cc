@@ -50,6 +50,7 @@ absl::StatusOr<Reply> Holder::OnWrite(Session* session, const IncomingRequest& r
     seams_.events->Emit(Severity::kWarning, "chunk_corrupt", ToText(placed));
   }
   GEMEL_RETURN_IF_ERROR(placed);
+  Reach(CrashPoint::kChunkPlaced);
   seams_.metrics->Counter("gemel_placed_bytes_total", "Bytes that other servers placed here.")
       .Add(request.header.payload_bytes);
   return Reply();

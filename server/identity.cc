@@ -114,6 +114,7 @@ Task<absl::Status> Identity::Save() {
   std::string encoded = EncodeIdentity(file_);
   const absl::Status written = co_await disk_->WriteAtomically(kIdentityName, std::move(encoded));
   if (written.ok()) {
+    Reach(CrashPoint::kIdentitySaved);
     saved_ = std::max(saved_, saving);
   }
   co_return written;
@@ -215,8 +216,10 @@ Task<absl::Status> Identity::StoreCommit(std::string record, std::string manifes
   GEMEL_CO_RETURN_IF_ERROR(model::DecodeManifestOf(decoded, manifest).status());
   const std::string manifest_file = ManifestFile(decoded.snapshot);
   GEMEL_CO_RETURN_IF_ERROR(co_await disk_->WriteAtomically(manifest_file, std::move(manifest)));
+  Reach(CrashPoint::kManifestStored);
   const std::string record_file = RecordFile(decoded.snapshot);
   GEMEL_CO_RETURN_IF_ERROR(co_await disk_->WriteAtomically(record_file, record));
+  Reach(CrashPoint::kRecordStored);
   const RecordKey key(decoded.snapshot.job, decoded.snapshot.sequence);
   records_[key] = std::move(record);
   co_return absl::OkStatus();
@@ -226,6 +229,7 @@ Task<absl::Status> Identity::DropCommit(SnapshotId snapshot) {
   GEMEL_CO_RETURN_IF_ERROR(model::CheckJobName(snapshot.job));
   const std::string record_file = RecordFile(snapshot);
   GEMEL_CO_RETURN_IF_ERROR(co_await disk_->Remove(record_file));
+  Reach(CrashPoint::kRecordDropped);
   const RecordKey key(snapshot.job, snapshot.sequence);
   records_.erase(key);
   const std::string manifest_file = ManifestFile(snapshot);

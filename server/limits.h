@@ -52,7 +52,7 @@ inline constexpr uint32_t kWaitMsMax = 10'000;    // that a client may ask a cal
 inline constexpr uint32_t kPollMs = 1'000;        // of the server's own long polls
 inline constexpr Duration kPollPause = 20ms;      // between polls that are answered at once
 inline constexpr Duration kHeartbeatDefault = 100ms;
-// A lost heartbeat must not cost the next ones: placement's verdict comes after 900 ms of silence.
+// A lost heartbeat must not cost the next ones: placement's verdict comes after 800 ms of silence.
 inline constexpr Duration kHeartbeatDeadline = 250ms;
 inline constexpr uint32_t kAbortTriesMax = 20;
 inline constexpr size_t kReceiptsPerCallMax = 1024;

@@ -17,6 +17,7 @@
 #include <optional>
 #include <string>
 
+#include "common/abort_at.h"
 #include "common/daemon.h"
 #include "common/epoll_loop.h"
 #include "common/errors.h"
@@ -168,8 +169,7 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
   seams.metrics = &metrics;
   seams.persist = persist.get();
   SystemdStore* systemd = nullptr;
-  GEMEL_ASSIGN_OR_RETURN(const std::unique_ptr<Keeper> keeper,
-                         MakeKeeper(config, seams, &systemd));
+  GEMEL_ASSIGN_OR_RETURN(const std::unique_ptr<Keeper> keeper, MakeKeeper(config, seams, &systemd));
   seams.keeper = keeper.get();
   ServerOptions options;
   options.name = config.name;
@@ -203,6 +203,9 @@ int Main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
   absl::Status status = config.status();
   status.Update(status.ok() ? CheckServerConfig(&*config, MachineMemoryBytes()) : absl::OkStatus());
+  absl::StatusOr<std::unique_ptr<AbortAt>> abort_at =
+      AbortAt::Set(status.ok() ? config->abort_at : std::string());
+  status.Update(abort_at.status());
   if (status.ok()) {
     RaiseDescriptorLimit();
     absl::StatusOr<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();

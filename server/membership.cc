@@ -58,6 +58,7 @@ Task<absl::Status> Membership::JoinOnce() {
   absl::StatusOr<pb::JoinReply> reply =
       co_await parts_.control->Call<pb::JoinReply>("Join", std::move(request), 0s);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
+  Reach(CrashPoint::kServerJoined);
   GEMEL_CO_ASSIGN_OR_RETURN(const ClusterId cluster, ClusterId::FromBytes(reply->cluster_id()));
   std::vector<ServerId> members;
   for (const std::string& raw : reply->last_members()) {
@@ -73,6 +74,7 @@ Task<absl::Status> Membership::JoinOnce() {
     interval_ = std::chrono::milliseconds(reply->heartbeat_ms());
   }
   joined_ = true;
+  unanswered_ = 0;
   for (const std::shared_ptr<Object>& object : parts_.objects->Sealed()) {
     if (!reported.contains(object->shard())) {
       parts_.receipts->Add(*object);
@@ -124,6 +126,7 @@ Task<void> Membership::Run(Gate* gate) {
       }
     }
     const absl::Status beaten = co_await Heartbeat();
+    unanswered_ = beaten.ok() ? 0 : unanswered_ + 1;
     CountBeat(beaten);
     next_beat_ =
         Add(seams_.loop->Now(), Buggify(BuggifySite::kHeartbeatEarly) ? interval_ / 2 : interval_);
@@ -160,6 +163,7 @@ Task<absl::Status> Membership::Heartbeat() {
   request.set_used_bytes(parts_.pool->used_bytes());
   request.set_map_version(map_version_);
   parts_.tier->WriteState(request.mutable_tier());
+  request.set_unanswered(unanswered_);
   const size_t told = unreachable_.size();
   for (const ServerId& server : unreachable_) {
     request.add_unreachable(server.ToBytes());
@@ -211,12 +215,16 @@ Task<absl::Status> Membership::AskMap() {
   }
   map_.clear();
   std::vector<ServerId> alive;
+  std::set<Incarnation> dead;
   for (const PeerMember& member : members) {
     map_[member.server] = member;
-    if (!member.dead) {
+    if (member.dead) {
+      dead.insert(member.incarnation);
+    } else {
       alive.push_back(member.server);
     }
   }
+  parts_.peers->SetDead(std::move(dead));
   if (alive.empty()) {
     co_return absl::OkStatus();
   }

@@ -94,6 +94,7 @@ class Membership {
   absl::StatusCode beaten_ = absl::StatusCode::kOk;  // of the last heartbeat: a change is told
   Duration interval_;
   TimePoint next_beat_{};
+  uint32_t unanswered_ = 0;            // heartbeats in a row
   std::vector<ServerId> unreachable_;  // not yet told
   uint64_t map_version_ = 0;
   std::map<ServerId, PeerMember> map_;

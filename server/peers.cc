@@ -55,6 +55,9 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::SessionTo(PeerMember membe
   }
   Peer* peer = slot.get();
   while (!closed_) {
+    if (dead_.contains(member.incarnation)) {
+      co_return error::Unavailable("placement calls {} dead", member.ToString());
+    }
     const bool usable = peer->session != nullptr && peer->session->open();
     if (usable && peer->incarnation == member.incarnation) {
       co_return peer->session;
@@ -150,6 +153,19 @@ std::vector<ServerId> Peers::TakeUnreachable() {
   std::vector<ServerId> taken(unreachable_.begin(), unreachable_.end());
   unreachable_.clear();
   return taken;
+}
+
+void Peers::SetDead(std::set<Incarnation> dead) {
+  dead_ = std::move(dead);
+  for (auto& [id, peer] : peers_) {
+    if (peer->session == nullptr || !dead_.contains(peer->incarnation)) {
+      continue;
+    }
+    const std::shared_ptr<Session> session = std::exchange(peer->session, nullptr);
+    session->Detach();
+    session->Close(error::Unavailable("placement calls server {} dead", id.ToShort()));
+    peer->changed.NotifyAll();
+  }
 }
 
 void Peers::CloseAll(const absl::Status& why) {

@@ -41,6 +41,10 @@ class Peers final : private SessionHandler {
   // Members whose sessions were reset or could not be opened since the last call.
   std::vector<ServerId> TakeUnreachable();
 
+  // What the newest map calls dead. Calls that wait for one of them end now, not at their
+  // deadlines, and none begins until a later map has it alive.
+  void SetDead(std::set<Incarnation> dead);
+
   // Ends every session and refuses new ones.
   void CloseAll(const absl::Status& why);
 
@@ -73,6 +77,7 @@ class Peers final : private SessionHandler {
   bool closed_ = false;
   std::map<ServerId, std::unique_ptr<Peer>> peers_;
   std::set<ServerId> unreachable_;
+  std::set<Incarnation> dead_;
 };
 
 // FailedPrecondition, naming both, when the hello is not of our cluster or release.

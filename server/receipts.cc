@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 
 namespace gemel {
 
@@ -61,11 +62,13 @@ Task<absl::Status> Receipts::SendBatch() {
   if (batch.empty()) {
     co_return absl::OkStatus();
   }
+  Reach(CrashPoint::kReceiptSending);
   absl::StatusOr<pb::ReportReceiptsReply> reply =
       co_await control_->Call<pb::ReportReceiptsReply>("ReportReceipts", std::move(request), 0s);
   if (!reply.ok()) {
     co_return reply.status();
   }
+  Reach(CrashPoint::kReceiptSent);
   for (const ShardId& shard : batch) {
     pending_.erase(shard);
   }

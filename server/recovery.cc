@@ -133,8 +133,7 @@ Task<void> Recovery::Keep(std::shared_ptr<SlabPool> pool) {
     const KeptName name{KeptKind::kSlab, slab};
     seams_.loop->Spawn(GiveLater(keeper, KeptItem{name, pool_->memory(slab)}));
   });
-  pool_->OnForgotten(
-      [keeper](HolderKey holder) { keeper->Forget({{KeptKind::kClient, holder}}); });
+  pool_->OnForgotten([keeper](HolderKey holder) { keeper->Forget({{KeptKind::kClient, holder}}); });
   std::vector<KeptItem> items;
   for (uint32_t slab = 0; slab < pool_->slabs(); ++slab) {
     items.push_back({{KeptKind::kSlab, slab}, pool_->memory(slab)});

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "server/restore.h"
 
@@ -31,6 +32,7 @@ Task<absl::Status> Restores::Report(uint64_t client, ReportRestore request) {
   const absl::StatusOr<pb::ReportRestoreReply> reply =
       co_await control_->CallPatiently<pb::ReportRestoreReply>("ReportRestore", std::move(report),
                                                                0s);
+  Reach(CrashPoint::kRestoreReported);
   co_return reply.status();
 }
 

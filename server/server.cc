@@ -99,9 +99,9 @@ void Server::MakeParts() {
   directives_ = std::make_unique<Directives>(seams_, work);
   const Scrub::Parts scrubbed{objects_.get(), pool_.get(), tier_.get()};
   scrub_ = std::make_unique<Scrub>(seams_, scrubbed, options_.scrub);
-  ClientParts clients{control_.get(), identity_.get(), pool_.get(),   objects_.get(),
-                      uploads_.get(), restores_.get(), stages_.get(), recovery_.get(),
-                      options_.name};
+  ClientParts clients{control_.get(), identity_.get(), pool_.get(),
+                      objects_.get(), uploads_.get(),  restores_.get(),
+                      stages_.get(),  recovery_.get(), options_.name};
   clients_ = std::make_unique<Clients>(seams_, std::move(clients));
 }
 

@@ -71,7 +71,10 @@ std::string EncodeSlabDirectoryHeader(const SlabDirectoryHeader& header) {
   Encoder out;
   out.Int(kSlabDirectoryMagic).Int(kSlabDirectoryVersion);
   out.Id(header.server).Id(header.incarnation);
-  out.Int(header.life).Int(header.slab_bytes).Int(header.slabs).Int(static_cast<uint32_t>(kSlabEntryBytes));
+  out.Int(header.life)
+      .Int(header.slab_bytes)
+      .Int(header.slabs)
+      .Int(static_cast<uint32_t>(kSlabEntryBytes));
   return Record(out.Take(), kSlabDirectoryHeaderBytes);
 }
 

@@ -103,8 +103,7 @@ absl::Status SlabPool::InheritSlab(uint32_t slab, const FormerSlab& former) {
   const SlabEntry& entry = former.entry;
   absl::StatusOr<std::unique_ptr<Mapping>> mapped = error::NotFound("slab {} was not kept", slab);
   if (former.memory != nullptr) {
-    mapped =
-        seams_.host->Map(former.memory, options_.slab_bytes, Access::kReadWrite, false);
+    mapped = seams_.host->Map(former.memory, options_.slab_bytes, Access::kReadWrite, false);
   }
   if (!mapped.ok()) {
     GEMEL_RETURN_IF_ERROR(AddSlab());  // nobody else has the new memory

@@ -82,6 +82,7 @@ Task<void> Tier::FollowStore(Gate* gate) {
       continue;
     }
     delay.Reset();
+    Reach(CrashPoint::kTierListed);
     listed_opening_ = opening;
     Adopt(*std::move(result->value()));
   }

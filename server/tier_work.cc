@@ -7,6 +7,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "placement/model/records.h"
 #include "server/tier.h"
@@ -91,6 +92,7 @@ Task<absl::Status> Tier::MarkComplete(SnapshotId snapshot) {
   const absl::Status marked = co_await Change(std::move(operation));
   const auto entry = inventory_.find(snapshot);
   if (marked.ok() && entry != inventory_.end()) {
+    Reach(CrashPoint::kPersistMarked);
     entry->second.complete = true;
   }
   co_return marked;

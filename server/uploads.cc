@@ -90,6 +90,7 @@ Task<absl::Status> Uploads::Seal(std::shared_ptr<Upload> upload, Digest128 root)
   GEMEL_CHECK(upload->sealing && !upload->sealed);
   upload->sealed = true;
   upload->root = root;
+  Reach(CrashPoint::kUploadSealed);
   upload->changed.NotifyAll();
   receipts_->Add(*upload->object);
   co_return absl::OkStatus();

@@ -45,6 +45,7 @@ SUITES = (
     Suite("e2e", "pytest", "release", 12, "tests/e2e"),
     Suite("etcd", "pytest", "release", 4, "tests/etcd"),
     Suite("crash", "pytest", "release", 5, "tests/crash"),
+    Suite("faults", "pytest", "release", 4, "tests/faults"),
     Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
     Suite("asan", "ctest", "asan", 3, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim)_"),
     Suite("tsan", "ctest", "tsan", 3, "tests/unit", labels="^unit$", names="^(common|transport|client)_"),

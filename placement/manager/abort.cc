@@ -4,6 +4,7 @@
 // told is gone.
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -38,6 +39,7 @@ Task<void> PlacementCore::AbortDurably(std::shared_ptr<Attempt> attempt) {
       txn.deletes.push_back(OpenKey(id.job, id.sequence));
       const absl::Status written = co_await WriteJob(job, job->record, std::move(txn));
       if (written.ok()) {
+        Reach(CrashPoint::kAbortDurable);
         GEMEL_CHECK(attempt->state == AttemptState::kAborting) << id.ToString();
         attempt->state = AttemptState::kAborted;
         Finish(job, *attempt, false);

@@ -118,7 +118,9 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   }
   record.persist_copies = attempt->record.persist_copies;
   record.persist_keep = attempt->record.persist_keep;
+  Reach(CrashPoint::kReceiptsEnough);
   GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, record, std::move(txn), replaced));
+  Reach(CrashPoint::kCommitDurable);
   GEMEL_CHECK(attempt->state == AttemptState::kCommitting) << id.ToString();
   attempt->state = AttemptState::kCommitted;
   job->attempts.erase(id.sequence);
@@ -192,6 +194,7 @@ void PlacementCore::CountRecords(Job* job, Committed* snapshot) {
 void PlacementCore::Tell(Job* job, Committed* snapshot) {
   GEMEL_CHECK(!snapshot->told);
   snapshot->told = true;
+  Reach(CrashPoint::kCommitTold);
   commits_.Add(1);
   if (!snapshot->full) {
     Sometimes(Situation::kCommitLow);
@@ -262,6 +265,7 @@ PlacementCore::Answer<pb::AwaitCommitReply> PlacementCore::AwaitCommit(
   GEMEL_CO_RETURN_IF_ERROR(CheckServing());
   GEMEL_CO_ASSIGN_OR_RETURN(const SnapshotId id, FromProto(request.snapshot()));
   GEMEL_CO_ASSIGN_OR_RETURN(Job * job, KnownJob(id.job));
+  Present(request.caller()).IgnoreError();  // heard once: a call that is held is no sign of life
   const TimePoint deadline = HoldUntil(request.wait_ms());
   pb::AwaitCommitReply reply;
   while (true) {
@@ -280,7 +284,7 @@ PlacementCore::Answer<pb::AwaitCommitReply> PlacementCore::AwaitCommit(
       co_return error::InvalidArgument("{} has no rank {}", id.ToString(), request.rank());
     }
     RankSlot& slot = attempt->slots[request.rank()];
-    const absl::StatusOr<MemberEntry*> caller = Present(request.caller());
+    const absl::StatusOr<MemberEntry*> caller = FindPresent(request.caller());
     if (attempt->recovered && !slot.owner.has_value() && caller.ok()) {
       // A restarted manager learns from its polls where the rank lives.
       slot.owner = (*caller)->record.id;

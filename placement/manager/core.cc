@@ -181,6 +181,12 @@ size_t PlacementCore::Reported() const {
 }
 
 absl::StatusOr<MemberEntry*> PlacementCore::Present(const pb::Caller& caller) {
+  GEMEL_ASSIGN_OR_RETURN(MemberEntry * member, FindPresent(caller));
+  Heard(member);
+  return member;
+}
+
+absl::StatusOr<MemberEntry*> PlacementCore::FindPresent(const pb::Caller& caller) {
   GEMEL_ASSIGN_OR_RETURN(const ServerId id, ServerId::FromBytes(caller.server_id()));
   GEMEL_ASSIGN_OR_RETURN(const Incarnation incarnation,
                          Incarnation::FromBytes(caller.incarnation()));
@@ -191,7 +197,6 @@ absl::StatusOr<MemberEntry*> PlacementCore::Present(const pb::Caller& caller) {
         "incarnation {} of server {} is not a member (any more); join again", incarnation.ToShort(),
         id.ToShort());
   }
-  Heard(member);
   return member;
 }
 

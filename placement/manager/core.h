@@ -116,6 +116,8 @@ class PlacementCore {
   absl::Status CheckServing() const;
   size_t Reported() const;
   absl::StatusOr<MemberEntry*> Present(const pb::Caller& caller);
+  // The same without Heard(): for a call that is held, which is no sign of life.
+  absl::StatusOr<MemberEntry*> FindPresent(const pb::Caller& caller);
   TimePoint HoldUntil(uint32_t wait_ms) const;
   void Emit(Severity severity, std::string_view name, std::string text);
   void SpawnInside(Task<void> task);
@@ -169,6 +171,7 @@ class PlacementCore {
 
   // heartbeat.cc, liveness.cc
   void Heard(MemberEntry* member);
+  bool IsDeaf(const MemberEntry& member) const;
   void TakeTierState(MemberEntry* member, const pb::TierState& tier);
   void Suspect(MemberEntry* member, std::string_view why);
   Task<void> Probe(ServerId id, Incarnation incarnation);

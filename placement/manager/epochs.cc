@@ -43,6 +43,7 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   }
   const absl::Status written = co_await WriteJob(job, record, std::move(txn));
   GEMEL_CO_RETURN_IF_ERROR(written);
+  Reach(CrashPoint::kEpochDurable);
   job->tokens[token] = record.epoch;
   job->skips.clear();
   job->attempt_of_name.clear();

@@ -8,8 +8,27 @@
 
 namespace gemel {
 
+// One that hears nothing can do no work, however well it is heard. When half of the members or more
+// say so it is this placement whose words are lost, and nobody is judged by it.
+bool PlacementCore::IsDeaf(const MemberEntry& member) const {
+  if (!member.deaf) {
+    return false;
+  }
+  size_t alive = 0;
+  size_t deaf = 0;
+  for (const auto& [id, other] : members_) {
+    alive += other->alive() ? 1 : 0;
+    deaf += other->alive() && other->deaf ? 1 : 0;
+  }
+  GEMEL_CHECK_LE(deaf, alive);
+  return 2 * deaf < alive;
+}
+
 void PlacementCore::Heard(MemberEntry* member) {
   GEMEL_CHECK(member->alive()) << member->record.name;
+  if (IsDeaf(*member)) {
+    return;
+  }
   member->last_heard = loop_->Now();
   if (member->suspect_since.has_value()) {
     member->suspect_since.reset();
@@ -34,7 +53,7 @@ void PlacementCore::TakeTierState(MemberEntry* member, const pb::TierState& tier
 PlacementCore::Answer<pb::HeartbeatReply> PlacementCore::Heartbeat(CallPtr,
                                                                    pb::HeartbeatRequest request) {
   pb::HeartbeatReply reply;
-  const absl::StatusOr<MemberEntry*> present = Present(request.caller());
+  const absl::StatusOr<MemberEntry*> present = FindPresent(request.caller());
   if (!present.ok()) {
     if (present.status().code() != absl::StatusCode::kFailedPrecondition) {
       co_return present.status();
@@ -44,6 +63,8 @@ PlacementCore::Answer<pb::HeartbeatReply> PlacementCore::Heartbeat(CallPtr,
     co_return reply;
   }
   MemberEntry* member = *present;
+  member->deaf = request.unanswered() > 0;
+  Heard(member);
   member->record.capacity_bytes = request.capacity_bytes();
   member->used_bytes = request.used_bytes();
   member->lag_ms = request.loop_lag_ms();

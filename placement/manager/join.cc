@@ -131,6 +131,7 @@ Task<absl::Status> PlacementCore::Register(MemberRecord record) {
   }
   const absl::Status written = co_await WriteMember(record, version, false);
   GEMEL_CO_RETURN_IF_ERROR(written);
+  Reach(CrashPoint::kMemberDurable);
   member = FindMember(record.id);
   if (member == nullptr) {
     member = members_.emplace(record.id, std::make_unique<MemberEntry>(loop_)).first->second.get();

@@ -70,7 +70,8 @@ void PlacementCore::JudgeMember(MemberEntry* member) {
   }
   if (silent >= (member->probe_answered ? times.hang_after : times.dead_after)) {
     Die(member,
-        fmt::format("not heard for {:.0f} ms, its data address {}",
+        fmt::format("not heard{} for {:.0f} ms, its data address {}",
+                    member->deaf ? " as one that hears us" : "",
                     Milliseconds(now - member->last_heard),
                     member->probe_answered ? "accepts: the process hangs" : "does not answer"));
     return;
@@ -108,6 +109,7 @@ Task<void> PlacementCore::RecordDeath(ServerId id, Incarnation incarnation) {
       const uint64_t version = member->version;
       const absl::Status written = co_await WriteMember(member->record, version, false);
       if (written.ok()) {
+        Reach(CrashPoint::kDeathDurable);
         MemberEntry* dead = FindMember(id);
         GEMEL_CHECK(dead != nullptr && !dead->alive()) << id.ToShort();
         dead->version = cluster_version_;

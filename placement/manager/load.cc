@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -86,6 +87,7 @@ Task<absl::Status> PlacementCore::Load() {
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadPersisted());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadRestores());
   }
+  Reach(CrashPoint::kStoreLoaded);
   Emit(Severity::kInfo, birth ? "cluster_born" : "placement_loaded", Describe());
   co_return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 
+#include "common/abort_at.h"
 #include "common/daemon.h"
 #include "common/epoll_loop.h"
 #include "common/errors.h"
@@ -29,6 +30,7 @@ struct Flags {
   std::string name = "placement";
   std::string metrics;
   std::string ready_file;
+  std::string abort_at;
   bool recover_from_servers = false;
   bool accept_loss = false;
 };
@@ -102,6 +104,8 @@ int Main(int argc, char** argv) {
   app.add_option("--name", flags.name, "for messages");
   app.add_option("--metrics", flags.metrics, "loopback address for Prometheus");
   app.add_option("--ready-file", flags.ready_file, "written with address and pid once it serves");
+  app.add_option("--abort-at", flags.abort_at,
+                 "for tests: POINT[:N] of common/points.h; the process ends there with SIGKILL");
   app.add_flag("--recover-from-servers", flags.recover_from_servers,
                "rebuild a lost store from what the servers keep");
   app.add_flag("--accept-loss", flags.accept_loss, "recover without a majority of the servers");
@@ -113,6 +117,9 @@ int Main(int argc, char** argv) {
   if (status.ok() && !flags.metrics.empty()) {
     status = CheckLoopback(flags.metrics);
   }
+  absl::StatusOr<std::unique_ptr<AbortAt>> abort_at =
+      AbortAt::Set(status.ok() ? flags.abort_at : std::string());
+  status.Update(abort_at.status());
   absl::StatusOr<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
   status.Update(loop.status());
   bool stop = false;

@@ -38,8 +38,8 @@ struct LivenessOptions {
   uint32_t heartbeat_ms = 100;
   Duration tick = 50ms;
   Duration suspect_after = 400ms;
-  Duration dead_after = 900ms;  // of silence, when the member's data address does not answer
-  Duration hang_after = 950ms;  // of silence, when it does: the process hangs
+  Duration dead_after = 800ms;  // of silence, when the member's data address does not answer
+  Duration hang_after = 850ms;  // of silence, when it does: the process hangs
   Duration probe_timeout = 300ms;
   Duration startup_grace = 2s;    // members of a restarted manager have this long to join again
   Duration lag_max = 200ms;       // of the own loop; more is added to all times

@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -73,7 +74,7 @@ absl::Status PlacementCore::CheckSame(const Attempt& attempt,
 // The server that asks for its client. One that has to join again does so by itself, and the client
 // is none the worse: asking again is all it takes.
 absl::StatusOr<MemberEntry*> PlacementCore::OwnerOf(const pb::OpenRequest& request) {
-  const absl::StatusOr<MemberEntry*> owner = Present(request.caller());
+  const absl::StatusOr<MemberEntry*> owner = FindPresent(request.caller());
   if (owner.status().code() == absl::StatusCode::kFailedPrecondition) {
     return error::Unavailable("{}@{} waits: {}", request.job(), request.name(),
                               MessageOf(owner.status()));
@@ -181,6 +182,7 @@ PlacementCore::Answer<std::shared_ptr<Attempt>> PlacementCore::Accept(
   txn.puts.emplace_back(key, EncodeStored(opened));
   const absl::Status written = co_await WriteJob(job, record, std::move(txn));
   GEMEL_CO_RETURN_IF_ERROR(written);
+  Reach(CrashPoint::kOpenDurable);
   std::shared_ptr<Attempt> attempt = MakeAttempt(std::move(opened), job->version);
   RememberName(job, request->name(), request->attempt());
   GEMEL_CHECK(!job->attempts.contains(attempt->id().sequence)) << attempt->id().ToString();
@@ -301,7 +303,8 @@ PlacementCore::Answer<bool> PlacementCore::OpenOnce(Job* job, const pb::OpenRequ
 PlacementCore::Answer<pb::OpenReply> PlacementCore::Open(CallPtr call, pb::OpenRequest request) {
   GEMEL_CO_RETURN_IF_ERROR(CheckServing());
   GEMEL_CO_RETURN_IF_ERROR(CheckOpen(request));
-  GEMEL_CO_RETURN_IF_ERROR(OwnerOf(request).status());
+  GEMEL_CO_ASSIGN_OR_RETURN(MemberEntry * asking, OwnerOf(request));
+  Heard(asking);
   GEMEL_CO_ASSIGN_OR_RETURN(const EpochToken token, EpochToken::FromBytes(request.token()));
   GEMEL_CO_ASSIGN_OR_RETURN(Job * job, KnownJob(request.job()));
   const TimePoint deadline = HoldUntil(request.wait_ms());

@@ -78,6 +78,7 @@ Task<void> PlacementCore::RecordPersisted(Job* job, model::SnapshotOrder order, 
     GiveUpPersist(job, snapshot, written);
     co_return;
   }
+  Reach(CrashPoint::kPersistedDurable);
   snapshot->persist.reset();
   snapshot->persisted = true;
   persists_.Add(1);
@@ -133,6 +134,7 @@ Task<absl::Status> PlacementCore::RetirePersisted(Job* job) {
   }
   GEMEL_CHECK_LT(retired.size(), entries.size()) << job->name;
   GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, job->record, std::move(txn), retired));
+  Reach(CrashPoint::kPersistRetireDurable);
   for (const model::SnapshotOrder& order : retired) {
     ForgetPersisted(job, order);
   }

@@ -188,6 +188,7 @@ void PlacementCore::PullDone(const RepairTask& task, MemberEntry* target, const 
   target->pulls -= 1;
   target->pulling_bytes -= copy.bytes;
   if (result.code() == 0) {
+    Reach(CrashPoint::kRepairHeard);
     target->held[KeyOf(copy.snapshot)][task.rank] = copy;
     repairs_.Add(1);
     repaired_bytes_.Add(static_cast<int64_t>(copy.bytes));

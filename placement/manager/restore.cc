@@ -196,6 +196,7 @@ PlacementCore::Answer<bool> PlacementCore::BeginRecord(Job* job,
   }
   const absl::Status written = co_await WriteRestore(job, std::move(record));
   GEMEL_CO_RETURN_IF_ERROR(written);
+  Reach(CrashPoint::kRestoreDurable);
   co_return true;
 }
 

@@ -34,6 +34,8 @@ Task<absl::Status> PlacementCore::RecordVerified(Job* job, EpochId epoch, uint32
     // What was verified stays so: only a restarted manager would have to be told again.
     Emit(Severity::kWarning, "store_refused", ToText(written));
     job->changed.NotifyAll();
+  } else {
+    Reach(CrashPoint::kVerifiedDurable);
   }
   co_return absl::OkStatus();
 }

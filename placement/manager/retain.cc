@@ -117,6 +117,7 @@ Task<absl::Status> PlacementCore::RetireOnce(Job* job) {
   }
   GEMEL_CHECK_LT(retired.size(), job->snapshots.size()) << job->name;
   GEMEL_CO_RETURN_IF_ERROR(co_await WriteLeaving(job, job->record, std::move(txn), retired));
+  Reach(CrashPoint::kRetireDurable);
   for (const model::SnapshotOrder& order : retired) {
     ForgetSnapshot(job, order);
   }

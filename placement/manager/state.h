@@ -101,6 +101,7 @@ struct MemberEntry {
   TimePoint dead_since{};
   bool probing = false;
   bool probe_answered = false;  // the newest probe, within this suspicion
+  bool deaf = false;            // its heartbeats come, and it says that the answers do not reach it
   uint64_t used_bytes = 0;
   uint64_t lag_ms = 0;
 

@@ -90,7 +90,7 @@ class Job(Ranks):
 
     def __init__(self, name, addresses, world=2, token=None, **options):
         self.options = {**TERMS, "timeout_s": TIMEOUT_S, **options}
-        super().__init__(name, addresses, world, token)
+        super().__init__(name, addresses, world, token, self.options["timeout_s"])
 
     def open(self, step, rank, nbytes=SHARD_BYTES, **terms):
         """A writer of one rank's shard, or None when the save is skipped."""

@@ -5,3 +5,6 @@ gemel_test(common_test
           ${here}/common_loop_test.cc ${here}/common_random_test.cc ${here}/common_real_disk_test.cc
           ${here}/common_sim_disk_test.cc ${here}/common_sim_loop_test.cc ${here}/common_sync_test.cc
   DEPS gemel_common LABEL unit)
+if(GEMEL_BUILD_SERVICES)
+  gemel_test(common_abort_at_test SOURCES ${here}/common_abort_at_test.cc DEPS gemel_common gemel_daemon LABEL unit)
+endif()

@@ -306,6 +306,21 @@ TEST_F(PlacementMemory, AnOpenWithoutRoomWaitsAndIsAdmittedWhenASaveEnds) {
   EXPECT_EQ(reply.decision(), pb::OpenReply::ACCEPT) << reply.ShortDebugString();
 }
 
+TEST_F(PlacementMemory, ACallThatIsHeldIsNoSignOfLife) {
+  auto open = cluster.OpenRank(first, "1", 0);
+  ASSERT_TRUE(open.ok()) << open.status();
+  pb::OpenRequest patient = cluster.OpenOf(second, "1", 0);
+  patient.set_wait_ms(20'000);
+  std::optional<absl::StatusOr<std::string>> answer;
+  cluster.CallBeside("Open", patient.SerializeAsString(), &answer);
+  cluster.Run(1s);
+  ASSERT_FALSE(answer.has_value());
+  cluster.server(0).running = false;  // it hangs: its connections stay, and its address accepts
+  const TimePoint hangs = cluster.scheduler.now();
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  EXPECT_LE(cluster.scheduler.now() - hangs, 1000ms);
+}
+
 TEST_F(PlacementMemory, WhatCanNeverFitIsRefusedWithTheSizes) {
   second.shard_bytes = 1300;
   auto refused = cluster.OpenRank(second, "1", 0);

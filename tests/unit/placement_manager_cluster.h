@@ -116,6 +116,7 @@ struct ScriptedServer {
   uint64_t capacity = 1 << 30;
   bool running = true;
   bool beating = true;
+  uint32_t unanswered = 0;     // what its heartbeats say of their answers
   bool works = true;           // polls for directives
   bool stores_commits = true;  // acknowledges StoreCommit
   uint64_t generation = 0;
@@ -802,6 +803,7 @@ class Cluster {
         request.set_capacity_bytes(server->capacity);
         request.mutable_tier()->set_trouble(server->tier_trouble);
         request.mutable_tier()->set_free_bytes(server->tier_free);
+        request.set_unanswered(server->unanswered);
         auto call = std::make_shared<ScriptedCall>();
         const Result raw = co_await Ask(call, "Heartbeat", request.SerializeAsString());
         pb::HeartbeatReply reply;

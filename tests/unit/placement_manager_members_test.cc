@@ -54,6 +54,35 @@ TEST_F(PlacementMembers, SilenceIsSuspicionAndDeathBelowOneSecond) {
   EXPECT_LE(cluster.scheduler.now() - silent, 1000ms);
 }
 
+TEST_F(PlacementMembers, OneThatHearsNoAnswersIsDeadBelowOneSecondHoweverWellItIsHeard) {
+  cluster.Run(1s);
+  cluster.server(1).unanswered = 1;
+  cluster.net->answers[cluster.server(1).address] = ProbedNet::Answer::kSilent;
+  const TimePoint deaf = cluster.scheduler.now();
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  EXPECT_LE(cluster.scheduler.now() - deaf, 1000ms);
+  EXPECT_EQ(StateOf(cluster, 1), pb::MEMBER_DEAD);
+  EXPECT_EQ(StateOf(cluster, 0), pb::MEMBER_ALIVE);
+}
+
+TEST_F(PlacementMembers, OneLostAnswerIsNoVerdict) {
+  cluster.Run(1s);
+  cluster.server(1).unanswered = 1;
+  cluster.Run(350ms);
+  cluster.server(1).unanswered = 0;
+  cluster.Run(2s);
+  EXPECT_FALSE(cluster.events.Has("member_dead")) << cluster.events.All();
+  EXPECT_EQ(StateOf(cluster, 1), pb::MEMBER_ALIVE);
+}
+
+TEST_F(PlacementMembers, WhenMostHearNoAnswersItIsThisPlacementAndNobodyDies) {
+  cluster.Run(1s);
+  cluster.server(0).unanswered = 7;
+  cluster.server(1).unanswered = 7;
+  cluster.Run(5s);
+  EXPECT_FALSE(cluster.events.Has("member_dead")) << cluster.events.All();
+}
+
 TEST_F(PlacementMembers, APausedManagerJudgesNobodyByItsOwnLag) {
   cluster.Run(1s);
   cluster.node().loop->Pause();

@@ -142,6 +142,39 @@ TEST(Peers, EndsAnAttemptAtItsDeadline) {
   EXPECT_LE(c.life.loop.Now() - before, 510ms);
 }
 
+TEST(Peers, EndsWhatWaitsForAPeerThatTheMapCallsDead) {
+  Calling c;
+  const PeerMember member = c.nodes[0]->AsMember();
+  const auto open = c.SessionTo(member);
+  ASSERT_TRUE(open.ok());
+  c.world.world.Partition({"caller"}, {"server-0"});
+  Request request;
+  request.type = FrameType::kProbe;
+  using Answer = absl::StatusOr<Reply>;
+  auto answer = std::make_shared<std::optional<Answer>>();
+  c.life.loop.Spawn(Life::Keep(
+      (*open)->Call(std::move(request), MutableByteSpan(), Add(c.life.loop.Now(), 10s)), answer));
+  c.world.RunFor(100ms);
+  ASSERT_FALSE(answer->has_value());
+  c.peers->SetDead({member.incarnation});
+  c.world.RunFor(1ms);
+  ASSERT_TRUE(answer->has_value());
+  EXPECT_EQ((*answer)->status().code(), absl::StatusCode::kUnavailable) << (*answer)->status();
+  const TimePoint asked = c.life.loop.Now();
+  EXPECT_EQ(c.SessionTo(member).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(c.life.loop.Now(), asked);
+  EXPECT_TRUE(c.peers->TakeUnreachable().empty()) << "placement knows";
+}
+
+TEST(Peers, OpensAgainToAPeerThatALaterMapHasAlive) {
+  Calling c;
+  const PeerMember member = c.nodes[0]->AsMember();
+  c.peers->SetDead({member.incarnation});
+  ASSERT_FALSE(c.SessionTo(member).ok());
+  c.peers->SetDead({});
+  EXPECT_TRUE(c.SessionTo(member).ok());
+}
+
 TEST(Peers, OpensNothingAfterItWasClosed) {
   Calling c;
   const auto open = c.SessionTo(c.nodes[0]->AsMember());

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of this folder with CI's sizes, and with those of `--long`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+NOT_PERMITTED = 77
+
+
+def run(program, *arguments, timeout_s):
+    done = subprocess.run([sys.executable, str(HERE / program), *arguments], text=True, timeout=timeout_s,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(done.stdout)
+    if done.returncode == NOT_PERMITTED:
+        pytest.skip(done.stdout.strip().splitlines()[-1])
+    assert done.returncode == 0, f"{program} {' '.join(arguments)}: see its table above"
+
+
+def test_every_operation_under_every_fault_of_one_server():
+    run("matrix.py", timeout_s=600)
+
+
+def test_dead_hanging_and_cut_off_servers_are_found_and_slow_ones_are_not_evicted():
+    run("detection.py", "--trials", "10", "--pauses-s", "60", timeout_s=400)
+
+
+@pytest.mark.long
+def test_every_operation_under_every_fault_five_times():
+    run("matrix.py", "--reps", "5", timeout_s=3600)
+
+
+@pytest.mark.long
+def test_detection_over_thirty_trials_and_half_an_hour_of_pauses():
+    run("detection.py", "--trials", "30", "--pauses-s", "1800", timeout_s=3600)
