@@ -38,6 +38,7 @@ absl::Status Recovery::ReadDirectory(const std::vector<KeptItem>& items, const S
       continue;
     }
     stale_.push_back(item->name);
+    last_life_ = std::max(last_life_, item->name.number);
     if (!content.ok()) {
       content = ReadOne(*item);
     }

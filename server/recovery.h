@@ -43,6 +43,9 @@ class Recovery {
 
   const FormerMemory& former() const { return former_; }
 
+  // Above every former one, also one of which nothing can be read.
+  uint64_t life() const { return last_life_ + 1; }
+
   // Gives the keeper the pool's directory and slabs, and from now on each new one.
   Task<void> Keep(std::shared_ptr<SlabPool> pool);
   // Hashes what was sealed and takes it into `objects`; the rest is dropped and told.
@@ -71,6 +74,7 @@ class Recovery {
 
   const ServerSeams seams_;
   FormerMemory former_;
+  uint64_t last_life_ = 0;
   std::vector<KeptName> stale_;  // kept, and of no use to this life
   std::shared_ptr<SlabPool> pool_;
   uint32_t dropped_ = 0;

@@ -64,7 +64,7 @@ Task<absl::Status> Server::Load() {
   Keeper::Taker taker{options_.name, identity_->server(), identity_->cluster(), incarnation,
                       nullptr};
   GEMEL_CO_RETURN_IF_ERROR(co_await recovery_->Take(std::move(taker), options_.slab_bytes));
-  slabs.life = recovery_->former().life + 1;
+  slabs.life = recovery_->life();
   GEMEL_CO_ASSIGN_OR_RETURN(pool_, SlabPool::Create(seams_, slabs));
   GEMEL_CO_RETURN_IF_ERROR(pool_->Inherit(recovery_->former()));
   control_ = std::make_unique<Control>(seams_, identity_->server(), incarnation);
