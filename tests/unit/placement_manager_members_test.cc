@@ -57,7 +57,7 @@ TEST_F(PlacementMembers, SilenceIsSuspicionAndDeathBelowOneSecond) {
 TEST_F(PlacementMembers, OneThatHearsNoAnswersIsDeadBelowOneSecondHoweverWellItIsHeard) {
   cluster.Run(1s);
   cluster.server(1).unanswered = 1;
-  cluster.net->answers[cluster.server(1).address] = ProbedNet::Answer::kSilent;
+  cluster.node().net->answers[cluster.server(1).address] = ProbedNet::Answer::kSilent;
   const TimePoint deaf = cluster.scheduler.now();
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
   EXPECT_LE(cluster.scheduler.now() - deaf, 1000ms);
