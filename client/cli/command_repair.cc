@@ -66,9 +66,8 @@ class Standstill {
   TimePoint blocked_;
 };
 
-absl::StatusOr<v1::RepairReply> AskRepair(PlacementClient* placement, bool begin) {
+absl::StatusOr<v1::RepairReply> AskRepair(PlacementClient* placement) {
   v1::RepairRequest request;
-  request.set_begin(begin);
   request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
   return placement->Call<v1::RepairReply>("Repair", request);
 }
@@ -230,7 +229,7 @@ absl::StatusOr<v1::DrainReply> AwaitDrained(PlacementClient* placement, const Fl
 absl::Status RunRepair(const Flags& flags) {
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<PlacementClient> placement, PlacementOf(flags));
   const Duration patience = std::chrono::seconds(flags.patience_s);
-  GEMEL_ASSIGN_OR_RETURN(v1::RepairReply reply, AskRepair(placement.get(), true));
+  GEMEL_ASSIGN_OR_RETURN(v1::RepairReply reply, AskRepair(placement.get()));
   const uint64_t before = reply.repaired_bytes();
   bool over = false;
   {
@@ -246,7 +245,7 @@ absl::Status RunRepair(const Flags& flags) {
       over = standstill.Over() || (standstill.Blocked() && reply.pulls() == 0);
       if (!over) {
         Pause(kAskEvery);
-        GEMEL_ASSIGN_OR_RETURN(reply, AskRepair(placement.get(), false));
+        GEMEL_ASSIGN_OR_RETURN(reply, AskRepair(placement.get()));
       }
     }
   }

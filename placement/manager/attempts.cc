@@ -47,18 +47,17 @@ std::vector<ServerId> PlacementCore::LiveReceipts(const RankSlot& slot) {
   return live;
 }
 
-// Full without the draining servers, where the others were given all copies: then the commit waits
-// for these, and nothing has to move afterwards.
-bool PlacementCore::FullWithoutDraining(const Attempt& attempt, const RankSlot& slot) {
+// Those that count as full: without the draining servers', where the others were given all copies.
+// The commit waits for these then, and nothing has to move afterwards.
+std::vector<ServerId> PlacementCore::CountedReceipts(const Attempt& attempt, const RankSlot& slot) {
+  std::vector<ServerId> live = LiveReceipts(slot);
   const auto staying = std::count_if(
       slot.holders.begin(), slot.holders.end(),
       [this](const SlotReceipt& holder) { return !draining_.contains(holder.server); });
-  if (draining_.empty() || staying < attempt.record.copies) {
-    return true;
+  if (!draining_.empty() && staying >= attempt.record.copies) {
+    std::erase_if(live, [this](const ServerId& id) { return draining_.contains(id); });
   }
-  std::vector<ServerId> live = LiveReceipts(slot);
-  std::erase_if(live, [this](const ServerId& id) { return draining_.contains(id); });
-  return live.size() >= attempt.record.copies;
+  return live;
 }
 
 void PlacementCore::Evaluate(Attempt* attempt, RankSlot* slot) {
@@ -68,7 +67,7 @@ void PlacementCore::Evaluate(Attempt* attempt, RankSlot* slot) {
                                  .min_copies = attempt->record.min_copies};
   model::ReceiptCount count =
       model::CountReceipts(plan.members, receipts, policy, plan.RuleAt(attempt->record.level));
-  count.full = count.full && FullWithoutDraining(*attempt, *slot);
+  count.full = count.full && CountedReceipts(*attempt, *slot).size() >= attempt->record.copies;
   const bool enough = count.enough && slot->root.has_value();
   attempt->enough_count += static_cast<uint32_t>(enough) - static_cast<uint32_t>(slot->enough);
   attempt->full_count += static_cast<uint32_t>(count.full) - static_cast<uint32_t>(slot->full);

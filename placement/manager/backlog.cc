@@ -164,19 +164,17 @@ void PlacementCore::TellBlocked(const Backlog& backlog) {
   }
 }
 
-void PlacementCore::WaitNoLonger() {
+// Asked again and again while somebody waits: a member that failed is tried once a second.
+PlacementCore::Answer<pb::RepairReply> PlacementCore::Repair(CallPtr, pb::RepairRequest) {
+  GEMEL_CO_RETURN_IF_ERROR(CheckServing());
   repair_after_ = loop_->Now();
+  const TimePoint soon = Add(loop_->Now(), kRepairRetryMin);
   for (auto& [name, job] : jobs_) {
     for (auto& [order, snapshot] : job->snapshots) {
-      snapshot.repair_failures.clear();
+      for (auto& [to, failure] : snapshot.repair_failures) {
+        failure.until = std::min(failure.until, soon);
+      }
     }
-  }
-}
-
-PlacementCore::Answer<pb::RepairReply> PlacementCore::Repair(CallPtr, pb::RepairRequest request) {
-  GEMEL_CO_RETURN_IF_ERROR(CheckServing());
-  if (request.begin()) {
-    WaitNoLonger();
   }
   Backlog backlog = CollectBacklog();
   IssueRepairs(&backlog);

@@ -230,7 +230,7 @@ class PlacementCore {
   bool SourceGone(const RankSlot& slot) const;
   void PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
   std::vector<ServerId> LiveReceipts(const RankSlot& slot);
-  bool FullWithoutDraining(const Attempt& attempt, const RankSlot& slot);
+  std::vector<ServerId> CountedReceipts(const Attempt& attempt, const RankSlot& slot);
   bool AllHoldersAnswered(const Attempt& attempt);
   std::string Missing(const Attempt& attempt) const;
   void Consider(const std::shared_ptr<Attempt>& attempt);
@@ -314,7 +314,6 @@ class PlacementCore {
   void CollectDisks(Job* job, Committed* snapshot, Backlog* backlog);
   void CollectOpen(Backlog* backlog) const;
   void TellBlocked(const Backlog& backlog);
-  void WaitNoLonger();
   uint64_t RoomAt(const MemberEntry& member) const;
   void RememberHomes(Job* job, const Attempt& attempt);
   std::optional<ServerId> HeirOf(Job* job, uint32_t rank, KnownHeirs* known);

@@ -84,7 +84,7 @@ Receipt: 1 object HeldObject
 RemoveSnapshotsReply: 1 removed uint32
 RemoveSnapshotsRequest: 1 caller Caller, 2 job string, 3 name string
 RepairReply: 1 shards uint64, 2 bytes uint64, 3 last_copy_shards uint64, 4 lost_shards uint64, 5 unknown_snapshots uint64, 6 pulls uint32, 7 repaired_bytes uint64, 8 blocked* string, 9 waiting* string, 10 persisted_shards uint64
-RepairRequest: 1 caller Caller, 2 begin bool
+RepairRequest: 1 caller Caller
 ReportReceiptsReply.Retarget: 1 shard ShardId, 2 holders* Member
 ReportReceiptsReply: 1 retargets* Retarget
 ReportReceiptsRequest: 1 caller Caller, 2 receipts* Receipt

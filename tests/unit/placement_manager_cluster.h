@@ -525,9 +525,8 @@ class Cluster {
     return Call<pb::ListSnapshotsReply>("ListSnapshots", request);
   }
 
-  pb::RepairReply Repaired(bool begin = false) {
+  pb::RepairReply Repaired() {
     pb::RepairRequest request;
-    request.set_begin(begin);
     *request.mutable_caller() = Person();
     auto reply = Call<pb::RepairReply>("Repair", request);
     EXPECT_TRUE(reply.ok()) << reply.status();

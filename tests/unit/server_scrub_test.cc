@@ -106,7 +106,7 @@ TEST(Scrub, EveryChunkOfEveryObjectIsReached) {
   for (const ShardId& shard : shards) {
     p.Flip(0, shard, 3);
   }
-  p.world.RunFor(15s);
+  p.world.RunFor(30s);
   EXPECT_EQ(p.Count(0, "gemel_scrub_memory_corruptions_total"), 3);
 }
 
