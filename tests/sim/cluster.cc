@@ -12,8 +12,19 @@
 namespace gemel::sim {
 namespace {
 
+constexpr Duration kHeardAfter = 1s;
+
 std::string PlacementAddress(uint32_t manager) {
   return fmt::format("sim://{}/7601", Cluster::ManagerNode(manager));
+}
+
+// "…, incarnation 52b13ec8: …" or "…, incarnation 52b13ec8, …"
+std::string IncarnationIn(std::string_view text) {
+  constexpr std::string_view kBefore = ", incarnation ";
+  const size_t found = text.find(kBefore);
+  GEMEL_CHECK(found != std::string_view::npos) << text;
+  const std::string_view rest = text.substr(found + kBefore.size());
+  return std::string(rest.substr(0, rest.find_first_of(":,")));
 }
 
 }  // namespace
@@ -102,14 +113,14 @@ Cluster::Cluster(uint64_t seed, ClusterShape shape)
 
 Cluster::~Cluster() = default;
 
-// What placement and servers say of each other, as it happens.
 void Cluster::NobodyIsMember() {
   for (ServerSlot& slot : servers_) {
     slot.member.clear();
   }
 }
 
-// What a manager says that leads no more is not listened to.
+// What placement and servers say of each other, as it happens. A name may be that of a member that
+// lost its disk, too: the incarnation tells. A manager that leads no more is not listened to.
 void Cluster::Follow(const Timeline::Event& event) {
   if (event.name == "elected") {
     leader_ = event.node;
@@ -120,9 +131,10 @@ void Cluster::Follow(const Timeline::Event& event) {
     ServerSlot& slot = servers_[i];
     const std::string named = fmt::format("server {} ", NameOf(i));
     if (of_placement && event.name == "member_joined" && event.text.starts_with(named)) {
-      const size_t at = event.text.find("incarnation ") + std::string_view("incarnation ").size();
-      slot.member = event.text.substr(at, event.text.find(':', at) - at);
-    } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named)) {
+      slot.member = IncarnationIn(event.text);
+      slot.member_since = event.at;
+    } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named) &&
+               slot.member == IncarnationIn(event.text)) {
       slot.member.clear();
       if (on_dead_) {
         on_dead_(i);
@@ -141,7 +153,9 @@ bool Cluster::IsMember(uint32_t index) const {
 }
 
 bool Cluster::IsHeard(uint32_t index) const {
-  return IsMember(index) && servers_[index].answered && !servers_[index].life->node.loop.paused();
+  const ServerSlot& slot = servers_[index];
+  return IsMember(index) && slot.answered && !slot.life->node.loop.paused() &&
+         scheduler_.now() >= slot.member_since + kHeardAfter;
 }
 
 std::string Cluster::HostOf(uint32_t index) { return fmt::format("host-{}", index); }

@@ -70,7 +70,7 @@ class Cluster {
   const Server* ServerAt(uint32_t index) const;
   // The present placement manager has taken its present incarnation in, and not declared it dead.
   bool IsMember(uint32_t index) const;
-  // It is answered when it calls placement, and not held up.
+  // For a while now it is a member, answered when it calls placement, and not held up.
   bool IsHeard(uint32_t index) const;
 
   // Called when placement declares a server dead.
@@ -139,7 +139,8 @@ class Cluster {
     uint64_t memory_bytes = 0;
     uint64_t busy_delays = 0;  // of former lives
     std::string member;        // incarnation that placement took in
-    bool answered = false;     // its last heartbeat
+    TimePoint member_since{};
+    bool answered = false;  // its last heartbeat
   };
 
   void Follow(const Timeline::Event& event);

@@ -43,12 +43,13 @@ std::vector<model::CommitRecord> RecordsBelow(Cluster* cluster, const std::strin
 }  // namespace
 
 Convergence::Convergence(Cluster* cluster, Oracle* oracle, const GroundTruth* truth,
-                         Strikes::Jobs* jobs, std::function<void()> run_for)
+                         Strikes::Jobs* jobs, const World& world)
     : cluster_(cluster),
       oracle_(oracle),
       truth_(truth),
       jobs_(jobs),
-      run_for_(std::move(run_for)),
+      run_for_(world.run_for),
+      over_(world.over),
       operator_(cluster->StartOperator()),
       placement_(cluster->ChannelToPlacement(operator_.get())) {}
 
@@ -61,7 +62,7 @@ std::optional<Reply> Convergence::Ask(const std::string& method, Request request
   SimLoop* loop = &operator_->loop;
   loop->Spawn(Call(placement_.get(), method, request.SerializeAsString(),
                    loop->Now() + kAnswerWithin, answer));
-  while (!answer->has_value() && oracle_->violations().empty()) {
+  while (!answer->has_value() && !over_()) {
     run_for_();
   }
   Reply reply;
@@ -75,7 +76,7 @@ bool Convergence::Within(Duration bound, const std::string& what,
                          const std::function<std::string()>& missing) {
   const TimePoint give_up = cluster_->scheduler()->now() + bound;
   std::string left = missing();
-  while (!left.empty() && oracle_->violations().empty()) {
+  while (!left.empty() && !over_()) {
     if (cluster_->scheduler()->now() > give_up) {
       oracle_->Violation(
           fmt::format("{} within {} s after everything healed: {}", what,
@@ -85,7 +86,7 @@ bool Convergence::Within(Duration bound, const std::string& what,
     run_for_();
     left = missing();
   }
-  return oracle_->violations().empty();
+  return !over_();
 }
 
 void Convergence::RemoveJob(const std::string& job) {
@@ -273,7 +274,7 @@ void Convergence::ReadAll() {
     ClientCore core(&node->loop, &node->net, &node->host, Cluster::SocketOf(host));
     auto done = std::make_shared<std::optional<absl::Status>>();
     node->loop.Spawn(Read(this, &core, record.snapshot, done));
-    while (!done->has_value() && oracle_->violations().empty()) {
+    while (!done->has_value() && !over_()) {
       run_for_();
     }
     if (readable && done->has_value() && !(*done)->ok()) {
@@ -291,8 +292,7 @@ void Convergence::Check(bool memory_rotted) {
     told_before_[job->plan().name] = oracle_->newest_told(job->plan().name);
   }
   const TimePoint give_up = cluster_->scheduler()->now() + kCommitWithin;
-  while (!WithoutCommit().empty() && cluster_->scheduler()->now() < give_up &&
-         oracle_->violations().empty()) {
+  while (!WithoutCommit().empty() && cluster_->scheduler()->now() < give_up && !over_()) {
     run_for_();
     for (const std::unique_ptr<SimJob>& job : *jobs_) {
       if (job->lost()) {
@@ -302,7 +302,11 @@ void Convergence::Check(bool memory_rotted) {
       }
     }
   }
-  if (!Within(0s, "no new commit", [this] { return WithoutCommit(); })) {
+  if (const std::string without = WithoutCommit(); !without.empty()) {
+    if (!over_()) {
+      oracle_->Violation(fmt::format("no new commit within {} s after everything healed: {}",
+                                     kCommitWithin / 1s, without));
+    }
     return;
   }
   for (const std::unique_ptr<SimJob>& job : *jobs_) {

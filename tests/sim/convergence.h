@@ -27,9 +27,13 @@ namespace gemel::sim {
 
 class Convergence {
  public:
-  // `run_for` lets the world go on for a moment, with restarts and launches.
+  struct World {
+    std::function<void()> run_for;  // lets it go on for a moment, with restarts and launches
+    std::function<bool()> over;     // something was violated, or the run is to end
+  };
+
   Convergence(Cluster* cluster, Oracle* oracle, const GroundTruth* truth, Strikes::Jobs* jobs,
-              std::function<void()> run_for);
+              const World& world);
   ~Convergence();
 
   // Violations go to the oracle. `memory_rotted`: copies may be damaged without anybody knowing.
@@ -60,6 +64,7 @@ class Convergence {
   const GroundTruth* const truth_;
   Strikes::Jobs* const jobs_;
   const std::function<void()> run_for_;
+  const std::function<bool()> over_;
   std::map<std::string, uint64_t> told_before_;
   std::unique_ptr<Node> operator_;
   std::unique_ptr<RpcChannel> placement_;

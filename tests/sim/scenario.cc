@@ -131,7 +131,8 @@ ScenarioResult Run::Go() {
     strikes_.HealAll();
     points_.Calm();
     CountFaults();
-    Convergence convergence(&cluster_, &oracle_, &truth_, &jobs_, [this] { Step(); });
+    const Convergence::World world{[this] { Step(); }, [this] { return Over(); }};
+    Convergence convergence(&cluster_, &oracle_, &truth_, &jobs_, world);
     convergence.Check(rotted);
   }
   return Result();
