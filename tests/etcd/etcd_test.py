@@ -192,4 +192,6 @@ def test_with_tls_both_sides_show_their_certificates(release, certificates):
 @pytest.mark.parametrize("count", (1, 3))
 def test_how_long_a_transaction_takes(release, count):
     with Etcd(release, count) as etcd:
-        print(programs.run(etcd, "EtcdBench.*"))
+        out = programs.run(etcd, "EtcdBench.*")
+    print(f"\n{release}, {count} members")
+    print("\n".join(line for line in out.splitlines() if line.startswith("BENCH")))
