@@ -65,11 +65,13 @@ Task<absl::Status> ClientCore::Reconnect(TimePoint deadline) {
   }
 }
 
-// A link that nobody uses has unmapped its memory. What fails now is tried again at the next call.
+// What fails now is tried again at the next call.
 Task<void> ClientCore::ReclaimLost() {
   ReclaimSlabs message;
   for (const LostLink& lost : lost_) {
-    if (lost.link.expired() && message.holders.size() < kReclaimedPerCallMax) {
+    const std::shared_ptr<Link> link = lost.link.lock();
+    const bool unmapped = link == nullptr || link->GiveUpMemory();
+    if (unmapped && message.holders.size() < kReclaimedPerCallMax) {
       message.holders.push_back(lost.holder);
     }
   }

@@ -38,7 +38,7 @@ class ClientCore {
   ClientCore& operator=(const ClientCore&) = delete;
 
   // The present link, made anew when the last one was lost: then the server may take
-  // kReconnectPatience to come back. What links that nobody uses any more were given goes to it.
+  // kReconnectPatience to come back. Memory of lost links that nobody uses any more goes to it.
   Task<absl::StatusOr<std::shared_ptr<Link>>> Connected(TimePoint deadline);
 
   // Idempotent: the same token gives the same epoch. The token is kept for the job's saves and
@@ -62,7 +62,7 @@ class ClientCore {
 
  private:
   struct LostLink {
-    std::weak_ptr<Link> link;  // whoever still uses it may write to its memory
+    std::weak_ptr<Link> link;  // its memory may still be written or read
     uint64_t holder = 0;
   };
 

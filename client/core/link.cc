@@ -69,7 +69,21 @@ absl::Status Link::Explain(const absl::Status& status) const {
   return Annotate(status, fmt::format("server {} at {}", server_.server_name, address_));
 }
 
+bool Link::GiveUpMemory() {
+  if (open() || use_.use_count() > 1) {
+    return false;
+  }
+  given_up_ = true;
+  slabs_.clear();
+  replaced_.clear();
+  return true;
+}
+
 absl::Status Link::Keep(const std::vector<SlabPiece>& pieces, const Handles& handles) {
+  if (given_up_) {
+    return error::Unavailable("the connection to {} has ended and its memory was given up",
+                              address_);
+  }
   size_t next_handle = 0;
   for (const SlabPiece& piece : pieces) {
     if (!piece.has_handle) {
@@ -145,6 +159,9 @@ absl::StatusOr<std::vector<MutableByteSpan>> Link::Place(const std::vector<SlabP
 }
 
 absl::Status Link::MakeReadOnly(const std::vector<SlabPiece>& pieces) {
+  if (given_up_) {
+    return absl::OkStatus();
+  }
   for (const SlabPiece& piece : pieces) {
     auto found = slabs_.find(piece.slab);
     GEMEL_CHECK(found != slabs_.end()) << "slab " << piece.slab;

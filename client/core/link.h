@@ -83,6 +83,14 @@ class Link : public std::enable_shared_from_this<Link> {
   // Drops the writable mappings of these slabs: one system call a slab (amendment 6).
   absl::Status MakeReadOnly(const std::vector<SlabPiece>& pieces);
 
+  // Held by who fills or reads the mapped memory: none of it is unmapped meanwhile. Let go of on
+  // the loop.
+  std::shared_ptr<void> UseMemory() const { return use_; }
+
+  // Unmaps everything, for good, when the connection has ended and nobody uses the memory. True when
+  // nothing is mapped.
+  bool GiveUpMemory();
+
  private:
   Link(Loop* loop, Host* host, std::string address)
       : loop_(loop), host_(host), address_(std::move(address)) {}
@@ -103,6 +111,9 @@ class Link : public std::enable_shared_from_this<Link> {
   ClientHelloReply server_;
   std::map<uint32_t, Slab> slabs_;
   std::vector<std::unique_ptr<Mapping>> replaced_;  // still read by restores in progress
+  // Shared: with those who use the memory; it only counts them.
+  const std::shared_ptr<int> use_ = std::make_shared<int>(0);
+  bool given_up_ = false;
 };
 
 }  // namespace gemel

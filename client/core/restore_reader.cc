@@ -21,6 +21,7 @@ constexpr Duration kReadAgainAfter = 500ms;
 
 RestoreReader::RestoreReader(std::shared_ptr<Link> link, BeginRestoreDone begun, TimePoint deadline)
     : link_(std::move(link)),
+      use_(link_->UseMemory()),
       begun_(std::move(begun)),
       deadline_(deadline),
       window_(link_->loop(), kFetchWindow) {

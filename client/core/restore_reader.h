@@ -121,6 +121,7 @@ class RestoreReader : public std::enable_shared_from_this<RestoreReader> {
   absl::Status CheckRange(uint32_t shard, uint64_t offset, uint64_t bytes) const;
 
   const std::shared_ptr<Link> link_;
+  const std::shared_ptr<void> use_;  // of the link's memory
   const BeginRestoreDone begun_;
   const TimePoint deadline_;
   std::vector<std::vector<Chunk>> chunks_;  // by shard

@@ -35,7 +35,8 @@ ShardFill::ShardFill(std::shared_ptr<Link> link, Given given,
     : link_(std::move(link)),
       given_(std::move(given)),
       filler_(places, given_.bytes),
-      report_turn_(link_->loop(), 1) {}
+      report_turn_(link_->loop(), 1),
+      use_(link_->UseMemory()) {}
 
 Task<absl::StatusOr<std::shared_ptr<ShardFill>>> ShardFill::Start(std::shared_ptr<Link> link,
                                                                   Given given, Handles handles) {
@@ -91,7 +92,9 @@ absl::Status ShardFill::Finish() {
                                      filler_.appended(), given_.bytes);
   }
   filling_ = false;
-  return link_->MakeReadOnly(given_.pieces);
+  const absl::Status read_only = link_->MakeReadOnly(given_.pieces);
+  use_ = read_only.ok() ? nullptr : std::move(use_);
+  return read_only;
 }
 
 void ShardFill::PrepareNext() { link_->loop()->Spawn(Prepare(link_, given_.bytes)); }

@@ -45,7 +45,10 @@ class ShardFill : public std::enable_shared_from_this<ShardFill> {
   Task<absl::Status> ReportRest() { return ReportNew(shared_from_this()); }
 
   // Gives up what is not reported.
-  void Stop() { filling_ = false; }
+  void Stop() {
+    filling_ = false;
+    use_ = nullptr;
+  }
 
   bool filling() const { return filling_; }
 
@@ -64,6 +67,7 @@ class ShardFill : public std::enable_shared_from_this<ShardFill> {
   Semaphore report_turn_;  // one report at a time, in order
   uint32_t reported_ = 0;
   bool filling_ = true;
+  std::shared_ptr<void> use_;  // of the link's memory, while it may be written
   absl::Status report_status_;
 };
 
