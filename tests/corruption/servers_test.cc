@@ -72,6 +72,25 @@ TEST(ServersCorruption, DamageInOneMemoryIsFoundAndTheOtherCopyIsRead) {
   }
 }
 
+TEST(ServersCorruption, DamageOnTheWayToAReaderIsFoundAndReadAgain) {
+  uint64_t injected = 0;
+  for (uint64_t i = 0; i < kInjections / 2; ++i) {
+    Committed c;
+    const std::string to = c.reader->life.process->node();
+    for (const uint32_t holder : c.holders) {
+      c.world.world.Faults("server-" + std::to_string(holder), to).corrupt_ppm = 200'000;
+    }
+    const auto fetched = c.Read();
+    for (const uint32_t holder : c.holders) {
+      injected += c.world.world.Stats("server-" + std::to_string(holder), to).corruptions;
+    }
+    if (fetched.ok()) {
+      ASSERT_TRUE(c.reader->Holds(*fetched, 0, 0)) << "injection " << i;
+    }
+  }
+  EXPECT_GT(injected, 10U);
+}
+
 TEST(ServersCorruption, DamageOfAllCopiesGivesAnErrorAndNoByte) {
   Random random(22);
   for (uint64_t i = 0; i < kInjections; ++i) {

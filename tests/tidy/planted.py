@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The planted bugs of tests/sim/planted: each says what it breaks and applies to the tree as it is."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,9 @@ import subprocess
 from tree import Result
 
 FOLDER = "tests/sim/planted/"
+FOUND = FOLDER + "found.json"
 HEADER = ("Planted: ", "Breaks: ", "Needs: ")
+BENCH = ("README.md", "run.py", "overlay.py", "planted.cmake", "found.json")  # of the folder, beside the bugs
 CHANGED_LINES_MAX = 15
 PRODUCTION = ("common", "transport", "placement", "server", "client", "integrations")
 
@@ -16,7 +19,7 @@ PRODUCTION = ("common", "transport", "placement", "server", "client", "integrati
 def planted_bugs(tree):
     result = Result()
     for name in tree.files:
-        if not name.startswith(FOLDER) or name == FOLDER + "README.md":
+        if not name.startswith(FOLDER) or name.removeprefix(FOLDER) in BENCH:
             continue
         result.looked_at += 1
         if not name.endswith(".patch"):
@@ -31,7 +34,19 @@ def planted_bugs(tree):
         refusal = refusal_of(tree.root, name)
         if refusal:
             result.add(name, f"does not apply: {refusal}; make it anew against this tree, with the same bug")
+    known_findings(tree, result)
     return result
+
+
+def known_findings(tree, result):
+    """What found.json says is about bugs that are there, and names what finds each."""
+    if FOUND not in tree.files:
+        return
+    for name, finding in json.loads(tree.text(FOUND)).items():
+        if f"{FOLDER}{name}.patch" not in tree.files:
+            result.add(FOUND, f"{name} is not planted any more: take its entry away")
+        if not {"sim": "seed", "test": "test", "nothing": "what"}.get(finding.get("by"), "") in finding:
+            result.add(FOUND, f"{name} says neither which seed or test finds it nor why nothing does")
 
 
 def problems_of_diff(lines):
