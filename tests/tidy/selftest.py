@@ -200,6 +200,13 @@ class Planted(TreeTest):
         self.red(self.planted(self.BUG.replace("Breaks: time goes on.\n", "")), self.NAME + ":2", "Breaks:")
         self.red(self.planted(self.BUG.replace("Needs: nothing.", "Needs:")), self.NAME + ":3", "Needs:")
 
+    def test_findings_of_a_bug_that_is_gone_or_without_a_finder_are_red(self):
+        found = "tests/sim/planted/found.json"
+        self.green(self.planted(self.BUG, {found: '{"clock-stands-still": {"by": "sim", "seed": 3}}'}))
+        self.green(self.planted(self.BUG, {found: '{"clock-stands-still": {"by": "nothing", "what": "no clock"}}'}))
+        self.red(self.planted(self.BUG, {found: '{"gone": {"by": "sim", "seed": 3}}'}), "gone")
+        self.red(self.planted(self.BUG, {found: '{"clock-stands-still": {"by": "nothing"}}'}), "clock-stands-still")
+
     def test_a_bug_in_a_test_and_a_large_one_are_red(self):
         moved = self.BUG.replace("common/clock.cc", "tests/clock.cc")
         self.red(self.planted(moved, {"tests/clock.cc": GOOD["common/clock.cc"]}), "not production code")
