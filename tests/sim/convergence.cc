@@ -94,7 +94,10 @@ void Convergence::RemoveJob(const std::string& job) {
   oracle_->Removing(job);
   pb::RemoveSnapshotsRequest request;
   request.set_job(job);
-  Ask<pb::RemoveSnapshotsReply>("RemoveSnapshots", std::move(request));
+  const OperationIndex call = oracle_->calls()->Remove(oracle_->NextProcess(), job);
+  const bool told =
+      Ask<pb::RemoveSnapshotsReply>("RemoveSnapshots", std::move(request)).has_value();
+  oracle_->calls()->Ended(call, told ? absl::OkStatus() : error::Unknown("not answered"));
 }
 
 std::string Convergence::WithoutCommit() const {

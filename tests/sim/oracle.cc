@@ -220,4 +220,11 @@ void Oracle::CheckContent(const SnapshotId& snapshot, uint32_t world, uint32_t r
   }
 }
 
+void Oracle::CheckCalls() {
+  const Verdict verdict = calls_.Check();
+  if (verdict.answer == Linearisable::kNo) {
+    Violation("linearisable: " + verdict.text);
+  }
+}
+
 }  // namespace gemel::sim

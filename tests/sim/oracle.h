@@ -32,7 +32,8 @@
 //
 // Checked at the end of a run, by Convergence: copies as placement counts them are those that there
 // are [I8], in different domains where that can be [I9], repairs end [I11], nothing is left over.
-// Not checked: I12 (there are no tenants yet); I15 is the business of the linearisability checker.
+// And the metadata calls of all trainers are linearisable [I15] (lincheck/job_model.h).
+// Not checked: I12 (there are no tenants yet).
 #pragma once
 
 #include <cstdint>
@@ -49,6 +50,7 @@
 #include "placement/manager/stored.h"
 #include "placement/store/sim_store.h"
 #include "tests/sim/ground_truth.h"
+#include "tests/sim/lincheck/job_model.h"
 #include "tests/sim/plan.h"
 
 namespace gemel::sim {
@@ -66,6 +68,14 @@ class Oracle {
  public:
   // `truth` and `cluster` outlive it.
   Oracle(Cluster* cluster, const GroundTruth* truth, const std::vector<JobPlan>& jobs);
+
+  // The history of metadata calls, as its clients saw them; each life of a process has a number.
+  JobRecorder* calls() { return &calls_; }
+
+  uint32_t NextProcess() { return ++processes_; }
+
+  // At the end of a run: is there an order of all calls that explains every answer?
+  void CheckCalls();
 
   // Bytes of a shard: at least 1, different for epochs, steps and ranks.
   uint64_t ShardBytes(const ShardPlace& place) const;
@@ -172,6 +182,8 @@ class Oracle {
   const GroundTruth* const truth_;
   std::map<std::string, Job> jobs_;
   ClusterRecord cluster_record_;
+  JobRecorder calls_;
+  uint32_t processes_ = 0;
   uint64_t term_ = 0;                                 // of the newest leader
   std::vector<std::pair<TimePoint, uint32_t>> lost_;  // servers' memories
   std::vector<std::string> violations_;

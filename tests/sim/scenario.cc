@@ -135,6 +135,7 @@ ScenarioResult Run::Go() {
     Convergence convergence(&cluster_, &oracle_, &truth_, &jobs_, world);
     convergence.Check(rotted);
   }
+  oracle_.CheckCalls();
   return Result();
 }
 

@@ -7,7 +7,7 @@ gemel_library(sim
           ${GEMEL_SIM_DIR}/scenario.cc ${GEMEL_SIM_DIR}/shrink.cc ${GEMEL_SIM_DIR}/sim_points.cc
           ${GEMEL_SIM_DIR}/strikes.cc ${GEMEL_SIM_DIR}/strikes_media.cc
           ${GEMEL_SIM_DIR}/strikes_nodes.cc ${GEMEL_SIM_DIR}/timeline.cc ${GEMEL_SIM_DIR}/trainer.cc
-  DEPS gemel_placement_manager gemel_placement_store gemel_server gemel_client gemel_transport)
+  DEPS gemel_lincheck gemel_placement_manager gemel_placement_store gemel_server gemel_client gemel_transport)
 # traps.cc stands in each program: the linker takes its symbols before libc's.
 gemel_binary(gemel-sim SOURCES ${GEMEL_SIM_DIR}/gemel_sim.cc ${GEMEL_SIM_DIR}/traps.cc
              DEPS gemel_sim ${CMAKE_DL_LIBS})

@@ -25,6 +25,7 @@ Launch::Launch(Cluster* cluster, Oracle* oracle, JobPlan plan, std::vector<uint3
                Random random)
     : cluster_(cluster),
       oracle_(oracle),
+      calls_(oracle->calls()),
       plan_(std::move(plan)),
       hosts_(std::move(hosts)),
       random_(random),
@@ -33,6 +34,7 @@ Launch::Launch(Cluster* cluster, Oracle* oracle, JobPlan plan, std::vector<uint3
   GEMEL_CHECK(!hosts_.empty());
   for (uint32_t i = 0; i < hosts_.size(); ++i) {
     Rank& rank = ranks_.emplace_back();
+    rank.process = oracle_->NextProcess();
     rank.node = cluster_->StartTrainer(hosts_[i]);
     rank.core = std::make_unique<ClientCore>(&rank.node->loop, &rank.node->net, &rank.node->host,
                                              Cluster::SocketOf(hosts_[i]));
@@ -122,8 +124,10 @@ Task<absl::StatusOr<EpochId>> Launch::Acquire(uint32_t rank) {
   const TimePoint give_up = Add(loop->Now(), kRestoreWithin);
   while (true) {
     const TimePoint deadline = Add(loop->Now(), kCallWithin);
+    const OperationIndex call = calls_->AcquireEpoch(ranks_[rank].process, plan_.name, token_);
     absl::StatusOr<EpochId> epoch =
         co_await ranks_[rank].core->AcquireEpoch(plan_.name, token_, deadline);
+    calls_->Acquired(call, epoch);
     if (epoch.ok()) {
       oracle_->EpochAcquired(plan_.name, *epoch);
       co_return epoch;
@@ -138,6 +142,7 @@ Task<absl::StatusOr<EpochId>> Launch::Acquire(uint32_t rank) {
 Task<absl::StatusOr<uint64_t>> Launch::Restore(uint32_t rank, EpochId epoch) {
   Loop* loop = &ranks_[rank].node->loop;
   const TimePoint give_up = Add(loop->Now(), kRestoreWithin);
+  const OperationIndex call = calls_->Restore(ranks_[rank].process, plan_.name, epoch);
   while (true) {
     RestoreOptions options;
     options.job = plan_.name;
@@ -151,9 +156,10 @@ Task<absl::StatusOr<uint64_t>> Launch::Restore(uint32_t rank, EpochId epoch) {
     }
     if (*reader == nullptr) {
       oracle_->Restored(plan_.name, epoch, rank, std::nullopt, false);
+      calls_->Restored(call, std::optional<SnapshotId>(), false);
       co_return uint64_t{0};
     }
-    absl::StatusOr<bool> verified = co_await RestoreOnce(rank, epoch, *reader);
+    absl::StatusOr<bool> verified = co_await RestoreOnce(rank, epoch, *reader, call);
     if (!verified.ok()) {
       co_return verified.status();
     }
@@ -164,7 +170,8 @@ Task<absl::StatusOr<uint64_t>> Launch::Restore(uint32_t rank, EpochId epoch) {
 }
 
 Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
-                                               std::shared_ptr<RestoreReader> reader) {
+                                               std::shared_ptr<RestoreReader> reader,
+                                               OperationIndex call) {
   Loop* loop = &ranks_[rank].node->loop;
   const auto saved_world = static_cast<uint32_t>(reader->shards().size());
   absl::Status read = absl::OkStatus();
@@ -196,6 +203,7 @@ Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
   if (!again) {
     const bool told_lost = !reader->lost().empty() || !end->lost.empty();
     oracle_->Restored(plan_.name, epoch, rank, reader->snapshot(), told_lost);
+    calls_->Restored(call, std::optional<SnapshotId>(reader->snapshot()), told_lost);
   }
   co_return !again;
 }
@@ -232,10 +240,13 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   options.persist_copies = plan_.persist_copies;
   options.deadline = Add(loop->Now(), kRestoreWithin);
   options.save_timeout = 30s;
+  const OperationIndex open =
+      calls_->Open(self.process, plan_.name, epoch, options.name, options.attempt);
   auto writer = co_await ShardWriter::Open(self.core.get(), options);
   if (!writer.ok()) {
     co_return writer.status();
   }
+  calls_->Opened(open, (*writer)->snapshot());
   ByteSpan rest(content);
   while (!rest.empty()) {
     const size_t piece = std::min<size_t>(rest.size(), 700 * kKiB);
@@ -243,19 +254,23 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
     rest = rest.subspan(piece);
     co_await Think(rank);
   }
+  const OperationIndex commit =
+      calls_->Commit(self.process, plan_.name, epoch, (*writer)->snapshot().sequence);
   GEMEL_CO_RETURN_IF_ERROR(co_await (*writer)->Seal());
   self.in_flight += 1;
-  loop->Spawn(AwaitCommit(rank, *writer));
+  loop->Spawn(AwaitCommit(rank, *writer, commit));
   while (self.in_flight >= saves_in_flight_max_ && !failed_) {
     co_await loop->Sleep(1ms);
   }
   co_return absl::OkStatus();
 }
 
-Task<void> Launch::AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer) {
+Task<void> Launch::AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer,
+                               OperationIndex commit) {
   const TimePoint deadline = Add(ranks_[rank].node->loop.Now(), kRestoreWithin);
   absl::StatusOr<SaveResult> result = co_await writer->AwaitCommit(deadline);
   ranks_[rank].in_flight -= 1;
+  calls_->Committed(commit, result.status());
   if (!result.ok()) {
     Fail(rank, result.status());
     co_return;

@@ -49,21 +49,24 @@ class Launch {
     std::unique_ptr<Node> node;
     std::unique_ptr<ClientCore> core;
     uint32_t in_flight = 0;
+    uint32_t process = 0;  // in the history of calls
   };
 
   Task<void> Train(uint32_t rank);
   Task<absl::StatusOr<EpochId>> Acquire(uint32_t rank);
   Task<absl::StatusOr<uint64_t>> Restore(uint32_t rank, EpochId epoch);
   Task<absl::StatusOr<bool>> RestoreOnce(uint32_t rank, EpochId epoch,
-                                         std::shared_ptr<RestoreReader> reader);
+                                         std::shared_ptr<RestoreReader> reader,
+                                         OperationIndex call);
   Task<absl::Status> ReadShard(std::shared_ptr<RestoreReader> reader, uint32_t shard);
   Task<absl::Status> Save(uint32_t rank, EpochId epoch, uint64_t step);
-  Task<void> AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer);
+  Task<void> AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer, OperationIndex commit);
   void Fail(uint32_t rank, const absl::Status& status);
   Task<void> Think(uint32_t rank);
 
   Cluster* const cluster_;
   Oracle* const oracle_;
+  JobRecorder* const calls_;
   const JobPlan plan_;
   const std::vector<uint32_t> hosts_;
   Random random_;
