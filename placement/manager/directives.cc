@@ -54,8 +54,10 @@ bool PlacementCore::FillDirectives(MemberEntry* member, pb::DirectivesReply* rep
   const TimePoint now = loop_->Now();
   const bool resend = now >= Add(member->last_sent_at, kDirectiveResend);
   size_t bytes = 0;
+  bool outstanding = false;  // told before, and not acknowledged
   for (const QueuedDirective& queued : member->directives) {
     if (!resend && queued.body.id() <= member->last_sent) {
+      outstanding = true;
       continue;
     }
     const size_t size =
@@ -76,7 +78,8 @@ bool PlacementCore::FillDirectives(MemberEntry* member, pb::DirectivesReply* rep
     }
     member->last_sent = queued.body.id();
   }
-  if (reply->directives_size() > 0) {
+  // New ones do not put off the oldest: the reply that told it may be lost.
+  if (reply->directives_size() > 0 && (resend || !outstanding)) {
     member->last_sent_at = now;
   }
   return reply->directives_size() > 0;

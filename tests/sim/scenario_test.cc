@@ -41,6 +41,9 @@ constexpr PastSeed kPastSeeds[] = {
     {11, "a drop that failed with the disk was never repeated, and its space was lost"},
     {25, "the same"},
     {36, "the same, after a join"},
+    {46, "staging of a superseded epoch stayed where the newer one was learned from an offer"},
+    {68, "a directive whose reply was lost was never told again while newer ones followed"},
+    {70, "the oracle took a server that joined a moment later for one that was there"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {

@@ -2,6 +2,7 @@
 #include "tests/sim/trainer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -150,6 +151,12 @@ Task<absl::StatusOr<uint64_t>> Launch::Restore(uint32_t rank, EpochId epoch) {
     options.rank = rank;
     options.world_size = static_cast<uint32_t>(hosts_.size());
     options.deadline = give_up;
+    options.progress = [this, told = std::string()](const std::string& progress) mutable {
+      if (progress != std::exchange(told, progress)) {
+        cluster_->Note(
+            fmt::format("launch {} of {} waits: {}", token_.ToShort(), plan_.name, progress));
+      }
+    };
     auto reader = co_await RestoreReader::Begin(ranks_[rank].core.get(), options);
     if (!reader.ok()) {
       co_return reader.status();
