@@ -187,6 +187,7 @@ std::string TextOf(const v1::DrainReply& reply) {
 // Waits until it is ready, or until waiting has no sense.
 absl::StatusOr<v1::DrainReply> AwaitDrained(PlacementClient* placement, const Flags& flags,
                                             v1::DrainReply reply) {
+  GEMEL_CHECK(placement != nullptr);
   const Duration patience = std::chrono::seconds(flags.patience_s);
   Progress progress(flags.json());
   Standstill standstill(patience);
@@ -216,6 +217,7 @@ absl::StatusOr<v1::DrainReply> AwaitDrained(PlacementClient* placement, const Fl
           reply.waiting_size() > 0 ? ": " : "", Joined(reply.waiting()));
     }
     most = std::max(most, reply.bytes());
+    GEMEL_CHECK_GE(most, reply.bytes()) << name;
     progress.Update(most - reply.bytes(), most,
                     fmt::format("draining {}, {} shards left", name, things));
     Pause(kAskEvery);
@@ -236,7 +238,6 @@ absl::Status RunRepair(const Flags& flags) {
     Progress progress(flags.json());
     Standstill standstill(patience);
     while (!flags.no_wait && !AllThere(reply) && !over) {
-      GEMEL_CHECK_GE(reply.repaired_bytes(), 0U);
       const uint64_t done = reply.repaired_bytes() - std::min(before, reply.repaired_bytes());
       progress.Update(
           done, done + reply.bytes(),

@@ -180,6 +180,12 @@ absl::StatusOr<Reply> PlacementClient::Call(const std::string& method, const Req
   return reply;
 }
 
+// For command_repair.cc.
+template absl::StatusOr<v1::RepairReply> PlacementClient::Call(const std::string&,
+                                                               const v1::RepairRequest&, Duration);
+template absl::StatusOr<v1::DrainReply> PlacementClient::Call(const std::string&,
+                                                              const v1::DrainRequest&, Duration);
+
 JobAndName SplitJobAndName(const std::string& text) {
   const size_t at = text.find('@');
   return at == std::string::npos ? JobAndName{text, ""}
