@@ -59,8 +59,8 @@ struct FormerSlab {
 
 // Memory that was kept over the death of a former life.
 struct FormerMemory {
-  uint64_t life = 0;              // 0: there was none
-  std::vector<FormerSlab> slabs;  // by number
+  uint64_t life = 0;                                           // 0: there was none
+  std::vector<FormerSlab> slabs;                               // by number
   std::map<HolderKey, std::shared_ptr<SharedHandle>> clients;  // their processes, dead or alive
 };
 
@@ -83,6 +83,7 @@ class SlabPool : public std::enable_shared_from_this<SlabPool> {
   // whose holder's process is not known is nobody's for the life of this server.
   // FailedPrecondition when there are more slabs than the budget has.
   absl::Status Inherit(const FormerMemory& former);
+
   // Called with each slab that is made, and with each client that is forgotten (4).
   void OnAdded(std::function<void(uint32_t)> added) { added_ = std::move(added); }
 

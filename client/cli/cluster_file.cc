@@ -35,10 +35,9 @@ ServerEntry ServerOf(const nlohmann::json& json) {
 
 bool ClusterFile::AnyAlive() const {
   return IsAlive(placement_process) ||
-         std::any_of(servers.begin(), servers.end(),
-                     [](const ServerEntry& server) {
-                       return IsAlive(server.process) || IsAlive(server.keeper);
-                     });
+         std::any_of(servers.begin(), servers.end(), [](const ServerEntry& server) {
+           return IsAlive(server.process) || IsAlive(server.keeper);
+         });
 }
 
 std::string ClusterFile::Address() const {

@@ -5,7 +5,8 @@
 //
 //   DIR/cluster.json
 //   DIR/placement/…      MetaStore, log, ready.json
-//   DIR/server-<i>/…     identity and records, log, ready.json, server.sock; keeper.log, keeper.sock
+//   DIR/server-<i>/…     identity and records, log, ready.json, server.sock; keeper.log,
+//   keeper.sock
 #pragma once
 
 #include <cstdint>

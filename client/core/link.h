@@ -87,8 +87,8 @@ class Link : public std::enable_shared_from_this<Link> {
   // the loop.
   std::shared_ptr<void> UseMemory() const { return use_; }
 
-  // Unmaps everything, for good, when the connection has ended and nobody uses the memory. True when
-  // nothing is mapped.
+  // Unmaps everything, for good, when the connection has ended and nobody uses the memory. True
+  // when nothing is mapped.
   bool GiveUpMemory();
 
  private:

@@ -38,10 +38,7 @@ OpenShard MessageOf(const SaveOptions& options, const EpochToken& token) {
 }  // namespace
 
 ShardWriter::ShardWriter(ClientCore* core, std::shared_ptr<Link> link, SaveOptions options)
-    : core_(core),
-      link_(std::move(link)),
-      options_(std::move(options)),
-      sealed_(link_->loop()) {}
+    : core_(core), link_(std::move(link)), options_(std::move(options)), sealed_(link_->loop()) {}
 
 Task<absl::StatusOr<std::shared_ptr<ShardWriter>>> ShardWriter::Open(ClientCore* core,
                                                                      SaveOptions options) {

@@ -101,8 +101,8 @@ Task<absl::StatusOr<std::vector<KeptItem>>> KeeperLink::Take(Taker taker) {
       break;
     }
     const Duration pause = delay.Next();
-    const bool again = connected.code() == absl::StatusCode::kUnavailable &&
-                       Add(loop_->Now(), pause) < give_up;
+    const bool again =
+        connected.code() == absl::StatusCode::kUnavailable && Add(loop_->Now(), pause) < give_up;
     if (connected.code() == absl::StatusCode::kUnavailable && !again) {
       co_return error::Unavailable(
           "{}; start gemel-keeper there first, or leave out --keeper: memory is then lost with "

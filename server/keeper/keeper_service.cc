@@ -119,8 +119,7 @@ Task<absl::StatusOr<Reply>> KeeperService::Dispatch(std::shared_ptr<Session> ses
       co_return OnForget(forget);
     }
     default:
-      co_return error::InvalidArgument("frame type {} is not for a keeper",
-                                       static_cast<int>(type));
+      co_return error::InvalidArgument("frame type {} is not for a keeper", static_cast<int>(type));
   }
 }
 
@@ -228,11 +227,10 @@ absl::Status KeeperService::TakeOver(const std::shared_ptr<Session>& session,
   };
   GEMEL_ASSIGN_OR_RETURN(next.watch, seams_.host->WatchExit(process, died));
   owner_ = std::move(next);
-  seams_.events->Emit(
-      Severity::kInfo, "server_greeted",
-      fmt::format("{} ({}, process {}) is incarnation {} and finds {} items", owner_.name,
-                  owner_.server.ToShort(), owner_.pid, owner_.incarnation.ToShort(),
-                  items_.size()));
+  seams_.events->Emit(Severity::kInfo, "server_greeted",
+                      fmt::format("{} ({}, process {}) is incarnation {} and finds {} items",
+                                  owner_.name, owner_.server.ToShort(), owner_.pid,
+                                  owner_.incarnation.ToShort(), items_.size()));
   return absl::OkStatus();
 }
 

@@ -54,8 +54,8 @@ absl::Status Serve(const KeeperConfig& config, EpollLoop* loop, const bool* stop
   RealProcess process;
   if (!config.ready_file.empty()) {
     GEMEL_RETURN_IF_ERROR(WriteReadyFile(
-        config.ready_file, fmt::format(R"({{"pid": {}, "version": "{}"}})", process.pid(),
-                                       GEMEL_VERSION)));
+        config.ready_file,
+        fmt::format(R"({{"pid": {}, "version": "{}"}})", process.pid(), GEMEL_VERSION)));
   }
   spdlog::info("keeps for the server that says hello at {}", config.socket);
   loop->RunUntil([stop] { return *stop; }, kTimeNever);

@@ -125,8 +125,7 @@ absl::Status SystemdStore::Send(const std::string& text,
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
   msghdr message{};
   message.msg_name = &address;
-  message.msg_namelen =
-      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + address_.size());
+  message.msg_namelen = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + address_.size());
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
   if (handle != nullptr) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // SystemdStore: the descriptor store of the service manager as Keeper (sd_notify(3),
-// sd_listen_fds(3); man pages of systemd). The unit needs FileDescriptorStoreMax=, NotifyAccess=main
-// and Restart=; the manager starts the next life only when it has seen the last one end.
+// sd_listen_fds(3); man pages of systemd). The unit needs FileDescriptorStoreMax=,
+// NotifyAccess=main and Restart=; the manager starts the next life only when it has seen the last
+// one end.
 //
 // Each item is sent as one datagram to $NOTIFY_SOCKET (FDSTORE=1, FDNAME=gemel-slab-3, FDPOLL=0)
 // and comes back as a descriptor from 3 on, named in $LISTEN_FDNAMES. The server's own process is

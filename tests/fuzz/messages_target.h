@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One input of the message fuzzers: the first byte picks a message of transport/local/messages.h,
-// transport/peer/messages.h or server/keeper/keeper_messages.h, the rest are its bytes. What is accepted must encode to the same
-// bytes.
+// transport/peer/messages.h or server/keeper/keeper_messages.h, the rest are its bytes. What is
+// accepted must encode to the same bytes.
 //
 // Thread safety: pure. An input that breaks an invariant ends the process.
 #pragma once

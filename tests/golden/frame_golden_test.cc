@@ -76,13 +76,13 @@ TEST(FrameGolden, TypeNumbersAreForEver) {
       {FrameType::kReleaseRestore, 13}, {FrameType::kStageShard, 14},
       {FrameType::kSealStage, 15},      {FrameType::kDropStage, 16},
       {FrameType::kBeginRead, 17},      {FrameType::kListSnapshots, 18},
-      {FrameType::kRemoveSnapshot, 19}, {FrameType::kReclaimSlabs, 20}, {FrameType::kKeeperHello, 48},
-      {FrameType::kKeeperTake, 49}, {FrameType::kKeeperGive, 50}, {FrameType::kKeeperForget, 51},
-      {FrameType::kPeerHello, 32},
-      {FrameType::kOffer, 33},          {FrameType::kWrite, 34},
-      {FrameType::kPeerSeal, 35},       {FrameType::kRevoke, 36},
-      {FrameType::kDescribe, 37},       {FrameType::kRead, 38},
-      {FrameType::kProbe, 39}};
+      {FrameType::kRemoveSnapshot, 19}, {FrameType::kReclaimSlabs, 20},
+      {FrameType::kKeeperHello, 48},    {FrameType::kKeeperTake, 49},
+      {FrameType::kKeeperGive, 50},     {FrameType::kKeeperForget, 51},
+      {FrameType::kPeerHello, 32},      {FrameType::kOffer, 33},
+      {FrameType::kWrite, 34},          {FrameType::kPeerSeal, 35},
+      {FrameType::kRevoke, 36},         {FrameType::kDescribe, 37},
+      {FrameType::kRead, 38},           {FrameType::kProbe, 39}};
   for (const auto& [type, number] : numbers) {
     EXPECT_EQ(static_cast<int>(type), number);
     EXPECT_TRUE(IsKnownFrameType(static_cast<uint8_t>(number)));

@@ -30,10 +30,10 @@ TEST(KeeperMessagesGolden, KeeperHello) {
   m.cluster = IdOf<ClusterId>(0x06);
   m.incarnation = IdOf<Incarnation>(0x07);
   ExpectMessage(m,
-                "01020304"                           // version
-                "0b0000007365727665725f6e616d65"     // server_name
-                "05060708090a0b0c0d0e0f1011121314"   // server
-                "060708090a0b0c0d0e0f101112131415"   // cluster
+                "01020304"                            // version
+                "0b0000007365727665725f6e616d65"      // server_name
+                "05060708090a0b0c0d0e0f1011121314"    // server
+                "060708090a0b0c0d0e0f101112131415"    // cluster
                 "0708090a0b0c0d0e0f10111213141516");  // incarnation
 }
 

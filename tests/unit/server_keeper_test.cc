@@ -148,8 +148,7 @@ TEST(KeeperService, AnOwnerThatLivesIsWaitedForThenTheNextIsRefused) {
 TEST(KeeperService, RefusesItemsWithoutTheirHandlesAndAHelloWithoutAProcess) {
   KeeperWorld k;
   auto owner = k.Server(1);
-  EXPECT_EQ(KeeperWorld::Give(owner.get(), Slabs(2), 1).code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(KeeperWorld::Give(owner.get(), Slabs(2), 1).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(k.keeper.service.items(), 0U);
   Speaker bare(&k.world, "host");
   ASSERT_TRUE(bare.Connect(KeeperNode::AddressAt("host")).ok());
@@ -330,7 +329,8 @@ TEST_F(Systemd, KeepsByNameAndGivesBackToTheNextLife) {
 
 TEST_F(Systemd, LeavesDescriptorsOfOtherNamesAlone) {
   SystemdStore::Passed passed = manager.Pass(200);
-  for (const char* name : {"http", "gemel-slab-", "gemel-slab-1x", "gemel-slab-99999999999999999999"}) {
+  for (const char* name :
+       {"http", "gemel-slab-", "gemel-slab-1x", "gemel-slab-99999999999999999999"}) {
     const int fd = 200 + static_cast<int>(passed.names.size());
     ASSERT_GE(dup2(STDIN_FILENO, fd), 0);
     passed.names.emplace_back(name);

@@ -84,8 +84,8 @@ struct ServerNode {
              const Memory& memory, SimPersistState* tier_state = nullptr, bool kept = false)
       : name(server_name), life(world, server_name), disk(&life.loop, disk_state, Random(7)) {
     if (kept) {
-      keeper = std::make_unique<KeeperLink>(&life.loop, &life.net, &events,
-                                            KeeperNode::AddressAt(name));
+      keeper =
+          std::make_unique<KeeperLink>(&life.loop, &life.net, &events, KeeperNode::AddressAt(name));
     }
     if (tier_state != nullptr) {
       tier = std::make_unique<SimPersist>(&life.loop, tier_state, Random(9));
@@ -104,9 +104,8 @@ struct ServerNode {
 
   // Before Start().
   void UseNet(Net* net) {
-    ServerSeams seams{&life.loop,    net,     &life.host, &disk,     life.process.get(),
-                      channel.get(), &events, &metrics,   tier.get(),
-                      keeper.get()};
+    ServerSeams seams{&life.loop,    net,     &life.host, &disk,      life.process.get(),
+                      channel.get(), &events, &metrics,   tier.get(), keeper.get()};
     server =
         std::make_unique<Server>(seams, options, [this](const absl::Status& why) { fatal = why; });
   }
