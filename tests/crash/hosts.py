@@ -25,7 +25,7 @@ PLACEMENT = "placement"
 # Ends what is left when the driver dies without a word: its end of the pipe is closed then.
 _GUARD = r"""read -r _ && exit
 for p in /proc/[0-9]*; do
-  if [ "$p" != /proc/$$ ] && grep -qsa "$1/" "$p/cmdline" && readlink "$p/exe" | grep -q gemel-; then kill -9 "${p##*/}"; fi
+  grep -qsa "$1/" "$p/cmdline" && readlink "$p/exe" | grep -q gemel- && kill -9 "${p##*/}"
 done
 sleep 0.2
 for m in "$1"/*; do umount "$m" 2>/dev/null; done
@@ -85,11 +85,12 @@ class Hosts:
             assert not self.is_alive(name), f"{name} runs already"
             (self.folder(name) / "ready.json").unlink(missing_ok=True)
             command = self.command(name) + (["--abort-at", abort_at] if abort_at else [])
-            options = {"group": self.groups[name]} if name in self.groups else {}
+            options = {"env": environment(**self.environment.get(name, {}))}
+            if name in self.groups:
+                options["group"] = self.groups[name]
             with open(Path(self.dir, f"{name}.log"), "ab") as log:
                 self._children[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                                        start_new_session=True, env=environment(**self.environment.get(name, {})),
-                                                        **options)
+                                                        start_new_session=True, **options)
         return self.await_ready(name) if wait else None
 
     def await_ready(self, name, timeout_s=READY_S):
@@ -102,7 +103,7 @@ class Hosts:
                     self.listen = facts["address"]
                 called = facts.get("server_id") or facts.get("cluster_id")
                 first = self._ids.setdefault(name, called)
-                assert called == first, f"{name} calls itself {called} after a restart, {first} before: its disk was forgotten"
+                assert called == first, f"{name} calls itself {called}, before its restart {first}: its disk was forgotten"
                 return facts
             if not self.is_alive(name):
                 self.check_death(name)

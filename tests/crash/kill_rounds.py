@@ -34,12 +34,13 @@ class Plan:
         return "" if self.point == AT_RANDOM else f"{self.point}:{self.times}"
 
     def __str__(self):
-        return f"round {self.number}: {self.victim} dies {self.abort_at or f'{self.moment_s * 1e3:.0f} ms after it was up'}"
+        where = self.abort_at or f"{self.moment_s * 1e3:.0f} ms after it was up"
+        return f"round {self.number}: {self.victim} dies {where}"
 
 
 # Reached once a start, or so seldom that the first time must do.
-ONCE = ("placement.store-loaded", "server.joined", "server.tier-listed", "server.identity-saved", "placement.death-durable",
-        "placement.member-durable", "server.pull-done", "placement.repair-heard", "server.persist-marked")
+ONCE = (*NEEDS_A_DEATH, "placement.store-loaded", "server.joined", "server.tier-listed", "server.identity-saved",
+        "server.persist-marked")
 
 
 def plans(seed, count, servers, points):
@@ -91,8 +92,8 @@ class KillRounds:
                 armed = following if following and following.victim == self.plan.victim else None
                 self._bring_back(self.plan.victim, armed)
                 if self.verbose:
-                    print(f"{self.plan}; dead after {died - began:.2f} s, well again after {time.monotonic() - died:.2f} s",
-                          flush=True)
+                    well = time.monotonic() - died
+                    print(f"{self.plan}; dead after {died - began:.2f} s, well again after {well:.2f} s", flush=True)
         finally:
             self.workload.stop()
 

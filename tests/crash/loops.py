@@ -6,7 +6,7 @@ import time
 
 from hosts import Hosts, hosts
 from kill_rounds import KillRounds
-from power_disk import NotPermitted, disks_under
+from power_disk import disks_under
 from power_rounds import PowerRounds
 
 

@@ -21,6 +21,9 @@ DEAD_DISK_MAX_S = 0.03
 WELL_S = 30.0
 SHARES = (("all", 0.5), ("placement", 0.3), ("server", 0.2))
 
+OF_SERVERS = ("server.manifest-stored", "server.record-stored", "server.record-dropped", "server.identity-saved",
+              "server.shard-persisted", "server.persist-marked", "server.epoch-seen")
+
 
 @dataclass
 class Plan:
@@ -39,9 +42,8 @@ class Plan:
 
 def durable_points(points):
     """Those with something just written, synced or renamed."""
-    return [name for name in points if name not in NEEDS_A_DEATH and name.startswith(("persist.", "placement.")) or name in
-            ("server.manifest-stored", "server.record-stored", "server.record-dropped", "server.identity-saved",
-             "server.shard-persisted", "server.persist-marked", "server.epoch-seen")]
+    return [name for name in points if name not in NEEDS_A_DEATH
+            and (name.startswith(("persist.", "placement.")) or name in OF_SERVERS)]
 
 
 def plans(seed, count, servers, points):
@@ -84,7 +86,8 @@ class PowerRounds:
                 self._cut(self.plan)
                 self._power_on(self.plan)
                 if self.verbose:
-                    print(f"{self.plan}{' (not reached)' if self.plan.point and not at_point else ''}; {time.monotonic() - began:.2f} s", flush=True)
+                    missed = " (not reached)" if self.plan.point and not at_point else ""
+                    print(f"{self.plan}{missed}; {time.monotonic() - began:.2f} s", flush=True)
         finally:
             self.workload.stop()
 
@@ -126,7 +129,7 @@ class PowerRounds:
             newest[name] = max((int(file.name) for file in files if file.name.isdigit()), default=0)
         have = [name for name, sequence in newest.items() if sequence >= self.told[0]]
         assert len(have) >= TERMS["min_copies"], (
-            f"LOST: sequence {self.told[0]} was told, its commit record is durable on {have}; newest by server: {newest}")
+            f"LOST: sequence {self.told[0]} was told, its commit record is durable on {have}; newest: {newest}")
 
     def _power_on(self, plan):
         """Everything that is dead comes up from what its disk has kept, and the job comes through a whole cycle."""

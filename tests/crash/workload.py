@@ -111,7 +111,8 @@ class Incarnation(Job):
     def restore_all(self):
         """As `restore`, with the ranks' waiting in slices."""
         parts = self.together(self._restore_whole)
-        assert len({(p and p.sequence, p and p.step) for p in parts}) == 1, f"ranks restored different snapshots: {parts}"
+        found = {p and (p.sequence, p.step) for p in parts}
+        assert len(found) == 1, f"ranks restored different snapshots: {found}"
         return parts[0]
 
     def _restore_whole(self, rank):

@@ -93,7 +93,8 @@ class Ground:
 
     def ask(self, *arguments):
         """What the CLI says of this cluster as JSON, or the words with which it refuses."""
-        process = {name: {"pid": self.hosts.pid(name), "start_ticks": start_ticks(self.hosts.pid(name))} for name in NAMES}
+        pids = {name: self.hosts.pid(name) for name in NAMES}
+        process = {name: {"pid": pid, "start_ticks": start_ticks(pid)} for name, pid in pids.items()}
         facts = {"version": 1, "cluster": "", "dir": self.hosts.dir, "placement": self.hosts.listen, "memory_bytes": 1,
                  "slab_bytes": 1, "placement_process": process[PLACEMENT],
                  "pids": {"placement": process[PLACEMENT]["pid"], "servers": [
