@@ -127,14 +127,14 @@ std::string Convergence::WithoutCopies() {
     }
     for (const pb::SnapshotInfo& info : list->snapshots()) {
       const uint32_t wanted = std::min(info.copies_wanted(), members);
-      if (info.state() != pb::SNAPSHOT_COMMITTED) {
-        return fmt::format("{}@{} is open: {}", job->plan().name, info.snapshot().name(),
-                           info.detail());
-      }
       if (info.pinned()) {
         return fmt::format("{}@{} is pinned", job->plan().name, info.snapshot().name());
       }
       // What was lost before a newer one was committed stays as it is until it is retired.
+      if (info.latest() && info.state() != pb::SNAPSHOT_COMMITTED) {
+        return fmt::format("{}@{} is open: {}", job->plan().name, info.snapshot().name(),
+                           info.detail());
+      }
       if (info.in_memory() && info.latest() && info.copies_now() < wanted) {
         return fmt::format("{}@{} has {} copies of {}", job->plan().name, info.snapshot().name(),
                            info.copies_now(), wanted);
