@@ -152,8 +152,12 @@ size_t Convergence::CountedMembers() const {
   return members;
 }
 
-// Shards on disks that no PERSISTED names.
+// Shards on disks that no PERSISTED names. Where disks were hurt they may be parts of what is lost,
+// and stay as long as a dead server might come back with the rest.
 std::string Convergence::Unreconciled() {
+  if (hurt_.disks) {
+    return "";
+  }
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     if (!cluster_->IsMember(i)) {
       continue;
@@ -196,11 +200,11 @@ void Convergence::CheckCopies(const model::CommitRecord& record, uint32_t copies
   }
 }
 
-void Convergence::CheckAccounts(bool memory_rotted) {
+void Convergence::CheckAccounts() {
   for (const std::unique_ptr<SimJob>& job : *jobs_) {
     const std::string& name = job->plan().name;
     const std::optional<pb::ListSnapshotsReply> list = List(name);
-    if (!list.has_value() || memory_rotted) {
+    if (!list.has_value() || hurt_.memory) {
       continue;  // nobody looks for decay at rest yet
     }
     std::vector<model::CommitRecord> records = RecordsBelow(cluster_, kSnapshotPrefix + name + "/");
@@ -248,7 +252,8 @@ Task<void> Convergence::Read(Convergence* self, ClientCore* core, SnapshotId sna
 bool Convergence::IsReadable(const model::CommitRecord& record) const {
   for (uint32_t rank = 0; rank < record.world_size; ++rank) {
     const ShardId shard{record.snapshot, rank};
-    if (truth_->MemoriesWith(shard).empty() && truth_->DisksWith(shard).empty()) {
+    const bool on_disk = !hurt_.disks && !truth_->DisksWith(shard).empty();
+    if (truth_->MemoriesWith(shard).empty() && !on_disk) {
       return false;
     }
   }
@@ -290,7 +295,8 @@ void Convergence::ReadAll() {
   }
 }
 
-void Convergence::Check(bool memory_rotted) {
+void Convergence::Check(Hurt hurt) {
+  hurt_ = hurt;
   for (const std::unique_ptr<SimJob>& job : *jobs_) {
     told_before_[job->plan().name] = oracle_->newest_told(job->plan().name);
   }
@@ -324,7 +330,7 @@ void Convergence::Check(bool memory_rotted) {
       !Within(kQuietWithin, "disks keep what nobody needs", [this] { return Unreconciled(); })) {
     return;
   }
-  CheckAccounts(memory_rotted);
+  CheckAccounts();
   ReadAll();
 }
 

@@ -36,8 +36,14 @@ class Convergence {
               const World& world);
   ~Convergence();
 
-  // Violations go to the oracle. `memory_rotted`: copies may be damaged without anybody knowing.
-  void Check(bool memory_rotted);
+  // What is damaged without anybody knowing is not counted on, and so cannot be counted right.
+  struct Hurt {
+    bool memory = false;
+    bool disks = false;
+  };
+
+  // Violations go to the oracle.
+  void Check(Hurt hurt);
 
   // A person removes a job that cannot go on.
   void RemoveJob(const std::string& job);
@@ -49,7 +55,7 @@ class Convergence {
   std::string Unreconciled();
   std::optional<pb::ListSnapshotsReply> List(const std::string& job);
   size_t CountedMembers() const;
-  void CheckAccounts(bool memory_rotted);
+  void CheckAccounts();
   void CheckCopies(const model::CommitRecord& record, uint32_t copies_now);
   bool IsReadable(const model::CommitRecord& record) const;
   void ReadAll();
@@ -65,6 +71,7 @@ class Convergence {
   Strikes::Jobs* const jobs_;
   const std::function<void()> run_for_;
   const std::function<bool()> over_;
+  Hurt hurt_;
   std::map<std::string, uint64_t> told_before_;
   std::unique_ptr<Node> operator_;
   std::unique_ptr<RpcChannel> placement_;

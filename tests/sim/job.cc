@@ -26,7 +26,7 @@ void SimJob::RelaunchAt(TimePoint when) {
   relaunch_at_ = ended_ ? kTimeNever : std::min(relaunch_at_, when);
 }
 
-void SimJob::Tick(TimePoint not_before) {
+void SimJob::Tick() {
   const TimePoint now = cluster_->scheduler()->now();
   // A trainer that learned that it is superseded exits.
   for (std::unique_ptr<Launch>& old : old_) {
@@ -41,7 +41,7 @@ void SimJob::Tick(TimePoint not_before) {
     data_losses_ = lost && !launch_->saving() ? data_losses_ + 1 : 0;
     RelaunchAt(now + kRelaunchAfter);
   }
-  if (now >= relaunch_at_ && now >= not_before && !ended_) {
+  if (now >= relaunch_at_ && now >= not_before_ && !ended_) {
     relaunch_at_ = kTimeNever;
     if (launch_ != nullptr) {
       launch_->Kill();
@@ -97,7 +97,8 @@ void SimJob::HostDied(uint32_t server, Duration after) {
 }
 
 void SimJob::LeaveZombie() {
-  if (launch_ == nullptr || !launch_->alive() || launch_->failed() || old_.size() >= kOldMax) {
+  const bool may_begin = old_.size() < kOldMax && cluster_->now() >= not_before_;
+  if (launch_ == nullptr || !launch_->alive() || launch_->failed() || !may_begin) {
     return;
   }
   launch_->Pause();
@@ -105,7 +106,7 @@ void SimJob::LeaveZombie() {
 }
 
 void SimJob::Race() {
-  if (!ended_ && old_.size() < kOldMax) {
+  if (!ended_ && old_.size() < kOldMax && cluster_->now() >= not_before_) {
     Begin();
   }
 }

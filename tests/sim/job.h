@@ -19,8 +19,11 @@ class SimJob {
  public:
   SimJob(Cluster* cluster, Oracle* oracle, JobPlan plan, Random random);
 
-  // Starts what is due: not before `not_before`, and only on servers that are up.
-  void Tick(TimePoint not_before);
+  // Starts what is due, on servers that are up.
+  void Tick();
+
+  // Nothing begins before `when`.
+  void WaitUntil(TimePoint when) { not_before_ = when; }
 
   // A new incarnation takes the place of the present one after `after`.
   void KillTrainers(Duration after);
@@ -66,6 +69,7 @@ class SimJob {
   std::unique_ptr<Launch> launch_;
   std::vector<std::unique_ptr<Launch>> old_;
   TimePoint relaunch_at_;
+  TimePoint not_before_{};
   bool failure_seen_ = false;
   bool ended_ = false;
   uint32_t data_losses_ = 0;

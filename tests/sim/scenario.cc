@@ -91,7 +91,7 @@ void Run::Step() {
   scheduler->RunUntil([] { return false; }, scheduler->now() + kTick);
   strikes_.Tick();
   for (const std::unique_ptr<SimJob>& job : jobs_) {
-    job->Tick(strikes_.jobs_wait_until());
+    job->Tick();
   }
   for (std::string& wrong : truth_.CheckMemory()) {
     oracle_.Violation(std::move(wrong));
@@ -127,13 +127,19 @@ ScenarioResult Run::Go() {
     StepUntil(scheduler->now() + std::min(kOverkillPhase, options_.fault_phase));
   }
   if (!Over()) {
-    const bool rotted = ledger_.Sum(Fault::kMemoryRot) > 0;
+    Convergence::Hurt hurt;
+    hurt.memory = ledger_.Sum(Fault::kMemoryRot) > 0;
+    for (const Fault fault : {Fault::kReformat, Fault::kRollBack, Fault::kDiskRot,
+                              Fault::kTornWrites, Fault::kMembers}) {
+      hurt.disks = hurt.disks || plan_.Has(fault);
+    }
+    hurt.disks = hurt.disks || oracle_.overkill();
     strikes_.HealAll();
     points_.Calm();
     CountFaults();
     const Convergence::World world{[this] { Step(); }, [this] { return Over(); }};
     Convergence convergence(&cluster_, &oracle_, &truth_, &jobs_, world);
-    convergence.Check(rotted);
+    convergence.Check(hurt);
   }
   oracle_.CheckCalls();
   return Result();

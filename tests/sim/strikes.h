@@ -40,10 +40,6 @@ class Strikes {
   // All that can be healed is, and nothing strikes any more.
   void HealAll();
 
-  // Jobs wait until then: after a power cut a disk may be missing, and what only it has would be
-  // lost, honestly.
-  TimePoint jobs_wait_until() const { return jobs_wait_until_; }
-
   // A server that is to be up is not, or is not counted.
   bool Degraded() const;
   // Slots whose server is part of the cluster.
@@ -144,6 +140,7 @@ class Strikes {
   Timed soon_;
   std::vector<TimePoint> restart_manager_at_;
   TimePoint jobs_wait_until_{};
+  TimePoint restart_placement_at_ = kTimeNever;
   bool striking_ = false;
   FaultCounts struck_{};
   uint64_t held_ = 0;  // of the links, as far as it was attributed

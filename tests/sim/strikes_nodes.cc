@@ -155,12 +155,14 @@ void Strikes::PowerCut() {
     cluster_->KillServer(server);
     slots_[server].restart_at = After(50, 2000);
   }
-  jobs_wait_until_ = After(2300, 2800);
+  // Until then a disk may be missing, and what only it has would be lost, honestly.
+  const TimePoint all_back_at = After(2300, 2800);
   for (const std::unique_ptr<SimJob>& job : *jobs_) {
     for (const uint32_t server : members) {
       job->HostDied(server, 0s);
     }
     job->KillTrainers(0s);
+    job->WaitUntil(all_back_at);
   }
   for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
     if (random_->Chance(1, 2) && cluster_->placement_up(manager)) {

@@ -129,6 +129,7 @@ TEST_F(SimRpc, AStragglerIsOvertakenByACallSentLater) {
   faults.straggle_ppm = kAlways;
   faults.straggle_max = 900ms;
   auto first = Begin("hold", 60s);
+  world_.RunFor(1us);
   faults.straggle_ppm = 0;
   bool overtaken = false;
   for (int i = 0; i < 20 && !overtaken; ++i) {
