@@ -139,8 +139,6 @@ class Strikes {
   Timed heals_;
   Timed soon_;
   std::vector<TimePoint> restart_manager_at_;
-  TimePoint jobs_wait_until_{};
-  TimePoint restart_placement_at_ = kTimeNever;
   bool striking_ = false;
   FaultCounts struck_{};
   uint64_t held_ = 0;  // of the links, as far as it was attributed
