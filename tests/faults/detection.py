@@ -45,6 +45,7 @@ def parse():
     parser.add_argument("--pauses-s", type=float, default=60.0, help="how long servers are paused for 400 ms at a time")
     parser.add_argument("--only", default="", help="faults, separated by commas")
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--share", type=float, default=0.99, help="of the trials that must keep the limit")
     parser.add_argument("--idle", action="store_true", help="no busy loops beside it")
     return parser.parse_args()
 
@@ -137,9 +138,10 @@ def measure(options, seed):
                 took = [detection.trial(fault) for _ in range(options.trials)]
                 workload.check()
                 middle, worst = quantile(took, 0.5), quantile(took, 0.99)
-                good = good and worst <= limit
+                kept = quantile(took, options.share) <= limit
+                good = good and kept
                 print(f"{fault:<14} {len(took):>4} trials: median {middle * 1e3:>4.0f} ms, p99 {worst * 1e3:>4.0f} ms, "
-                      f"limit {limit * 1e3:.0f} ms: {'pass' if worst <= limit else 'MISSED'}", flush=True)
+                      f"limit {limit * 1e3:.0f} ms: {'pass' if kept else 'MISSED'}", flush=True)
         if options.pauses_s > 0:
             paused, false = detection.pauses(options.pauses_s)
             good = good and not false
