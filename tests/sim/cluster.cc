@@ -134,7 +134,7 @@ void Cluster::Follow(const Timeline::Event& event) {
       slot.member = IncarnationIn(event.text);
       slot.member_since = event.at;
     } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named) &&
-               slot.member == IncarnationIn(event.text)) {
+               IsLife(i, IncarnationIn(event.text))) {
       slot.member.clear();
       if (on_dead_) {
         on_dead_(i);
@@ -145,6 +145,14 @@ void Cluster::Follow(const Timeline::Event& event) {
       slot.answered = event.text.starts_with("placement answers");
     }
   }
+}
+
+// Of the member that placement took in, or of the server that runs: a manager that was just elected
+// may declare one dead that it has not seen.
+bool Cluster::IsLife(uint32_t index, const std::string& incarnation) const {
+  const Server* server = ServerAt(index);
+  return servers_[index].member == incarnation ||
+         (server != nullptr && server->incarnation().ToShort() == incarnation);
 }
 
 bool Cluster::IsMember(uint32_t index) const {

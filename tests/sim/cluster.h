@@ -144,6 +144,7 @@ class Cluster {
   };
 
   void Follow(const Timeline::Event& event);
+  bool IsLife(uint32_t index, const std::string& incarnation) const;
   void NobodyIsMember();
   static Task<void> RunPlacement(PlacementLife* life);
   static Task<void> RunServer(ServerLife* life);

@@ -199,7 +199,9 @@ void Oracle::ToldDataLoss(const std::string& name, const EpochId& epoch) {
   losses_told_ += 1;
   const auto state = job.epochs.find(epoch);
   GEMEL_CHECK(state != job.epochs.end()) << name << " " << epoch.ToString();
-  if (state->second.floor > 0 && !MayLose(job)) {
+  // What a superseded epoch was refused is told late, when newer saves may be whole again.
+  const bool newest = epoch == job.epochs.rbegin()->first;
+  if (newest && state->second.floor > 0 && !MayLose(job)) {
     Violation(fmt::format(
         "not lost: epoch {} of {} was told DATA_LOSS though sequence {} was committed, and {} "
         "memories of {} copies were lost since",
