@@ -63,7 +63,7 @@ TEST(SlabDirectoryGolden, Header) {
             "0000000400000000"                  // slab_bytes
             "03000000"                          // slabs
             "00020000"                          // entry_bytes
-            "|240f7384");
+            "|418b710c");
   EXPECT_EQ(*DecodeSlabDirectoryHeader(raw), Header());
 }
 
@@ -94,7 +94,7 @@ TEST(SlabDirectoryGolden, Entry) {
             "0010000400000000"                  // object_bytes
             "0002000000000000"                  // layout_bytes
             "18171615141312112827262524232221"  // root
-            "|9f6d7b65");
+            "|7a561507");
   EXPECT_EQ(*DecodeSlabEntry(raw), Entry());
 }
 
