@@ -107,6 +107,37 @@ TEST_F(PlacementDrain, ARankThatStillSavesThereHasAllCopiesElsewhereToo) {
   }
 }
 
+TEST_F(PlacementDrain, ACommitWaitsForTheCopiesThatStay) {
+  Begin(4);
+  JobRun run = Run(2);
+  ASSERT_TRUE(BeginDrain(1).ok());
+  pb::SnapshotId snapshot;
+  std::vector<pb::Member> holders;
+  for (uint32_t rank = 0; rank < 2; ++rank) {
+    const auto opened = cluster.OpenRank(run, "1", rank);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    snapshot = opened->snapshot();
+    for (const pb::Member& holder : opened->holders()) {
+      if (rank == 0) {
+        const pb::HeldObject object = Cluster::ObjectOf(run, snapshot, rank);
+        ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
+      } else {
+        holders.push_back(holder);
+      }
+    }
+  }
+  ASSERT_EQ(holders.size(), 3U) << "the local copy, and two that stay";
+  EXPECT_EQ(holders[0].name(), "server-1");
+  const pb::HeldObject object = Cluster::ObjectOf(run, snapshot, 1);
+  ASSERT_TRUE(cluster.Seal(*cluster.Find(holders[0].server_id()), object).ok());
+  ASSERT_TRUE(cluster.Seal(*cluster.Find(holders[1].server_id()), object).ok());
+  auto waits = cluster.Await(snapshot, 0, 300);
+  ASSERT_TRUE(waits.ok()) << waits.status();
+  EXPECT_EQ(waits->state(), pb::SNAPSHOT_OPEN) << "two copies, but one of them is to go";
+  ASSERT_TRUE(cluster.Seal(*cluster.Find(holders[2].server_id()), object).ok());
+  EXPECT_EQ(cluster.AwaitEnd(snapshot, 0)->state(), pb::SNAPSHOT_COMMITTED);
+}
+
 TEST_F(PlacementDrain, ASaveThatWasOpenedBeforeIsWaitedFor) {
   Begin(4);
   JobRun run = Run(1);
