@@ -57,7 +57,7 @@ FetchManifest: 1 snapshot SnapshotId, 2 root bytes
 GetStatusReply: 1 cluster_id bytes, 2 generation uint64, 3 map ClusterMap, 4 jobs uint32, 5 open_snapshots uint32, 6 warnings* string, 7 leader string, 8 term uint64
 GetStatusRequest: 1 caller Caller
 HeartbeatReply: 1 map_version uint64, 2 rejoin bool
-HeartbeatRequest: 1 caller Caller, 2 capacity_bytes uint64, 3 used_bytes uint64, 4 map_version uint64, 5 unreachable* bytes, 6 loop_lag_ms uint64, 7 tier TierState
+HeartbeatRequest: 1 caller Caller, 2 capacity_bytes uint64, 3 used_bytes uint64, 4 map_version uint64, 5 unreachable* bytes, 6 loop_lag_ms uint64, 7 tier TierState, 8 unanswered uint32
 HeldObject: 1 shard ShardId, 2 root bytes, 3 bytes uint64, 4 layout_bytes uint64, 5 token bytes
 JobInfo: 1 job string, 2 epoch EpochId, 3 snapshots uint32, 4 latest_name string, 5 latest_sequence uint64, 6 latest_bytes uint64, 7 world_size uint32, 8 persisted_name string
 JoinReply: 1 cluster_id bytes, 2 generation uint64, 3 map_version uint64, 4 heartbeat_ms uint32, 5 last_members* bytes, 6 term uint64

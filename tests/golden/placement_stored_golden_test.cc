@@ -182,7 +182,7 @@ TEST(StoredGolden, DrainRecord) {
   m.server = IdOf<ServerId>(0x01);
   m.forced = true;
   ExpectStored(m,
-               "02"                                // format version
+               "03"                                // format version
                "0102030405060708090a0b0c0d0e0f10"  // server
                "01");                              // forced
 }
