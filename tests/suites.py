@@ -41,6 +41,7 @@ SUITES = (
     Suite("unit", "ctest", "release", 2, "tests/unit", labels="^(unit|fuzz)$"),
     Suite("golden", "ctest", "release", 1, "tests/golden", labels="^golden$"),
     Suite("sim", "ctest", "release", 3, "tests/sim", labels="^sim$"),
+    Suite("planted", "ctest", "release", 6, "tests/sim/planted", labels="^planted$"),
     Suite("python", "pytest", "release", 4, "tests/python"),
     Suite("e2e", "pytest", "release", 12, "tests/e2e"),
     Suite("etcd", "pytest", "release", 4, "tests/etcd"),

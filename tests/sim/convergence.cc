@@ -97,6 +97,7 @@ void Convergence::RemoveJob(const std::string& job) {
   const OperationIndex call = oracle_->calls()->Remove(oracle_->NextProcess(), job);
   const bool told =
       Ask<pb::RemoveSnapshotsReply>("RemoveSnapshots", std::move(request)).has_value();
+  oracle_->RemovalEnded(job);
   oracle_->calls()->Ended(call, told ? absl::OkStatus() : error::Unknown("not answered"));
 }
 

@@ -118,6 +118,7 @@ void Oracle::PowerCut() {
 void Oracle::Removing(const std::string& name) {
   Job& job = jobs_.at(name);
   job.removing = true;
+  job.removal_runs = true;
   job.newest_told = 0;
   job.told_honestly = 0;
   for (auto& [id, epoch] : job.epochs) {
@@ -156,9 +157,11 @@ void Oracle::EpochAcquired(const std::string& name, const EpochId& epoch) {
   Job& job = jobs_.at(name);
   if (!job.epochs.contains(epoch)) {
     job.epochs[epoch].floor = job.newest_told;
-    job.removing = false;
+    job.removing = job.removal_runs;
   }
 }
+
+void Oracle::RemovalEnded(const std::string& name) { jobs_.at(name).removal_runs = false; }
 
 void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t rank,
                       const std::optional<SnapshotId>& snapshot, bool told_lost) {

@@ -109,6 +109,7 @@ class Oracle {
 
   // A person removes the job.
   void Removing(const std::string& job);
+  void RemovalEnded(const std::string& job);
 
   bool overkill() const { return overkill_; }
 
@@ -149,6 +150,7 @@ class Oracle {
     uint64_t newest_full = 0;      // sequence
     bool on_disks = false;         // nothing was committed in full since a power cut
     bool removing = false;         // by a person
+    bool removal_runs = false;     // and an epoch that is acquired may come before it
     std::set<uint64_t> persisted;  // sequences that are PERSISTED
     std::map<uint64_t, OpenRecord> open;        // by sequence
     std::map<uint64_t, TimePoint> opened_at;    // of every sequence

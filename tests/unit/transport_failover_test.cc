@@ -98,6 +98,17 @@ TEST_F(Failover, AnUnknownOutcomeIsNeverReissuedAndTheNextCallGoesElsewhere) {
   EXPECT_EQ(*Ask(), "yes");
 }
 
+TEST_F(Failover, WhereNobodyAnswersTheNextIsAskedAtOnce) {
+  placements[0]->answer = NotExecuted(error::Unavailable("nobody answers at p0"));
+  placements[2]->answer = "yes";
+  EXPECT_EQ(*Ask(), "yes");
+  placements[2]->answer = NotExecuted(error::Unavailable("nobody answers at p2"));
+  const Reply reply = Ask();
+  EXPECT_EQ(reply.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(WasNotExecuted(reply.status())) << "others were asked: the mark is not passed on";
+  EXPECT_THAT(reply.status().ToString(), HasSubstr("nobody answers at p0"));
+}
+
 TEST_F(Failover, AHandlersErrorIsAnAnswerOfTheLeader) {
   placements[0]->answer = error::FailedPrecondition("superseded");
   EXPECT_EQ(Ask().status().code(), absl::StatusCode::kFailedPrecondition);

@@ -106,7 +106,8 @@ Task<absl::StatusOr<std::string>> FailoverChannel::RunCall(std::shared_ptr<Core>
       co_return error::Cancelled("the channel was closed");
     }
     const absl::StatusCode code = reply.status().code();
-    if (code != absl::StatusCode::kAborted) {
+    const bool executed = code != absl::StatusCode::kAborted && !WasNotExecuted(reply.status());
+    if (executed) {
       const bool unknown = code == absl::StatusCode::kUnavailable ||
                            code == absl::StatusCode::kDeadlineExceeded ||
                            code == absl::StatusCode::kCancelled;
@@ -119,6 +120,9 @@ Task<absl::StatusOr<std::string>> FailoverChannel::RunCall(std::shared_ptr<Core>
     }
     core->MoveOnFrom(at);
     refusals += (refusals.empty() ? "" : "; ") + std::string(MessageOf(reply.status()));
+    if (core->channels.size() == 1 && code != absl::StatusCode::kAborted) {
+      co_return MakeStatus(code, refusals);
+    }
   }
   co_return error::Unavailable("no placement leads now: {}", refusals);
 }

@@ -255,10 +255,10 @@ namespace {
 absl::Status Explain(const absl::Status& status, std::string_view method,
                      const std::string& address) {
   if (WasNeverSent(status)) {
-    return error::Unavailable(
+    return NotExecuted(error::Unavailable(
         "no gemel-placement answers at {} ({}); `gemel up --placement` starts it again, nothing is "
         "lost",
-        address, method);
+        address, method));
   }
   if (status.code() == absl::StatusCode::kUnavailable ||
       status.code() == absl::StatusCode::kDeadlineExceeded) {

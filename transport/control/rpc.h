@@ -5,20 +5,35 @@
 // transport/sim/sim_rpc.h.
 //
 // Every call has a deadline. DeadlineExceeded and Unavailable leave the outcome UNKNOWN: read the
-// state again, never reissue blindly.
+// state again, never reissue blindly. Only a failure marked NotExecuted() may be asked of another
+// peer.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/cord.h"
 
 #include "common/errors.h"
 #include "common/task.h"
 #include "common/time.h"
 
 namespace gemel {
+
+inline constexpr absl::string_view kNotExecuted = "gemel.not-executed";
+
+// Of a failure: the call did not reach a handler, and never will.
+inline absl::Status NotExecuted(absl::Status status) {
+  status.SetPayload(kNotExecuted, absl::Cord());
+  return status;
+}
+
+inline bool WasNotExecuted(const absl::Status& status) {
+  return status.GetPayload(kNotExecuted).has_value();
+}
 
 class RpcChannel {
  public:

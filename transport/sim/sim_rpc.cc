@@ -32,8 +32,9 @@ void ArriveAtNode(SimWorld* world, const std::shared_ptr<SimCall>& call, SimRequ
   world->Record("request", call->caller()->pid(), 0, request.method + " " + request.body);
   auto sink = std::dynamic_pointer_cast<SimCallSink>(world->Find(call->target()));
   if (sink == nullptr) {
-    call->Answer(InBlackhole::kHeld, error::Unavailable("nobody listens at {}; is it running?",
-                                                        call->target().ToString()));
+    call->Answer(InBlackhole::kHeld,
+                 NotExecuted(error::Unavailable("nobody listens at {}; is it running?",
+                                                call->target().ToString())));
     return;
   }
   sink->ArriveRequest(call, std::move(request));
