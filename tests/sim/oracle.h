@@ -12,8 +12,9 @@
 //                unless at least `copies` servers lost memory, or were declared dead, since the
 //                newest commit at full redundancy was opened [I2]
 //   silent       one that gives less says what was lost; DATA_LOSS is told only then [I14]
-//   honest loss  a shard that is written down as lost is held, whole, by no member that placement
-//                hears, neither in memory nor on disk [I14]
+//   honest loss  a shard that is written down as lost is held, whole, in the memory of no member
+//                that placement hears; and some shard of its snapshot is nowhere, on disk neither
+//                [I14]
 //   latest       in the MetaStore, after every transaction: `latest`, the epoch, the sequence
 //                numbers, the map's version, the generation and the leader's term never go back,
 //                and `latest` names a commit record that is there [I4, I5]
@@ -175,6 +176,7 @@ class Oracle {
   void PersistedDeleted(const std::string& key);
   void RestoreWritten(const std::string& key, const std::string& value);
   void JobWritten(const std::string& key, const std::string& value);
+  bool IsLost(const SnapshotId& id) const;
   void CheckLoss(Job* job, const std::string& sentence);
 
   size_t Exposure(const Job& job) const;

@@ -205,7 +205,31 @@ void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
   }
 }
 
-// "<snapshot>: no … of ranks 0, 2 …": each of them must be gone.
+// Some shard of it is with nobody that placement hears, in memory or on disk. One that it does not
+// hear may have sealed it since: that is not known to anybody.
+bool Oracle::IsLost(const SnapshotId& id) const {
+  const auto& values = cluster_->store()->values;
+  auto stored = values.find(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+  stored =
+      stored != values.end() ? stored : values.find(PersistedKey(id.job, id.epoch, id.sequence));
+  if (stored == values.end()) {
+    return true;
+  }
+  const uint32_t world = DecodedCommit(stored->first, stored->second.value).world_size;
+  for (uint32_t rank = 0; rank < world; ++rank) {
+    std::vector<uint32_t> holders = truth_->MemoriesWith({id, rank});
+    const std::vector<uint32_t> disks = truth_->DisksWith({id, rank});
+    holders.insert(holders.end(), disks.begin(), disks.end());
+    if (std::none_of(holders.begin(), holders.end(),
+                     [this](uint32_t server) { return cluster_->IsHeard(server); })) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// "<snapshot>: no … of ranks 0, 2 …": a shard is lost when nobody has it in memory, a snapshot when
+// a shard is nowhere. What is left of a lost one on disks is dropped.
 void Oracle::CheckLoss(Job* job, const std::string& sentence) {
   constexpr std::string_view kRanks = " of ranks ";
   const auto id = job->by_text.find(sentence.substr(0, sentence.find(": ")));
@@ -214,19 +238,19 @@ void Oracle::CheckLoss(Job* job, const std::string& sentence) {
     Violation(fmt::format("honest loss: no snapshot or no ranks are named by '{}'", sentence));
     return;
   }
+  if (!IsLost(id->second)) {
+    Violation(fmt::format("honest loss: {} is told lost, and every shard of it is there",
+                          id->second.ToString()));
+  }
   const char* at = sentence.c_str() + ranks + kRanks.size();
   while (*at >= '0' && *at <= '9') {
     char* end = nullptr;
-    const auto rank = static_cast<uint32_t>(std::strtoul(at, &end, 10));
-    const ShardId shard{id->second, rank};
-    std::vector<uint32_t> holders = truth_->MemoriesWith(shard);
-    const std::vector<uint32_t> disks = truth_->DisksWith(shard);
-    holders.insert(holders.end(), disks.begin(), disks.end());
-    // One that placement does not hear may have sealed it since: that is not known to anybody.
-    std::erase_if(holders, [this](uint32_t server) { return !cluster_->IsHeard(server); });
-    if (!holders.empty()) {
-      Violation(fmt::format("honest loss: {} is told lost, and {} has it", shard.ToString(),
-                            Cluster::HostOf(holders.front())));
+    const ShardId shard{id->second, static_cast<uint32_t>(std::strtoul(at, &end, 10))};
+    for (const uint32_t server : truth_->MemoriesWith(shard)) {
+      if (cluster_->IsHeard(server)) {
+        Violation(fmt::format("honest loss: {} is told lost, and {} has it", shard.ToString(),
+                              Cluster::HostOf(server)));
+      }
     }
     at = end + (std::string_view(end).starts_with(", ") ? 2 : 0);
   }

@@ -237,6 +237,7 @@ void Strikes::ChangeMembers() {
     Note(Cluster::HostOf(*victim) + " leaves for good");
     slots_[*victim].member = false;
     slots_[*victim].gone = true;
+    cluster_->ReplaceDisk(*victim);
     oracle_->DiskLost();
     return;
   }
