@@ -121,7 +121,7 @@ def test_another_version_of_the_client_is_refused_with_both_versions_named(share
         os.close(pidfd)
         reply = receive(sock)
         assert reply is not None and reply.status == FAILED_PRECONDITION, reply
-        assert b"protocol 99" in reply.body and b"server-1 speaks 2" in reply.body, reply.body
+        assert b"protocol 99" in reply.body and b"server-1 speaks 3" in reply.body, reply.body
 
 
 def test_another_version_of_a_peer_is_refused_with_both_versions_named(shared):
