@@ -123,7 +123,7 @@ void Leadership::Remember(const Seen& seen) {
     return;
   }
   absl::StatusOr<LeaderRecord> leader = DecodeStored<LeaderRecord>(kLeaderKey, seen.leader->value);
-  if (leader.ok()) {
+  if (leader.ok() && leader->term < kTermMax) {
     other_ = *std::move(leader);
   }
 }
@@ -131,6 +131,7 @@ void Leadership::Remember(const Seen& seen) {
 // Compares the beat too: a leader that beat after `seen` stays.
 Task<absl::StatusOr<Leadership::Claim>> Leadership::TakeOver(const Seen* seen, uint64_t term) {
   LeaderRecord claim;
+  GEMEL_CHECK(term > 0 && term <= kTermMax) << term;
   claim.term = term;
   claim.manager = Incarnation::Draw(seams_.random);
   claim.name = options_.name;
@@ -160,6 +161,8 @@ Task<absl::StatusOr<Leadership::Claim>> Leadership::TakeOver(const Seen* seen, u
     GEMEL_CO_ASSIGN_OR_RETURN(outcome, co_await ReadClaim(&claim));
   }
   if (outcome == Claim::kWon) {
+    GEMEL_CHECK_GT(claim.term, record_.term);  // invariant (1)
+    GEMEL_CHECK(version_ != 0) << claim.name;
     record_ = claim;
     beats_ = 0;
     doubted_ = false;
@@ -246,6 +249,7 @@ Task<absl::Status> Leadership::Campaign() {
 }
 
 Task<void> Leadership::BeatOnce() {
+  GEMEL_CHECK(!record_.manager.IsZero() && !record_.resigned);
   beats_ += 1;
   Txn txn;
   txn.compares.push_back(Compare());
@@ -290,6 +294,7 @@ Task<void> Leadership::Resign() {
   if (version_ == 0 || !unfit_.ok()) {
     co_return;
   }
+  GEMEL_CHECK_GT(record_.term, 0U);
   LeaderRecord gone = record_;
   gone.resigned = true;
   Txn txn;

@@ -70,6 +70,7 @@ Task<absl::Status> PlacementManager::LeadOnce() {
     co_return loaded;
   }
   core->Begin();
+  GEMEL_CHECK(core_ == nullptr && options_.shared_store);
   core_ = std::move(core);
   co_await leadership_->WaitUntilDeposed();
   co_await core_->Stop();

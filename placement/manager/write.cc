@@ -67,6 +67,7 @@ Task<absl::StatusOr<uint64_t>> PlacementCore::Write(Txn txn) {
       co_return leadership_->Refused(txn.compares.front().key);
     }
     txn.compares.back() = leadership_->Compare();
+    GEMEL_CHECK_LE(txn.compares.size(), kMetaTxnOpsMax) << txn.puts.front().first;
     const absl::StatusOr<CommitResult> result = co_await seams_.store->Commit(txn);
     if (result.ok()) {
       if (result->applied && Buggify(BuggifySite::kPauseAfterWrite)) {

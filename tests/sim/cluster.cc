@@ -196,6 +196,7 @@ void Cluster::StartPlacement(uint32_t manager) {
 }
 
 size_t Cluster::Leaders() const {
+  GEMEL_CHECK(!managers_.empty());
   return static_cast<size_t>(
       std::count_if(managers_.begin(), managers_.end(), [](const auto& life) {
         return life != nullptr && !life->node.loop.paused() && life->manager != nullptr &&
@@ -222,6 +223,7 @@ Task<void> Cluster::RunPlacement(PlacementLife* life) {
 }
 
 void Cluster::KillPlacement(uint32_t manager) {
+  GEMEL_CHECK(managers_[manager] != nullptr) << ManagerNode(manager);
   managers_[manager].reset();
   if (ManagerNode(manager) == leader_) {
     NobodyIsMember();

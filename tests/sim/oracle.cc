@@ -161,7 +161,11 @@ void Oracle::EpochAcquired(const std::string& name, const EpochId& epoch) {
   }
 }
 
-void Oracle::RemovalEnded(const std::string& name) { jobs_.at(name).removal_runs = false; }
+void Oracle::RemovalEnded(const std::string& name) {
+  Job& job = jobs_.at(name);
+  GEMEL_CHECK(job.removal_runs) << name;
+  job.removal_runs = false;
+}
 
 void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t rank,
                       const std::optional<SnapshotId>& snapshot, bool told_lost) {

@@ -34,6 +34,7 @@ uint32_t Strikes::PickManager() {
 }
 
 void Strikes::KillManager(uint32_t manager, TimePoint restart_at) {
+  GEMEL_CHECK(cluster_->placement_up(manager) && restart_at != kTimeNever);
   Note("kill " + Cluster::ManagerNode(manager));
   cluster_->KillPlacement(manager);
   restart_manager_at_[manager] = restart_at;

@@ -71,7 +71,7 @@ class Layout(TreeTest):
         for name, include in (("common/x.h", "transport/frame.h"), ("server/x.h", "client/y.h"), ("client/x.cc", "server/slab.h"),
                               ("placement/manager/x.cc", "server/slab.h"), ("server/x.cc", "placement/manager/m.h"),
                               ("transport/x.cc", "gemel/v1/placement.pb.h"), ("integrations/python/x.cc", "common/clock.h"),
-                              ("placement/model/x.cc", "transport/frame.h"), ("placement/store/x.cc", "transport/frame.h")):
+                              ("placement/model/x.cc", "transport/frame.h"), ("placement/store/x.cc", "server/slab.h")):
             with self.subTest(name=name, include=include):
                 extra = {"client/y.h": LICENCE, "placement/manager/m.h": LICENCE, name: f'{LICENCE}#include "{include}"\n'}
                 self.red(layout.direction(self.tree(extra)), name + ":2", include)

@@ -31,6 +31,7 @@ struct FailoverChannel::Core {
 
   // `at` answered as the leader does.
   void Leads(size_t at) {
+    GEMEL_CHECK_LT(at, channels.size());
     current = at;
     if (leader == at) {
       return;
@@ -78,6 +79,7 @@ Task<void> FailoverChannel::Fly(std::shared_ptr<Core> core, std::shared_ptr<Flig
     co_return;  // closed before it began; the flight has its result
   }
   RpcChannel* channel = core->channels[flight->at].get();
+  GEMEL_CHECK(channel != nullptr && deadline != kTimeNever) << method;
   absl::StatusOr<std::string> reply =
       co_await channel->Call(std::move(method), std::move(request), deadline);
   flight->result.Set(std::move(reply));
@@ -90,6 +92,7 @@ Task<absl::StatusOr<std::string>> FailoverChannel::AskOne(std::shared_ptr<Core> 
   const auto place = core->flights.insert(core->flights.end(), flight);
   core->loop->Spawn(Fly(core, flight, std::move(method), std::move(request), deadline));
   const bool answered = co_await flight->result.WaitUntil(kTimeNever);
+  GEMEL_CHECK(!core->flights.empty());
   core->flights.erase(place);
   GEMEL_CHECK(answered);
   co_return std::move(flight->result.value());
