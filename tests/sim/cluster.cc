@@ -147,12 +147,11 @@ void Cluster::Follow(const Timeline::Event& event) {
   }
 }
 
-// Of the member that placement took in, or of the server that runs: a manager that was just elected
-// may declare one dead that it has not seen.
+// Of the member that placement took in. A manager that was just elected may declare one dead that
+// it has not seen in any life.
 bool Cluster::IsLife(uint32_t index, const std::string& incarnation) const {
-  const Server* server = ServerAt(index);
-  return servers_[index].member == incarnation ||
-         (server != nullptr && server->incarnation().ToShort() == incarnation);
+  const std::string& member = servers_[index].member;
+  return member.empty() || member == incarnation;
 }
 
 bool Cluster::IsMember(uint32_t index) const {

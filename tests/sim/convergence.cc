@@ -17,6 +17,8 @@
 namespace gemel::sim {
 namespace {
 
+constexpr uint32_t kReadTries = 30;          // of one snapshot, while its disk is away
+constexpr uint32_t kTicksBetweenReads = 50;  // a second
 constexpr Duration kCommitWithin = 90s;
 constexpr Duration kQuietWithin = 90s;
 constexpr Duration kAnswerWithin = 5s;
@@ -262,6 +264,19 @@ bool Convergence::IsReadable(const model::CommitRecord& record) const {
 }
 
 // By fresh readers on a host that is up. Of one name only the newest is read.
+absl::Status Convergence::ReadAt(uint32_t host, const SnapshotId& snapshot) {
+  const std::unique_ptr<Node> node = cluster_->StartTrainer(host);
+  ClientCore core(&node->loop, &node->net, &node->host, Cluster::SocketOf(host));
+  auto done = std::make_shared<std::optional<absl::Status>>();
+  node->loop.Spawn(Read(this, &core, snapshot, done));
+  while (!done->has_value() && !over_()) {
+    run_for_();
+  }
+  cluster_->world()->Kill(node->process);
+  node->loop.Kill();
+  return done->value_or(error::Cancelled("the run ended"));
+}
+
 void Convergence::ReadAll() {
   std::map<std::pair<std::string, std::string>, model::CommitRecord> newest;
   for (const char* prefix : {kPersistedPrefix, kSnapshotPrefix}) {
@@ -279,20 +294,22 @@ void Convergence::ReadAll() {
       host = (host + 1) % cluster_->shape().slots();
     } while (!cluster_->IsMember(host));
     const bool readable = IsReadable(record);
-    const std::unique_ptr<Node> node = cluster_->StartTrainer(host);
-    ClientCore core(&node->loop, &node->net, &node->host, Cluster::SocketOf(host));
-    auto done = std::make_shared<std::optional<absl::Status>>();
-    node->loop.Spawn(Read(this, &core, record.snapshot, done));
-    while (!done->has_value() && !over_()) {
-      run_for_();
+    absl::Status read = ReadAt(host, record.snapshot);
+    // A disk that failed is opened again after a back-off.
+    for (uint32_t tries = 1; tries < kReadTries && !over_(); ++tries) {
+      if (read.code() != absl::StatusCode::kUnavailable) {
+        break;
+      }
+      for (uint32_t i = 0; i < kTicksBetweenReads; ++i) {
+        run_for_();
+      }
+      read = ReadAt(host, record.snapshot);
     }
-    if (readable && done->has_value() && !(*done)->ok()) {
+    if (readable && !read.ok() && !over_()) {
       oracle_->Violation(fmt::format("readable: {} cannot be read at {}: {}",
                                      record.snapshot.ToString(), Cluster::HostOf(host),
-                                     ToText(**done)));
+                                     ToText(read)));
     }
-    cluster_->world()->Kill(node->process);
-    node->loop.Kill();
   }
 }
 

@@ -59,6 +59,7 @@ class Convergence {
   void CheckCopies(const model::CommitRecord& record, uint32_t copies_now);
   bool IsReadable(const model::CommitRecord& record) const;
   void ReadAll();
+  absl::Status ReadAt(uint32_t host, const SnapshotId& snapshot);
   static Task<void> Read(Convergence* self, ClientCore* core, SnapshotId snapshot,
                          std::shared_ptr<std::optional<absl::Status>> done);
   static Task<absl::Status> ReadShards(Convergence* self, ClientCore* core, SnapshotId snapshot);
