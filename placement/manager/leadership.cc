@@ -33,19 +33,20 @@ absl::Status Leadership::NotLeading() const {
     return unfit_;
   }
   if (version_ != 0 && doubted_) {
-    return error::Aborted("placement {} was told of a later leader and asks {} whether it is so",
-                          options_.name, seams_.store->name());
+    return StandsBy(
+        fmt::format("placement {} was told of a later leader and asks {} whether it is so",
+                    options_.name, seams_.store->name()));
   }
   if (version_ != 0) {
-    return error::Aborted(
+    return StandsBy(fmt::format(
         "placement {} has not reached {} for {:.0f} ms and answers nothing till then",
-        options_.name, seams_.store->name(), Milliseconds(options_.election.serve_for));
+        options_.name, seams_.store->name(), Milliseconds(options_.election.serve_for)));
   }
   if (other_.term == 0 || other_.resigned) {
-    return error::Aborted("placement {} does not lead; nobody does yet", options_.name);
+    return StandsBy(fmt::format("placement {} waits, and nobody leads yet", options_.name));
   }
-  return error::Aborted("placement {} does not lead; {} at {} does (term {})", options_.name,
-                        other_.name, other_.address, other_.term);
+  return StandsBy(fmt::format("placement {} waits; {} at {} leads (term {})", options_.name,
+                              other_.name, other_.address, other_.term));
 }
 
 std::string Leadership::Describe() const {

@@ -55,7 +55,7 @@ class Leadership {
 
   // True when this manager may answer a call now.
   bool Leads() const;
-  // Aborted: the call was not executed; names who leads. FailedPrecondition: the store is older
+  // StandsBy(): the call was not executed; names who leads. FailedPrecondition: the store is older
   // than the cluster, or is not this manager's alone.
   absl::Status NotLeading() const;
 

@@ -12,7 +12,7 @@
 // again when they join a restarted manager.
 // Several on one MetaStore: options.shared_store; one leads, the others wait (leadership.h).
 // Errors: canonical codes of common/errors.h; FailedPrecondition is final for the caller's
-// incarnation, epoch or cluster; Unavailable may be tried again; Aborted: not executed, another
+// incarnation, epoch or cluster; Unavailable may be tried again; StandsBy(): not executed, another
 // manager leads.
 #pragma once
 

@@ -94,7 +94,7 @@ def test_dead_parts_are_named_with_the_command_that_starts_them(cluster):
 def test_a_server_whose_program_was_replaced_is_named(cluster):
     # A process whose file is gone, as after a new build: a copy of the programs, one of which is removed.
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("gemel", "gemel-server", "gemel-placement"):
+        for name in ("gemel", "gemel-server", "gemel-placement", "gemel-keeper"):
             Path(folder, name).write_bytes((BUILD / "bin" / name).read_bytes())
             Path(folder, name).chmod(0o755)
         other = Cluster(servers=1)

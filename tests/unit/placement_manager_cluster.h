@@ -699,14 +699,14 @@ class Cluster {
     for (size_t tried = 0; tried < nodes_.size(); ++tried) {
       const size_t at = asked_;
       result = co_await AskAt(at, call, method, request);
-      if (result.ok() || (result.status().code() != absl::StatusCode::kAborted &&
-                          result.status().code() != absl::StatusCode::kUnavailable)) {
+      const bool elsewhere = WasNotExecuted(result.status());
+      if (!elsewhere && result.status().code() != absl::StatusCode::kUnavailable) {
         co_return result;
       }
       if (asked_ == at) {
         asked_ = (at + 1) % nodes_.size();
       }
-      if (result.status().code() != absl::StatusCode::kAborted) {
+      if (!elsewhere) {
         co_return result;
       }
     }

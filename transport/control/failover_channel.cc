@@ -109,8 +109,7 @@ Task<absl::StatusOr<std::string>> FailoverChannel::RunCall(std::shared_ptr<Core>
       co_return error::Cancelled("the channel was closed");
     }
     const absl::StatusCode code = reply.status().code();
-    const bool executed = code != absl::StatusCode::kAborted && !WasNotExecuted(reply.status());
-    if (executed) {
+    if (!WasNotExecuted(reply.status())) {
       const bool unknown = code == absl::StatusCode::kUnavailable ||
                            code == absl::StatusCode::kDeadlineExceeded ||
                            code == absl::StatusCode::kCancelled;

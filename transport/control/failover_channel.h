@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // FailoverChannel: one RpcChannel over several placements, of which one leads. A call goes to the
-// one that answered last. What was not executed (a standby refuses it as Aborted, or nobody answers
+// one that answered last. What was not executed (a standby refuses it, or nobody answers
 // there) is asked of the next at once; after Unavailable or DeadlineExceeded the outcome is
 // unknown, so that call ends with it and the next call goes elsewhere. When another one has
 // answered as the leader, calls that still wait at the former end with Unavailable.
 //
 // Thread safety: one loop.
 // Ownership: owns the channels. A Call() may outlive it and then ends with Cancelled.
-// Errors: the channels' own; Aborted never: where nobody leads it is Unavailable with what each
-// said.
+// Errors: the channels' own; a standby's refusal never: where nobody leads it is Unavailable with
+// what each said.
 #pragma once
 
 #include <memory>

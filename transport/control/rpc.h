@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,8 +32,17 @@ inline absl::Status NotExecuted(absl::Status status) {
   return status;
 }
 
+// What a placement says that does not lead: it did not execute the call. Known by its first words,
+// because a status carries no more over the wire, and handlers answer Aborted too.
+inline constexpr std::string_view kStandsBy = "does not lead: ";
+
+inline absl::Status StandsBy(std::string_view why) {
+  return error::Aborted("{}{}", kStandsBy, why);
+}
+
 inline bool WasNotExecuted(const absl::Status& status) {
-  return status.GetPayload(kNotExecuted).has_value();
+  return status.GetPayload(kNotExecuted).has_value() ||
+         (status.code() == absl::StatusCode::kAborted && MessageOf(status).starts_with(kStandsBy));
 }
 
 class RpcChannel {
