@@ -197,6 +197,14 @@ Task<void> PlacementCore::WatchMembers() {
     const TimePoint now = loop_->Now();
     const Duration lag = now - last_tick_ - times.tick;
     last_tick_ = now;
+    if (!leadership_->Leads()) {
+      // Without its store it answers nobody, and hears nobody: that is no silence of theirs.
+      started_ = Add(started_, lag + times.tick);
+      for (auto& [id, member] : members_) {
+        member->last_heard = std::min(now, Add(member->last_heard, lag + times.tick));
+      }
+      continue;
+    }
     if (lag > times.lag_max) {
       // We were starved or paused: heartbeats wait unread. Their senders get our lag as grace.
       started_ = Add(started_, lag);

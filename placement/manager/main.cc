@@ -36,11 +36,12 @@ struct Flags {
 };
 
 Task<int> StopAll(GrpcServer* server, PlacementManager* manager) {
+  // First it leads no more: one that hears nobody must not judge by it.
+  co_await manager->Stop();
   const absl::Status stopped = co_await server->Stop();
   if (!stopped.ok()) {
     spdlog::warn("{}", ToText(stopped));
   }
-  co_await manager->Stop();
   co_return 0;
 }
 

@@ -250,6 +250,7 @@ TEST_F(PlacementLeaders, TheStoreAwayForAWhileIsNoReasonToChangeTheLeader) {
   cluster.Run(3s);
   EXPECT_EQ(cluster.Leader(), first);
   EXPECT_EQ(Stored().term, term);
+  EXPECT_FALSE(cluster.events.Has("member_dead")) << "it did not hear them, and may not judge them";
 }
 
 TEST_F(PlacementLeaders, ALeaderCutFromTheStoreIsReplacedAndNeverTwoAnswer) {
