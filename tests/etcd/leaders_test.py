@@ -33,7 +33,7 @@ def cluster(etcd):
 def goes_on(job):
     """A commit that is newer than all that was told."""
     told = job.told()
-    until("a newer commit", lambda: job.told() > told, 30)
+    until("a newer commit, or an error", lambda: job.told() > told or any(r.all("failed") for r in job.ranks), 30)
     for rank in job.ranks:
         assert not rank.all("failed"), rank.story()
 
