@@ -43,7 +43,7 @@ def main():
     elected, joined, committed, plain = [], [], [], []
     with Etcd("debian", 3) as etcd, ManagedCluster(etcd) as made:
         until("all servers joined", made.all_alive, 30)
-        with Incarnation("bench", made.sockets, 2) as job:
+        with Incarnation("bench", made.sockets, 2, "--in-flight", 1) as job:
             job.ranks[0].await_event("committed")
             for _ in range(rounds):
                 told, began = job.told(), time.monotonic()

@@ -76,6 +76,7 @@ class PowerCuts:
         moment = time.monotonic() + self.draw.random() * MOMENT_MAX_S
         names = [server["name"] for server in self.cluster.servers] + (["placement"] if with_manager else [])
         processes = [self.cluster.process(name) for name in names]
+        processes += [server["keeper"] for server in self.cluster.servers if is_alive(server["keeper"])]
         while time.monotonic() < moment:
             pass
         for process in processes:

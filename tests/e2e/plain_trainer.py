@@ -32,6 +32,7 @@ def parse_args():
     parser.add_argument("--bytes", type=int, default=4 << 20)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--timeout-s", type=float, default=30.0)
+    parser.add_argument("--in-flight", type=int, default=2, help="saves whose commit is not told yet")
     return parser.parse_args()
 
 
@@ -96,7 +97,7 @@ class Rank:
         for number in range(1, self.args.steps + 1):
             step = first + number
             pending.append((step, self.save(step, number)))
-            if len(pending) > 1:  # the commit of a step overlaps the save of the next
+            if len(pending) >= self.args.in_flight:  # the commit of a step overlaps the save of the next
                 self.settle(*pending.popleft())
         while pending:
             self.settle(*pending.popleft())
