@@ -105,7 +105,12 @@ class Cluster:
         return json.loads(done.stdout) if "json" in arguments else {}
 
     def processes(self) -> list[int]:
-        return [self.placement, *(server["pid"] for server in self.servers)]
+        return [self.placement, *(pid for server in self.servers for pid in self.host(server))]
+
+    @staticmethod
+    def host(server: dict) -> list[int]:
+        """The processes that die with a server's host: the server, and the keeper of its memory."""
+        return [pid for pid in (server["pid"], server["keeper"]["pid"]) if pid > 0]
 
     def await_persisted(self) -> int:
         """The newest step of the job on disk."""
@@ -208,7 +213,7 @@ def main_job(args: argparse.Namespace, cluster: Cluster, started: list[Trainers]
     cut = train("cut", [first, second])
     cut.await_save(args.kill_at)
     killed_at, began = time.time(), time.monotonic()
-    for pid in (first["pid"], *(p.pid for p in cut.processes)):
+    for pid in (*cluster.host(first), *(p.pid for p in cut.processes)):
         os.kill(pid, signal.SIGKILL)
     say(f"killed {first['name']}, rank 0 and rank 1 in a save, at step {args.kill_at}")
     detect_s = cluster.await_death(first, began)
