@@ -254,12 +254,11 @@ Task<absl::Status> Recovery::CheckCommitted(const FormerObject& former, Identity
   co_return absl::OkStatus();
 }
 
-Task<absl::Status> Recovery::Hash(std::shared_ptr<Object> object) {
+Task<void> Recovery::Hash(std::shared_ptr<Object> object) {
   for (uint32_t chunk = 0; chunk < object->chunks(); ++chunk) {
     object->SetPresent(chunk, Xxh3_128(object->Chunk(chunk)));
     co_await seams_.loop->Yield();
   }
-  co_return absl::OkStatus();
 }
 
 Task<void> Recovery::Verify(ObjectTable* objects, Identity* identity) {

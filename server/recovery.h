@@ -69,7 +69,7 @@ class Recovery {
   std::vector<FormerObject> Assemble();
   bool Claim(const std::vector<uint32_t>& extents, FormerObject* object) const;
   Task<absl::Status> CheckCommitted(const FormerObject& former, Identity* identity);
-  Task<absl::Status> Hash(std::shared_ptr<Object> object);
+  Task<void> Hash(std::shared_ptr<Object> object);
   static Task<void> GiveLater(Keeper* keeper, KeptItem item);
 
   const ServerSeams seams_;
