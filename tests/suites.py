@@ -48,7 +48,7 @@ SUITES = (
     Suite("crash", "pytest", "release", 8, "tests/crash"),
     Suite("faults", "pytest", "release", 6, "tests/faults"),
     Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
-    Suite("asan", "ctest", "asan", 7, "tests/unit", labels="^unit$", names="^(common|transport|sim)_"),
+    Suite("asan", "ctest", "asan", 4, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim)_"),
     Suite("tsan", "ctest", "tsan", 3, "tests/unit", labels="^unit$", names="^(common|transport|client)_"),
     Suite("clang-tidy", "clang-tidy", "release", 2, "tests/tidy"),
 )
