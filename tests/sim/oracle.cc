@@ -12,6 +12,8 @@
 namespace gemel::sim {
 namespace {
 
+constexpr uint64_t kCheckStepsMax = 500'000;  // half a second; beyond it a history is undecided
+
 Random ContentStream(const ShardPlace& place) {
   const std::string who =
       fmt::format("{}/{}/{}/{}", place.job, place.epoch.ToString(), place.world, place.rank);
@@ -230,7 +232,8 @@ void Oracle::CheckContent(const SnapshotId& snapshot, uint32_t world, uint32_t r
 }
 
 void Oracle::CheckCalls() {
-  const Verdict verdict = calls_.Check();
+  const Verdict verdict = calls_.Check({.steps_max = kCheckStepsMax});
+  undecided_ = verdict.answer == Linearisable::kUndecided;
   if (verdict.answer == Linearisable::kNo) {
     Violation("linearisable: " + verdict.text);
   }

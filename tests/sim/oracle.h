@@ -78,6 +78,9 @@ class Oracle {
   // At the end of a run: is there an order of all calls that explains every answer?
   void CheckCalls();
 
+  // Too many calls of unknown outcome: CheckCalls() came to no verdict.
+  bool undecided() const { return undecided_; }
+
   // Bytes of a shard: at least 1, different for epochs, steps and ranks.
   uint64_t ShardBytes(const ShardPlace& place) const;
   static void FillContent(const ShardPlace& place, MutableByteSpan out);
@@ -188,6 +191,7 @@ class Oracle {
   ClusterRecord cluster_record_;
   JobRecorder calls_;
   uint32_t processes_ = 0;
+  bool undecided_ = false;
   uint64_t term_ = 0;                                 // of the newest leader
   std::vector<std::pair<TimePoint, uint32_t>> lost_;  // servers' memories
   std::vector<std::string> violations_;

@@ -30,6 +30,7 @@ void VisitNumbers(Totals& totals, Visit&& visit) {
   visit("power_cuts", counts.power_cuts);
   visit("losses_told", counts.losses_told);
   visit("overkill_runs", counts.overkills);
+  visit("histories_undecided", counts.undecided);
 }
 
 void AppendNumber(std::string* text, uint64_t number) {
@@ -157,9 +158,9 @@ std::string TextOf(const CampaignTotals& totals) {
                       NeverReached(counts.buggify, kBuggifyNames));
   text += fmt::format(
       "{} launches, {} commits told, {} restores, {} losses told, {} servers killed, {} persisted, "
-      "{} power cuts, {} runs of overkill\n",
+      "{} power cuts, {} runs of overkill, {} histories of calls undecided\n",
       counts.launches, counts.commits, counts.restores, counts.losses_told, counts.servers_killed,
-      counts.persists, counts.power_cuts, counts.overkills);
+      counts.persists, counts.power_cuts, counts.overkills, counts.undecided);
   text += fmt::format(
       "{} seeds, {} failed, {} events, {} faults, {:.1f} h of virtual time; {} of {} seeds run "
       "twice "

@@ -163,6 +163,7 @@ ScenarioResult Run::Result() {
   counts.servers_killed = strikes_.servers_killed();
   counts.power_cuts = strikes_.power_cuts();
   counts.overkills = oracle_.overkill() ? 1 : 0;
+  counts.undecided = oracle_.undecided() ? 1 : 0;
   for (const std::unique_ptr<SimJob>& job : jobs_) {
     counts.launches += job->launches();
   }
@@ -192,6 +193,7 @@ void ScenarioCounts::Add(const ScenarioCounts& other) {
   power_cuts += other.power_cuts;
   losses_told += other.losses_told;
   overkills += other.overkills;
+  undecided += other.undecided;
   faults.Add(other.faults);
   AddUp(&buggify, other.buggify);
   AddUp(&situations, other.situations);

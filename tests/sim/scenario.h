@@ -31,6 +31,7 @@ struct ScenarioCounts {
   uint64_t power_cuts = 0;
   uint64_t losses_told = 0;
   uint64_t overkills = 0;
+  uint64_t undecided = 0;  // histories of calls that were not judged to the end
   FaultLedger faults;
   BuggifyCounts buggify{};
   SituationCounts situations{};

@@ -97,7 +97,10 @@ Task<void> Launch::Think(uint32_t rank) {
 }
 
 Task<void> Launch::Train(uint32_t rank) {
+  // One call with all its repetitions: each unknown one by itself would double the search.
+  const OperationIndex call = calls_->AcquireEpoch(ranks_[rank].process, plan_.name, token_);
   absl::StatusOr<EpochId> epoch = co_await Acquire(rank);
+  calls_->Acquired(call, epoch);
   if (!epoch.ok()) {
     Fail(rank, epoch.status());
     co_return;
@@ -125,10 +128,8 @@ Task<absl::StatusOr<EpochId>> Launch::Acquire(uint32_t rank) {
   const TimePoint give_up = Add(loop->Now(), kRestoreWithin);
   while (true) {
     const TimePoint deadline = Add(loop->Now(), kCallWithin);
-    const OperationIndex call = calls_->AcquireEpoch(ranks_[rank].process, plan_.name, token_);
     absl::StatusOr<EpochId> epoch =
         co_await ranks_[rank].core->AcquireEpoch(plan_.name, token_, deadline);
-    calls_->Acquired(call, epoch);
     if (epoch.ok()) {
       oracle_->EpochAcquired(plan_.name, *epoch);
       co_return epoch;
