@@ -53,7 +53,9 @@ pb::JoinRequest Membership::JoinRequest(std::set<ShardId>* reported) const {
 
 Task<absl::Status> Membership::JoinOnce() {
   std::set<ShardId> reported;
+  parts_.receipts->Hold(true);
   pb::JoinRequest request = JoinRequest(&reported);
+  request.set_join(++joins_);
   const int persisted = request.persisted_size();
   absl::StatusOr<pb::JoinReply> reply =
       co_await parts_.control->Call<pb::JoinReply>("Join", std::move(request), 0s);
@@ -80,6 +82,7 @@ Task<absl::Status> Membership::JoinOnce() {
       parts_.receipts->Add(*object);
     }
   }
+  parts_.receipts->Hold(false);
   seams_.events->Emit(
       Severity::kInfo, "joined",
       fmt::format("server {} ({}) joined cluster {} with {} sealed objects and {} shards on disk",

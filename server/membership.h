@@ -9,7 +9,8 @@
 // Invariants:
 //   (1) one incarnation for the life of the process; joining again under it replaces what placement
 //       believes of it;
-//   (2) what was sealed while a join was under way is reported by a receipt after it;
+//   (2) what was sealed while a join was under way is reported by a receipt after it, and not before
+//       it was answered;
 //   (3) a placement of another cluster or of an older generation is never obeyed.
 // Errors: Join() retries what may pass; FailedPrecondition and InvalidArgument are final and name
 // the way out.
@@ -90,6 +91,7 @@ class Membership {
   Self self_;
   Fatal fatal_;
   bool joined_ = false;
+  uint64_t joins_ = 0;  // tries of this incarnation
   bool rejoin_ = false;
   absl::StatusCode beaten_ = absl::StatusCode::kOk;  // of the last heartbeat: a change is told
   Duration interval_;

@@ -20,11 +20,16 @@ void Receipts::Add(const Object& object) {
   added_.NotifyAll();
 }
 
+void Receipts::Hold(bool held) {
+  held_ = held;
+  added_.NotifyAll();
+}
+
 Task<void> Receipts::Run(Gate* gate) {
   Gate::Pass pass = gate->Enter();
   RetryDelay delay;
   while (pass && !gate->closed()) {
-    if (pending_.empty()) {
+    if (pending_.empty() || held_) {
       co_await added_.WaitUntil(kTimeNever);
       // Everything that is sealed in this turn goes along.
       co_await seams_.loop->Yield();

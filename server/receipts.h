@@ -8,7 +8,9 @@
 // Invariants:
 //   (1) a receipt is forgotten only when a call that carried it was answered OK, or its object is
 //       no longer here;
-//   (2) at most one call is under way.
+//   (2) at most one call is under way;
+//   (3) none begins while they are held: a receipt that overtakes a join whose inventory does not
+//       name its object would be counted, and then forgotten with the inventory before.
 #pragma once
 
 #include <functional>
@@ -36,6 +38,8 @@ class Receipts {
 
   // REQUIRES: the object is sealed.
   void Add(const Object& object);
+  // From before an inventory is made until placement has taken it.
+  void Hold(bool held);
   Task<void> Run(Gate* gate);
 
   // Ends waits, so that Run() sees its gate.
@@ -53,6 +57,7 @@ class Receipts {
   Retarget retarget_;
   NotMember not_member_;
   std::set<ShardId> pending_;
+  bool held_ = false;
   WaitQueue added_;
 };
 

@@ -160,6 +160,7 @@ class PlacementCore {
   // join.cc, reconcile.cc
   absl::StatusOr<MemberRecord> CheckJoin(const pb::JoinRequest& request) const;
   absl::Status CheckReported(const pb::JoinRequest& request) const;
+  absl::Status CheckNewest(const MemberRecord& record, uint64_t join) const;
   bool CommitCounts(const ServerId& id) const;
   Task<absl::Status> Register(MemberRecord record);
   absl::Status TakeInventory(MemberEntry* member, const pb::JoinRequest& request);

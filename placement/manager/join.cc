@@ -145,11 +145,23 @@ Task<absl::Status> PlacementCore::Register(MemberRecord record) {
   }
   ForgetSoftState(member);
   if (member->record.incarnation != record.incarnation) {
+    member->join = 0;
     DropReadsOf(record.id, member->record.incarnation);
   }
   member->record = std::move(record);
   member->version = cluster_version_;
   co_return absl::OkStatus();
+}
+
+// An inventory that was made before one that was taken since says nothing of now.
+absl::Status PlacementCore::CheckNewest(const MemberRecord& record, uint64_t join) const {
+  const auto found = members_.find(record.id);
+  if (join == 0 || found == members_.end() ||
+      found->second->record.incarnation != record.incarnation || join > found->second->join) {
+    return absl::OkStatus();
+  }
+  return error::Unavailable("server {} has joined since with a newer inventory ({} after {})",
+                            record.name, found->second->join, join);
 }
 
 PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinRequest request) {
@@ -162,6 +174,7 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   const LockHold hold = co_await Lock(&map_lock_);
   GEMEL_CO_ASSIGN_OR_RETURN(MemberRecord record, CheckJoin(request));
   const ServerId id = record.id;
+  GEMEL_CO_RETURN_IF_ERROR(CheckNewest(record, request.join()));
   while (!stopping_ && CommitCounts(id)) {
     Sometimes(Situation::kJoinWaits);
     co_await loop_->Sleep(kCommitWait);
@@ -179,6 +192,7 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   GEMEL_CO_RETURN_IF_ERROR(registered);
   GEMEL_CHECK(member != nullptr && member->alive()) << id.ToShort();
   GEMEL_CO_RETURN_IF_ERROR(TakeInventory(member, request));
+  member->join = request.join();
   member->must_rejoin = false;  // first: what reconciling directs must not be dropped
   Reconcile(member, request);
   member->reported = !member->must_rejoin;

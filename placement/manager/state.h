@@ -95,6 +95,7 @@ struct MemberEntry {
   uint64_t version = 0;   // of its key in the MetaStore
   bool reported = false;  // joined with its inventory since this manager started
   bool must_rejoin = false;
+  uint64_t join = 0;  // number of the join that was taken last, of this incarnation
   bool registering = false;  // of a newer incarnation: receipts of this one count no more
   std::optional<TimePoint> suspect_since;
   TimePoint last_heard{};

@@ -22,9 +22,10 @@ def main() -> None:
     state = folder / "fake.json"
     if command == "up":
         sleepers = [subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=subprocess.DEVNULL,
-                                     stderr=subprocess.DEVNULL).pid for _ in range(4)]
-        servers = [{"id": str(i), "name": f"server-{i}", "pid": pid, "socket": str(folder / "store")}
-                   for i, pid in enumerate(sleepers[1:])]
+                                     stderr=subprocess.DEVNULL).pid for _ in range(7)]
+        servers = [{"id": str(i), "name": f"server-{i}", "pid": pid, "socket": str(folder / "store"),
+                    "keeper": {"pid": keeper}}
+                   for i, (pid, keeper) in enumerate(zip(sleepers[1:4], sleepers[4:], strict=True))]
         facts = {"cluster": "fake", "placement": "127.0.0.1:1", "pids": {"placement": sleepers[0], "servers": servers}}
         state.write_text(json.dumps(facts))
         print(json.dumps(facts))
@@ -39,7 +40,7 @@ def main() -> None:
         names = [snapshot["name"] for snapshot in kept if snapshot["committed"]]
         print(json.dumps({"jobs": [{"job": "quickstart", "persisted": names[-1] if names else ""}]}))
     elif command == "down":
-        for pid in [facts["pids"]["placement"], *(s["pid"] for s in servers)]:
+        for pid in [facts["pids"]["placement"], *(p for s in servers for p in (s["pid"], s["keeper"]["pid"]))]:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
 

@@ -109,6 +109,27 @@ TEST_F(PlacementMembers, NewIncarnationSupersedesTheOldOneForEver) {
   EXPECT_THAT(refused.status().ToString(), HasSubstr("superseded"));
 }
 
+TEST_F(PlacementMembers, AnInventoryThatArrivesAfterANewerOneIsNotTaken) {
+  pb::JoinRequest join;
+  *join.mutable_caller() = cluster.CallerOf(cluster.server(1));
+  join.set_name(cluster.server(1).name);
+  join.set_domain(cluster.server(1).domain);
+  join.set_data_address(cluster.server(1).address);
+  join.set_capacity_bytes(cluster.server(1).capacity);
+  join.set_generation(cluster.server(1).generation);
+  join.set_join(2);
+  ASSERT_TRUE(cluster.Call<pb::JoinReply>("Join", join).ok());
+  join.set_join(1);
+  const auto late = cluster.Call<pb::JoinReply>("Join", join);
+  EXPECT_EQ(late.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(late.status().ToString(), HasSubstr("newer inventory (2 after 1)"));
+  cluster.KillServer(1, false);
+  cluster.RestartServer(1);
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  join.mutable_caller()->set_incarnation(cluster.server(1).incarnation.ToBytes());
+  EXPECT_TRUE(cluster.Call<pb::JoinReply>("Join", join).ok()) << "an incarnation counts its own";
+}
+
 TEST_F(PlacementMembers, AnotherVersionOrClusterIsRefusedWithBothNamed) {
   pb::GetStatusRequest request;
   request.mutable_caller()->set_protocol_version(99);

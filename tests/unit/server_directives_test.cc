@@ -405,6 +405,18 @@ TEST(Receipts, JoinsAgainWhenPlacementDoesNotKnowTheServer) {
   EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
 }
 
+TEST(Receipts, WaitForTheAnswerToAJoinWhoseInventoryCameBeforeThem) {
+  Running r;
+  r.fake().no_holders = {"server-1", "server-2"};
+  r.fake().failures["Join"].assign(8, absl::UnavailableError("not now"));
+  r.fake().named("server-0").rejoin = true;
+  const uint32_t asked = r.fake().calls["Join"];
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().calls["Join"] > asked; }, 2s));
+  ASSERT_TRUE(r.client.Save("7", 0, 1, kBytes).ok());
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().calls["ReportReceipts"] > 0; }, 30s));
+  EXPECT_EQ(r.fake().named("server-0").joins, 2U) << "the receipt overtook the join";
+}
+
 TEST(Receipts, PassOnTheHoldersThatPlacementWantsNow) {
   Running r;
   r.fake().no_holders = {"server-1", "server-2"};
