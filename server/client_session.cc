@@ -37,6 +37,7 @@ void ClientSession::Close(const absl::Status& why) {
 }
 
 void ClientSession::EndWork(const std::string& why) {
+  ended_ = true;
   for (const std::shared_ptr<Upload>& upload : parts_.uploads->OfClient(client_)) {
     if (upload->sealing) {
       continue;  // all of its bytes are here: the save may still commit
@@ -94,6 +95,9 @@ ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {
   if (!hello_done_) {
     co_return error::FailedPrecondition("a client says hello first; frame type {} came",
                                         static_cast<int>(type));
+  }
+  if (ended_) {
+    co_return error::Cancelled("the client left before its request was looked at");
   }
   switch (type) {
     GEMEL_CLIENT_CASE_(AcquireEpoch)

@@ -37,12 +37,13 @@ Task<void> PlacementCore::AbortDurably(std::shared_ptr<Attempt> attempt) {
       }
       Txn txn;
       txn.deletes.push_back(OpenKey(id.job, id.sequence));
+      txn.puts.push_back(EndedPut(*job, {EndedOf(*attempt)}));
       const absl::Status written = co_await WriteJob(job, job->record, std::move(txn));
       if (written.ok()) {
         Reach(CrashPoint::kAbortDurable);
         GEMEL_CHECK(attempt->state == AttemptState::kAborting) << id.ToString();
         attempt->state = AttemptState::kAborted;
-        Finish(job, *attempt, false);
+        TellAborted(job, *attempt);
         job->attempts.erase(id.sequence);
         DropStagingEverywhere(id, MessageOf(attempt->why));
         attempt->changed.NotifyAll();

@@ -299,17 +299,4 @@ void PlacementCore::Consider(const std::shared_ptr<Attempt>& attempt) {
   }
 }
 
-void PlacementCore::Finish(Job* job, const Attempt& attempt, bool committed) {
-  Finished finished{.id = attempt.id(), .committed = committed, .why = attempt.why};
-  GEMEL_CHECK(committed || !finished.why.ok()) << attempt.id().ToString();
-  job->finished.push_back(std::move(finished));
-  if (job->finished.size() > kFinishedMax) {
-    job->finished.pop_front();
-  }
-  if (!committed) {
-    aborts_.Add(1);
-    Emit(Severity::kWarning, "save_aborted", ToText(attempt.why));
-  }
-}
-
 }  // namespace gemel

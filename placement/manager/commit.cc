@@ -204,15 +204,7 @@ void PlacementCore::Tell(Job* job, Committed* snapshot) {
     DropEverywhere(old);
   }
   snapshot->replaced.clear();
-  Finished finished{.id = id,
-                    .committed = true,
-                    .copies = snapshot->fewest,
-                    .full = snapshot->full,
-                    .root = snapshot->record.manifest_root};
-  job->finished.push_back(std::move(finished));
-  if (job->finished.size() > kFinishedMax) {
-    job->finished.pop_front();
-  }
+  Remember(job, EndedOf(*snapshot));
   Emit(snapshot->full ? Severity::kInfo : Severity::kWarning,
        snapshot->full ? "snapshot_committed" : "snapshot_committed_redundancy_low",
        fmt::format("{}: {} ranks, {} bytes, {} copies of {}", id.ToString(),
@@ -221,35 +213,6 @@ void PlacementCore::Tell(Job* job, Committed* snapshot) {
   job->changed.NotifyAll();
   ConsiderPersist(job, snapshot);
   MaintainSoon(job);
-}
-
-// True when the answer is final.
-absl::StatusOr<bool> PlacementCore::FillEnded(const Job& job, const SnapshotId& id,
-                                              pb::AwaitCommitReply* reply) const {
-  const auto found = job.snapshots.find(OrderOf(id.epoch, id.sequence));
-  if (found != job.snapshots.end() && found->second.record.snapshot == id) {
-    const Committed& snapshot = found->second;
-    reply->set_state(snapshot.told ? pb::SNAPSHOT_COMMITTED : pb::SNAPSHOT_OPEN);
-    reply->set_redundancy_full(snapshot.full);
-    reply->set_copies(snapshot.fewest);
-    reply->set_root(DigestToBytes(snapshot.record.manifest_root));
-    reply->set_why(snapshot.told ? "" : "the commit record is on its way to the holders' disks");
-    return snapshot.told;
-  }
-  for (const Finished& finished : job.finished) {
-    if (finished.id != id) {
-      continue;
-    }
-    reply->set_state(finished.committed ? pb::SNAPSHOT_COMMITTED : pb::SNAPSHOT_ABORTED);
-    reply->set_redundancy_full(finished.full);
-    reply->set_copies(finished.copies);
-    reply->set_root(finished.committed ? DigestToBytes(finished.root) : std::string());
-    reply->set_why(std::string(MessageOf(finished.why)));
-    reply->set_code(static_cast<uint32_t>(finished.why.code()));
-    return true;
-  }
-  return error::NotFound("{} is neither open nor kept: it was retired or aborted; read `latest`",
-                         id.ToString());
 }
 
 void PlacementCore::FillOpen(Attempt* attempt, uint32_t rank, pb::AwaitCommitReply* reply) {

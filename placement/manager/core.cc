@@ -200,6 +200,17 @@ absl::StatusOr<MemberEntry*> PlacementCore::FindPresent(const pb::Caller& caller
   return member;
 }
 
+// The server that asks for its client. One that has to join again does so by itself, and the client
+// is none the worse: asking again is all it takes.
+absl::StatusOr<MemberEntry*> PlacementCore::AskingFor(const pb::Caller& caller,
+                                                      std::string_view job, std::string_view name) {
+  const absl::StatusOr<MemberEntry*> asking = FindPresent(caller);
+  if (asking.status().code() == absl::StatusCode::kFailedPrecondition) {
+    return error::Unavailable("{}@{} waits: {}", job, name, MessageOf(asking.status()));
+  }
+  return asking;
+}
+
 TimePoint PlacementCore::HoldUntil(uint32_t wait_ms) const {
   const Duration wait = std::chrono::milliseconds(Buggify(BuggifySite::kPollShort) ? 1 : wait_ms);
   return Add(loop_->Now(), wait < options_.wait_max ? wait : options_.wait_max);

@@ -118,6 +118,8 @@ class PlacementCore {
   absl::StatusOr<MemberEntry*> Present(const pb::Caller& caller);
   // The same without Heard(): for a call that is held, which is no sign of life.
   absl::StatusOr<MemberEntry*> FindPresent(const pb::Caller& caller);
+  absl::StatusOr<MemberEntry*> AskingFor(const pb::Caller& caller, std::string_view job,
+                                         std::string_view name);
   TimePoint HoldUntil(uint32_t wait_ms) const;
   void Emit(Severity severity, std::string_view name, std::string text);
   void SpawnInside(Task<void> task);
@@ -131,6 +133,7 @@ class PlacementCore {
   // load.cc
   Task<absl::Status> LoadMembers();
   Task<absl::Status> LoadJobs();
+  Task<absl::Status> LoadEnded();
   Task<absl::Status> LoadTokens();
   Task<absl::Status> LoadOpens();
   Task<absl::Status> LoadSnapshots();
@@ -201,7 +204,6 @@ class PlacementCore {
   // open.cc, admit.cc
   absl::Status CheckOpen(const pb::OpenRequest& request) const;
   absl::Status CheckSame(const Attempt& attempt, const pb::OpenRequest& request) const;
-  absl::StatusOr<MemberEntry*> OwnerOf(const pb::OpenRequest& request);
   absl::Status CheckNameFree(const Job& job, const pb::OpenRequest& request) const;
   std::shared_ptr<Attempt> FindOpen(const Job& job, const std::string& name) const;
   std::string BusyReason(const Job& job) const;
@@ -235,7 +237,6 @@ class PlacementCore {
   bool AllHoldersAnswered(const Attempt& attempt);
   std::string Missing(const Attempt& attempt) const;
   void Consider(const std::shared_ptr<Attempt>& attempt);
-  void Finish(Job* job, const Attempt& attempt, bool committed);
 
   // receipts.cc
   absl::Status TakeReceipt(MemberEntry* holder, const pb::HeldObject& object);
@@ -243,6 +244,18 @@ class PlacementCore {
                             const ShardId& shard, const HeldCopy& copy);
   void FillRetargets(const MemberEntry& owner, pb::ReportReceiptsReply* reply);
   void FillRetargetsOf(Attempt* attempt, const ServerId& owner, pb::ReportReceiptsReply* reply);
+
+  // ended.cc
+  static Finished EndedOf(const Attempt& attempt);
+  static Finished EndedOf(const Committed& snapshot);
+  static Finished EndedOf(const Job& job, const EndedSave& save);
+  static std::pair<std::string, std::string> EndedPut(const Job& job,
+                                                      const std::vector<Finished>& now);
+  static void Remember(Job* job, Finished finished);
+  void TellAborted(Job* job, const Attempt& attempt);
+  absl::Status CheckNotPassedOver(const Job& job, const SnapshotId& id) const;
+  absl::StatusOr<bool> FillEnded(const Job& job, const SnapshotId& id,
+                                 pb::AwaitCommitReply* reply) const;
 
   // commit.cc
   Task<void> Commit(std::shared_ptr<Attempt> attempt);
@@ -253,8 +266,6 @@ class PlacementCore {
   void StoreCommitAt(MemberEntry* member, Committed* snapshot);
   void CountRecords(Job* job, Committed* snapshot);
   void Tell(Job* job, Committed* snapshot);
-  absl::StatusOr<bool> FillEnded(const Job& job, const SnapshotId& id,
-                                 pb::AwaitCommitReply* reply) const;
   void FillOpen(Attempt* attempt, uint32_t rank, pb::AwaitCommitReply* reply);
 
   // abort.cc

@@ -8,6 +8,13 @@
 #include "placement/manager/core.h"
 
 namespace gemel {
+namespace {
+
+absl::Status SupersededBy(const EpochId& epoch, const SnapshotId& open) {
+  return error::FailedPrecondition("{}: epoch {} superseded it", open.ToString(), epoch.ToString());
+}
+
+}  // namespace
 
 absl::Status PlacementCore::CheckEpoch(const Job& job, const EpochId& epoch,
                                        const EpochToken& token) const {
@@ -37,9 +44,14 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   Txn txn;
   txn.puts.emplace_back(TokenKey(job->name, token), EncodeStored(TokenRecord{record.epoch}));
   std::vector<std::shared_ptr<Attempt>> ended;
+  std::vector<Finished> finished;
   for (auto& [sequence, attempt] : job->attempts) {
     txn.deletes.push_back(OpenKey(job->name, sequence));
     ended.push_back(attempt);
+    finished.push_back({.id = attempt->id(), .why = SupersededBy(record.epoch, attempt->id())});
+  }
+  if (!finished.empty()) {
+    txn.puts.push_back(EndedPut(*job, finished));
   }
   const absl::Status written = co_await WriteJob(job, record, std::move(txn));
   GEMEL_CO_RETURN_IF_ERROR(written);
@@ -51,9 +63,8 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   for (const std::shared_ptr<Attempt>& attempt : ended) {
     Sometimes(Situation::kEpochEndsSave);
     attempt->state = AttemptState::kAborted;
-    attempt->why = error::FailedPrecondition("{}: epoch {} superseded it", attempt->id().ToString(),
-                                             record.epoch.ToString());
-    Finish(job, *attempt, false);
+    attempt->why = SupersededBy(record.epoch, attempt->id());
+    TellAborted(job, *attempt);
     job->attempts.erase(attempt->id().sequence);
     attempt->changed.NotifyAll();
     DropStagingEverywhere(attempt->id(), "a newer epoch");

@@ -12,6 +12,8 @@
 namespace gemel {
 namespace {
 
+constexpr auto kStatusCodeMax = static_cast<uint32_t>(absl::StatusCode::kUnauthenticated);
+
 // DataLoss unless a value is one that a manager writes under that key: what is believed here is
 // indexed, counted and made into keys later on.
 absl::Status CheckStored(bool sound, const std::string& key) {
@@ -38,6 +40,11 @@ bool IsSound(const OpenRecord& record) {
          record.copies <= model::kCopiesMax && record.min_copies > 0 &&
          record.min_copies <= record.copies && record.level > 0 &&
          record.deadline_ms <= std::numeric_limits<uint32_t>::max();
+}
+
+bool IsSound(const EndedSave& save) {
+  return model::CheckSnapshotName(save.name).ok() && !save.epoch.IsNone() && save.sequence > 0 &&
+         save.committed == (save.code == 0) && save.code <= kStatusCodeMax;
 }
 
 }  // namespace
@@ -81,6 +88,7 @@ Task<absl::Status> PlacementCore::Load() {
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadMembers());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadDrains());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadJobs());
+    GEMEL_CO_RETURN_IF_ERROR(co_await LoadEnded());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadTokens());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadOpens());
     GEMEL_CO_RETURN_IF_ERROR(co_await LoadSnapshots());
@@ -146,6 +154,25 @@ Task<absl::Status> PlacementCore::LoadJobs() {
                                          key));
     job->version = value.version;
     jobs_.emplace(name, std::move(job));
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> PlacementCore::LoadEnded() {
+  const absl::StatusOr<std::vector<KeyValue>> listed = co_await seams_.store->List(kEndedPrefix);
+  GEMEL_CO_RETURN_IF_ERROR(listed.status());
+  for (const auto& [key, value] : *listed) {
+    GEMEL_CO_ASSIGN_OR_RETURN(Job * job, JobOfKey(key, kEndedPrefix));
+    GEMEL_CO_ASSIGN_OR_RETURN(const EndedRecord record,
+                              DecodeStored<EndedRecord>(key, value.value));
+    GEMEL_CO_RETURN_IF_ERROR(CheckStored(EndedKey(job->name) == key, key));
+    for (const EndedSave& save : record.saves) {
+      GEMEL_CO_RETURN_IF_ERROR(CheckStored(IsSound(save), key));
+      if (save.epoch == job->record.epoch) {
+        job->attempt_of_name[save.name] = std::max(job->attempt_of_name[save.name], save.attempt);
+      }
+      Remember(job, EndedOf(*job, save));
+    }
   }
   co_return absl::OkStatus();
 }

@@ -71,17 +71,6 @@ absl::Status PlacementCore::CheckSame(const Attempt& attempt,
   return absl::OkStatus();
 }
 
-// The server that asks for its client. One that has to join again does so by itself, and the client
-// is none the worse: asking again is all it takes.
-absl::StatusOr<MemberEntry*> PlacementCore::OwnerOf(const pb::OpenRequest& request) {
-  const absl::StatusOr<MemberEntry*> owner = FindPresent(request.caller());
-  if (owner.status().code() == absl::StatusCode::kFailedPrecondition) {
-    return error::Unavailable("{}@{} waits: {}", request.job(), request.name(),
-                              MessageOf(owner.status()));
-  }
-  return owner;
-}
-
 std::shared_ptr<Attempt> PlacementCore::FindOpen(const Job& job, const std::string& name) const {
   for (const auto& [sequence, attempt] : job.attempts) {
     if (attempt->id().name == name) {
@@ -285,7 +274,8 @@ PlacementCore::Answer<bool> PlacementCore::OpenOnce(Job* job, const pb::OpenRequ
     co_return attempt->why;
   }
   GEMEL_CO_RETURN_IF_ERROR(CheckSame(*attempt, *request));
-  GEMEL_CO_ASSIGN_OR_RETURN(MemberEntry * owner, OwnerOf(*request));
+  GEMEL_CO_ASSIGN_OR_RETURN(MemberEntry * owner,
+                            AskingFor(request->caller(), request->job(), request->name()));
   std::string reason;
   const absl::StatusOr<bool> taken = TakeRank(attempt.get(), owner, *request, &reason);
   if (taken.status().code() == absl::StatusCode::kResourceExhausted) {
@@ -303,7 +293,8 @@ PlacementCore::Answer<bool> PlacementCore::OpenOnce(Job* job, const pb::OpenRequ
 PlacementCore::Answer<pb::OpenReply> PlacementCore::Open(CallPtr call, pb::OpenRequest request) {
   GEMEL_CO_RETURN_IF_ERROR(CheckServing());
   GEMEL_CO_RETURN_IF_ERROR(CheckOpen(request));
-  GEMEL_CO_ASSIGN_OR_RETURN(MemberEntry * asking, OwnerOf(request));
+  GEMEL_CO_ASSIGN_OR_RETURN(MemberEntry * asking,
+                            AskingFor(request.caller(), request.job(), request.name()));
   Heard(asking);
   GEMEL_CO_ASSIGN_OR_RETURN(const EpochToken token, EpochToken::FromBytes(request.token()));
   GEMEL_CO_ASSIGN_OR_RETURN(Job * job, KnownJob(request.job()));

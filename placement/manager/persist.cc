@@ -207,11 +207,17 @@ void PlacementCore::PersistShardDone(const ShardId& shard, uint64_t run, const H
   const auto found = job->snapshots.find(order);
   if (found == job->snapshots.end() || !found->second.persist.has_value() ||
       found->second.persist->number != run) {
+    // Given up meanwhile. The server was told to drop it, unless it had other shards of it; but the
+    // two directives may have run in any order.
+    const bool again = found != job->snapshots.end() && found->second.persist.has_value() &&
+                       found->second.persist->writing.contains(std::pair(shard.rank, server));
     const auto kept = member->disk.find(KeyOf(shard.snapshot));
     if (result.code() == 0 && kept != member->disk.end()) {
       kept->second[shard.rank] = copy;
+    } else if (result.code() == 0 && !again) {
+      DropPersistedAt(member, shard.snapshot);
     }
-    return;  // given up meanwhile: the server was told to drop it, unless it had other shards of it
+    return;
   }
   const std::pair<uint32_t, ServerId> from{shard.rank, server};
   found->second.persist->writing.erase(from);

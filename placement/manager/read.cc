@@ -43,7 +43,9 @@ PlacementCore::Choice PlacementCore::ChooseForRead(Job* job, const std::string& 
 // True when `reply` is the answer; false: reply->progress() says for what to wait.
 absl::StatusOr<bool> PlacementCore::ReadOnce(Job* job, const pb::BeginReadRequest& request,
                                              pb::BeginReadReply* reply) {
-  GEMEL_ASSIGN_OR_RETURN(MemberEntry * reader, Present(request.caller()));
+  GEMEL_ASSIGN_OR_RETURN(MemberEntry * reader,
+                         AskingFor(request.caller(), request.job(), request.name()));
+  Heard(reader);
   GEMEL_ASSIGN_OR_RETURN(const ReadId id, ReadId::FromBytes(request.read_id()));
   auto read = reads_.find(id);
   if (read == reads_.end()) {

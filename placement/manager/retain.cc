@@ -60,8 +60,21 @@ void PlacementCore::SetLeaving(Job* job, const std::vector<model::SnapshotOrder>
 Task<absl::Status> PlacementCore::WriteLeaving(Job* job, JobRecord record, Txn more,
                                                std::vector<model::SnapshotOrder> leaving) {
   SetLeaving(job, leaving, true);
+  std::vector<Finished> ended;
+  ended.reserve(leaving.size());
+  for (const model::SnapshotOrder& order : leaving) {
+    ended.push_back(EndedOf(job->snapshots.at(order)));
+  }
+  if (!ended.empty()) {
+    more.puts.push_back(EndedPut(*job, ended));
+  }
   const absl::Status written = co_await WriteJob(job, record, std::move(more));
   SetLeaving(job, leaving, false);
+  if (written.ok()) {
+    for (Finished& one : ended) {
+      Remember(job, std::move(one));
+    }
+  }
   co_return written;
 }
 

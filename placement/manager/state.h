@@ -35,6 +35,7 @@ inline constexpr size_t kDirectivesMax = 32'768;        // queued for one member
 inline constexpr size_t kDirectivesReplyMax = 256;      // in one reply
 inline constexpr size_t kDirectiveBytesMax = 8u << 20;  // in one reply
 inline constexpr size_t kFinishedMax = 64;  // ended attempts of a job that are remembered
+inline constexpr size_t kEndedStored = 16;  // those of them that the store keeps
 inline constexpr size_t kNamesMax = 4096;   // names of an epoch, and skips, that are remembered
 inline constexpr size_t kPullsMax = 8;      // repairs under way to one member
 inline constexpr size_t kPullsCalmMax = 4;  // those of them that are not urgent
@@ -95,7 +96,7 @@ struct MemberEntry {
   uint64_t version = 0;   // of its key in the MetaStore
   bool reported = false;  // joined with its inventory since this manager started
   bool must_rejoin = false;
-  uint64_t join = 0;  // number of the join that was taken last, of this incarnation
+  uint64_t join = 0;         // number of the join that was taken last, of this incarnation
   bool registering = false;  // of a newer incarnation: receipts of this one count no more
   std::optional<TimePoint> suspect_since;
   TimePoint last_heard{};

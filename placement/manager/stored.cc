@@ -45,6 +45,8 @@ std::string PersistedKey(const std::string& job, const EpochId& epoch, uint64_t 
 
 std::string RestoreKey(const std::string& job) { return kRestorePrefix + job; }
 
+std::string EndedKey(const std::string& job) { return kEndedPrefix + job; }
+
 std::string DrainKey(const ServerId& id) { return kDrainPrefix + id.ToHex(); }
 
 template <typename Record>
@@ -78,6 +80,7 @@ template std::string EncodeStored(const JobRecord&);
 template std::string EncodeStored(const TokenRecord&);
 template std::string EncodeStored(const OpenRecord&);
 template std::string EncodeStored(const RestoreRecord&);
+template std::string EncodeStored(const EndedRecord&);
 template absl::StatusOr<LeaderRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<BeatRecord> DecodeStored(const std::string&, const std::string&);
 template std::string EncodeStored(const DrainRecord&);
@@ -87,6 +90,7 @@ template absl::StatusOr<JobRecord> DecodeStored(const std::string&, const std::s
 template absl::StatusOr<TokenRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<OpenRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<RestoreRecord> DecodeStored(const std::string&, const std::string&);
+template absl::StatusOr<EndedRecord> DecodeStored(const std::string&, const std::string&);
 template absl::StatusOr<DrainRecord> DecodeStored(const std::string&, const std::string&);
 
 }  // namespace gemel

@@ -15,6 +15,9 @@
 //   snapshot/<job>/<epoch>/<sequence>     CommitRecord, as placement/model/records.h writes it
 //   persisted/<job>/<epoch>/<sequence>    the same record: PERSISTED, every shard is on disk
 //   restore/<job>                         RestoreRecord of the job's newest epoch
+//   ended/<job>                           EndedRecord: how the last saves that are gone from the
+//   two
+//                                         above ended
 //   drain/<server id>                     DrainRecord: a person wants the server empty
 //
 // Thread safety: values and pure functions.
@@ -202,6 +205,41 @@ struct RestoreRecord {
   }
 };
 
+// A save that was aborted, or whose snapshot was retired: a rank that asks is told, whoever leads.
+struct EndedSave {
+  static constexpr std::string_view kName = "ended save";
+  EpochId epoch;
+  uint64_t sequence = 0;
+  std::string name;
+  uint32_t attempt = 0;
+  bool committed = false;
+  uint32_t code = 0;  // of absl::StatusCode: why it was aborted
+  std::string why;
+  uint32_t copies = 0;
+  bool full = false;
+  Digest128 root;
+
+  static void Fields(auto& m, auto&& field) {
+    field("epoch", m.epoch);
+    field("sequence", m.sequence);
+    field("name", m.name);
+    field("attempt", m.attempt);
+    field("committed", m.committed);
+    field("code", m.code);
+    field("why", m.why);
+    field("copies", m.copies);
+    field("full", m.full);
+    field("root", m.root);
+  }
+};
+
+struct EndedRecord {
+  static constexpr std::string_view kName = "ended record";
+  std::vector<EndedSave> saves;  // newest last
+
+  static void Fields(auto& m, auto&& field) { field("saves", m.saves); }
+};
+
 struct DrainRecord {
   static constexpr std::string_view kName = "drain record";
   ServerId server;
@@ -223,6 +261,7 @@ inline constexpr const char* kOpenPrefix = "open/";
 inline constexpr const char* kSnapshotPrefix = "snapshot/";
 inline constexpr const char* kPersistedPrefix = "persisted/";
 inline constexpr const char* kRestorePrefix = "restore/";
+inline constexpr const char* kEndedPrefix = "ended/";
 inline constexpr const char* kDrainPrefix = "drain/";
 
 std::string MemberKey(const ServerId& id);
@@ -232,6 +271,7 @@ std::string OpenKey(const std::string& job, uint64_t sequence);
 std::string StoredSnapshotKey(const std::string& job, const EpochId& epoch, uint64_t sequence);
 std::string PersistedKey(const std::string& job, const EpochId& epoch, uint64_t sequence);
 std::string RestoreKey(const std::string& job);
+std::string EndedKey(const std::string& job);
 std::string DrainKey(const ServerId& id);
 
 // Version byte and fields. DecodeStored: DataLoss naming the key; FailedPrecondition for another

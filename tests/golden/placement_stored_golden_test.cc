@@ -177,6 +177,36 @@ TEST(StoredGolden, OpenRecord) {
                    "42434445");                        // persist_keep
 }
 
+TEST(StoredGolden, EndedRecord) {
+  EndedRecord m;
+  m.saves.resize(1);
+  m.saves[0].epoch = {0x0807060504030201, 0x100f0e0d0c0b0a09};
+  m.saves[0].sequence = 0x1817161514131211;
+  m.saves[0].name = "s0";
+  m.saves[0].attempt = 0x1c1b1a19;
+  m.saves[0].committed = true;
+  m.saves[0].code = 0x201f1e1d;
+  m.saves[0].why = "full";
+  m.saves[0].copies = 0x24232221;
+  m.saves[0].full = true;
+  m.saves[0].root = {0x2c2b2a2928272625, 0x34333231302f2e2d};
+  ExpectStored(m,
+               "03"                                // format version
+               "01000000"                          // saves
+               "0102030405060708090a0b0c0d0e0f10"  // epoch
+               "1112131415161718"                  // sequence
+               "02000000"
+               "7330"      // name
+               "191a1b1c"  // attempt
+               "01"        // committed
+               "1d1e1f20"  // code
+               "04000000"
+               "66756c6c"                            // why
+               "21222324"                            // copies
+               "01"                                  // full
+               "25262728292a2b2c2d2e2f3031323334");  // root
+}
+
 TEST(StoredGolden, DrainRecord) {
   DrainRecord m;
   m.server = IdOf<ServerId>(0x01);

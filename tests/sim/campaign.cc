@@ -32,7 +32,9 @@ double NowS() {
   return std::chrono::duration<double>(since).count();
 }
 
-// One seed, in a worker. The first line is the totals, then a violation a line.
+constexpr char kEnd = '\0';  // of the totals, and of each violation: they may have many lines
+
+// One seed, in a worker: the totals, then the violations.
 std::string AnswerFor(ScenarioOptions options, uint64_t seed) {
   options.seed = seed;
   const ScenarioResult result = RunScenario(options);
@@ -42,7 +44,7 @@ std::string AnswerFor(ScenarioOptions options, uint64_t seed) {
   totals.counts = result.counts;
   std::string violations;
   for (const std::string& violation : result.violations) {
-    violations += violation + "\n";
+    violations += violation + kEnd;
   }
   if (seed % kRerunEvery == 0) {
     totals.reruns = 1;
@@ -50,11 +52,11 @@ std::string AnswerFor(ScenarioOptions options, uint64_t seed) {
     if (again != result.history_hash) {
       totals.mismatches = 1;
       totals.failed = 1;
-      violations += fmt::format("not deterministic: hash {:016x}, run again {:016x}\n",
-                                result.history_hash, again);
+      violations += fmt::format("not deterministic: hash {:016x}, run again {:016x}{}",
+                                result.history_hash, again, kEnd);
     }
   }
-  return EncodeTotals(totals) + "\n" + violations;
+  return EncodeTotals(totals) + kEnd + violations;
 }
 
 bool WriteAll(int fd, const void* data, size_t bytes) {
@@ -219,7 +221,7 @@ void Campaign::Take(Worker* worker) {
     answer.resize(bytes);
     whole = ReadAll(worker->answers, answer.data(), answer.size());
   }
-  const size_t end = answer.find('\n');
+  const size_t end = answer.find(kEnd);
   const absl::StatusOr<CampaignTotals> totals =
       DecodeTotals(std::string_view(answer).substr(0, end));
   if (!whole || !totals.ok()) {
@@ -229,7 +231,7 @@ void Campaign::Take(Worker* worker) {
   totals_.Add(*totals);
   std::string_view rest = std::string_view(answer).substr(end + 1);
   while (!rest.empty()) {
-    const size_t line = rest.find('\n');
+    const size_t line = rest.find(kEnd);
     Report(*worker->seed, std::string(rest.substr(0, line)));
     rest.remove_prefix(line + 1);
   }

@@ -7,6 +7,8 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "server/keeper/keeper_link.h"
+#include "server/keeper/keeper_service.h"
 #include "transport/control/failover_channel.h"
 
 namespace gemel::sim {
@@ -25,6 +27,14 @@ std::string IncarnationIn(std::string_view text) {
   GEMEL_CHECK(found != std::string_view::npos) << text;
   const std::string_view rest = text.substr(found + kBefore.size());
   return std::string(rest.substr(0, rest.find_first_of(":,")));
+}
+
+// "server server-3 (fa469023) …"
+std::string IdIn(std::string_view text) {
+  const size_t found = text.find(" (");
+  GEMEL_CHECK(found != std::string_view::npos) << text;
+  const std::string_view rest = text.substr(found + 2);
+  return std::string(rest.substr(0, rest.find(')')));
 }
 
 }  // namespace
@@ -74,6 +84,23 @@ struct Cluster::PlacementLife {
   std::unique_ptr<SimRpcServer> rpc;
 };
 
+struct Cluster::KeeperLife {
+  KeeperLife(Cluster* cluster, uint32_t index)
+      : node(&cluster->scheduler_, &cluster->world_, HostOf(index), &cluster->timeline_),
+        service({&node.loop, &node.net, &node.host, &node.events}) {
+    const absl::Status started = service.Start(KeeperOf(index));
+    GEMEL_CHECK(started.ok()) << ToText(started);
+  }
+
+  ~KeeperLife() {
+    node.world->Kill(node.process);
+    node.loop.Kill();
+  }
+
+  Node node;
+  KeeperService service;
+};
+
 struct Cluster::ServerLife {
   ServerLife(Cluster* cluster, uint32_t index, Random random)
       : node(&cluster->scheduler_, &cluster->world_, HostOf(index), &cluster->timeline_),
@@ -89,6 +116,7 @@ struct Cluster::ServerLife {
   Node node;
   SimDisk disk;
   SimPersist tier;
+  std::unique_ptr<KeeperLink> keeper;  // null: none
   std::unique_ptr<RpcChannel> placement;
   std::unique_ptr<Server> server;
   bool started = false;
@@ -115,12 +143,13 @@ Cluster::~Cluster() = default;
 
 void Cluster::NobodyIsMember() {
   for (ServerSlot& slot : servers_) {
-    slot.member.clear();
+    slot.members.clear();
   }
 }
 
 // What placement and servers say of each other, as it happens. A name may be that of a member that
-// lost its disk, too: the incarnation tells. A manager that leads no more is not listened to.
+// lost its disk, too, whose join may even come late: the id tells. A manager that leads no more is
+// not listened to.
 void Cluster::Follow(const Timeline::Event& event) {
   if (event.name == "elected") {
     leader_ = event.node;
@@ -131,12 +160,10 @@ void Cluster::Follow(const Timeline::Event& event) {
     ServerSlot& slot = servers_[i];
     const std::string named = fmt::format("server {} ", NameOf(i));
     if (of_placement && event.name == "member_joined" && event.text.starts_with(named)) {
-      slot.member = IncarnationIn(event.text);
+      slot.members[IdIn(event.text)] = IncarnationIn(event.text);
       slot.member_since = event.at;
-    } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named) &&
-               IsLife(i, IncarnationIn(event.text))) {
-      slot.member.clear();
-      if (on_dead_) {
+    } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named)) {
+      if (Leaves(&slot, IdIn(event.text), IncarnationIn(event.text)) && !IsMember(i) && on_dead_) {
         on_dead_(i);
       }
     } else if (event.node == HostOf(i) && event.name == "joined") {
@@ -147,16 +174,24 @@ void Cluster::Follow(const Timeline::Event& event) {
   }
 }
 
-// Of the member that placement took in. A manager that was just elected may declare one dead that
-// it has not seen in any life.
-bool Cluster::IsLife(uint32_t index, const std::string& incarnation) const {
-  const std::string& member = servers_[index].member;
-  return member.empty() || member == incarnation;
+// Whether it was counted. A manager that was just elected may declare one dead that it has not seen
+// in any life.
+bool Cluster::Leaves(ServerSlot* slot, const std::string& id, const std::string& incarnation) {
+  const auto found = slot->members.find(id);
+  if (found == slot->members.end() || found->second != incarnation) {
+    return slot->members.empty();
+  }
+  slot->members.erase(found);
+  return true;
 }
 
 bool Cluster::IsMember(uint32_t index) const {
   const Server* server = ServerAt(index);
-  return server != nullptr && server->incarnation().ToShort() == servers_[index].member;
+  const auto& members = servers_[index].members;
+  return server != nullptr &&
+         std::any_of(members.begin(), members.end(), [server](const auto& member) {
+           return member.second == server->incarnation().ToShort();
+         });
 }
 
 bool Cluster::IsHeard(uint32_t index) const {
@@ -173,6 +208,10 @@ std::string Cluster::NameOf(uint32_t index) { return fmt::format("server-{}", in
 std::string Cluster::DomainOf(uint32_t index) const {
   return shape_.racks == 0 ? HostOf(index)
                            : fmt::format("rack{}/{}", index % shape_.racks, HostOf(index));
+}
+
+std::string Cluster::KeeperOf(uint32_t index) {
+  return fmt::format("unix:///keeper-{}.sock", index);
 }
 
 std::string Cluster::SocketOf(uint32_t index) {
@@ -242,6 +281,15 @@ void Cluster::StartServer(uint32_t index) {
   options.data_address = fmt::format("sim://{}/0", HostOf(index));
   options.memory_bytes = servers_[index].memory_bytes;
   options.slab_bytes = shape_.slab_bytes;
+  options.scrub.memory_pass = shape_.scrub_pass;
+  options.scrub.disk_pass = shape_.scrub_pass;
+  if (shape_.keepers) {
+    if (servers_[index].keeper == nullptr) {
+      servers_[index].keeper = std::make_unique<KeeperLife>(this, index);
+    }
+    life->keeper = std::make_unique<KeeperLink>(&life->node.loop, &life->node.net,
+                                                &life->node.events, KeeperOf(index));
+  }
   ServerSeams seams;
   seams.loop = &life->node.loop;
   seams.net = &life->node.net;
@@ -252,6 +300,7 @@ void Cluster::StartServer(uint32_t index) {
   seams.placement = life->placement.get();
   seams.events = &life->node.events;
   seams.metrics = &life->node.metrics;
+  seams.keeper = life->keeper.get();
   life->server = std::make_unique<Server>(seams, options, [life](const absl::Status& why) {
     life->node.events.Emit(Severity::kError, "server_fatal", ToText(why));
     life->end = why;
@@ -291,8 +340,14 @@ void Cluster::KillServer(uint32_t index) {
   servers_[index].disk->Crash(&random_);
 }
 
+void Cluster::KillHost(uint32_t index) {
+  KillServer(index);
+  servers_[index].keeper.reset();
+}
+
 void Cluster::ReplaceDisk(uint32_t index) {
   GEMEL_CHECK(servers_[index].life == nullptr) << HostOf(index);
+  servers_[index].keeper.reset();  // it holds the memory of another server
   servers_[index].disk->Wipe();
   servers_[index].tier->Wipe();
 }

@@ -10,13 +10,13 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "client/core/client_core.h"
 #include "common/events.h"
-#include "common/metrics.h"
 #include "common/random.h"
 #include "common/sim_disk.h"
 #include "common/sim_loop.h"
@@ -55,8 +55,10 @@ class Cluster {
   void StartPlacement(uint32_t manager);
   void StartServer(uint32_t index);
   void KillPlacement(uint32_t manager);
+  // Its process. The keeper beside it, if there is one, holds its memory until the host dies.
   void KillServer(uint32_t index);
-  // A new disk, empty. REQUIRES: the server is down.
+  void KillHost(uint32_t index);
+  // A new disk, empty, by a person who ends the keeper, too. REQUIRES: the server is down.
   void ReplaceDisk(uint32_t index);
 
   uint32_t managers() const { return static_cast<uint32_t>(managers_.size()); }
@@ -94,6 +96,7 @@ class Cluster {
   std::unique_ptr<RpcChannel> ChannelToPlacement(Node* node) const;
 
   static std::string SocketOf(uint32_t index);
+  static std::string KeeperOf(uint32_t index);
   static std::string HostOf(uint32_t index);
   static std::string NameOf(uint32_t index);
   static std::string ManagerNode(uint32_t manager);
@@ -130,21 +133,23 @@ class Cluster {
 
  private:
   struct PlacementLife;
+  struct KeeperLife;
   struct ServerLife;
 
   struct ServerSlot {
     std::unique_ptr<SimDiskState> disk;
     std::unique_ptr<SimPersistState> tier;
+    std::unique_ptr<KeeperLife> keeper;
     std::unique_ptr<ServerLife> life;
     uint64_t memory_bytes = 0;
-    uint64_t busy_delays = 0;  // of former lives
-    std::string member;        // incarnation that placement took in
+    uint64_t busy_delays = 0;                    // of former lives
+    std::map<std::string, std::string> members;  // incarnations that placement took in, by id
     TimePoint member_since{};
     bool answered = false;  // its last heartbeat
   };
 
   void Follow(const Timeline::Event& event);
-  bool IsLife(uint32_t index, const std::string& incarnation) const;
+  static bool Leaves(ServerSlot* slot, const std::string& id, const std::string& incarnation);
   void NobodyIsMember();
   static Task<void> RunPlacement(PlacementLife* life);
   static Task<void> RunServer(ServerLife* life);

@@ -2,6 +2,7 @@
 #include "tests/sim/convergence.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <utility>
@@ -177,7 +178,7 @@ std::string Convergence::Unreconciled() {
 }
 
 // Of the newest snapshot of a job: as many copies as placement says, in different domains.
-void Convergence::CheckCopies(const model::CommitRecord& record, uint32_t copies_now) {
+std::string Convergence::WrongCopies(const model::CommitRecord& record, uint32_t copies_now) {
   std::vector<model::Member> members;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     if (cluster_->IsMember(i)) {
@@ -186,29 +187,34 @@ void Convergence::CheckCopies(const model::CommitRecord& record, uint32_t copies
   }
   const uint32_t level = model::BuildGroups(members, record.copies).level;
   const size_t domains = model::CountDomains(members, level);
-  size_t fewest = members.size();
+  size_t fewest = members.size() + 1;
+  std::string scarce;
   for (uint32_t rank = 0; rank < record.world_size; ++rank) {
     const ShardId shard{record.snapshot, rank};
     const std::vector<uint32_t> holders = truth_->MemoriesWith(shard);
-    fewest = std::min(fewest, holders.size());
+    if (holders.size() < fewest) {
+      fewest = holders.size();
+      scarce = fmt::format("rank {} at {} servers: {}", rank, fewest, fmt::join(holders, ", "));
+    }
     const size_t apart = truth_->DomainsOf(holders, level);
     if (holders.size() >= record.copies && apart < std::min<size_t>(record.copies, domains)) {
-      oracle_->Violation(fmt::format("domains: {} is kept in {} of {} domains at level {}",
-                                     shard.ToString(), apart, domains, level));
+      return fmt::format("domains: {} is kept in {} of {} domains at level {}", shard.ToString(),
+                         apart, domains, level);
     }
   }
   if (std::min<size_t>(fewest, record.copies) != std::min(copies_now, record.copies)) {
-    oracle_->Violation(fmt::format("accounting: placement counts {} copies of {}, there are {}",
-                                   copies_now, record.snapshot.ToString(), fewest));
+    return fmt::format("accounting: placement counts {} copies of {}; there is {}", copies_now,
+                       record.snapshot.ToString(), scarce);
   }
+  return "";
 }
 
-void Convergence::CheckAccounts() {
+std::string Convergence::WrongAccounts() {
   for (const std::unique_ptr<SimJob>& job : *jobs_) {
     const std::string& name = job->plan().name;
     const std::optional<pb::ListSnapshotsReply> list = List(name);
     if (!list.has_value() || hurt_.memory) {
-      continue;  // nobody looks for decay at rest yet
+      continue;  // nobody looks for decay at rest
     }
     std::vector<model::CommitRecord> records = RecordsBelow(cluster_, kSnapshotPrefix + name + "/");
     for (const pb::SnapshotInfo& info : list->snapshots()) {
@@ -216,10 +222,13 @@ void Convergence::CheckAccounts() {
         return record.snapshot.sequence == info.snapshot().sequence();
       });
       if (info.latest() && info.in_memory() && newest != records.end()) {
-        CheckCopies(*newest, info.copies_now());
+        if (std::string wrong = WrongCopies(*newest, info.copies_now()); !wrong.empty()) {
+          return wrong;
+        }
       }
     }
   }
+  return "";
 }
 
 Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core,
@@ -345,10 +354,11 @@ void Convergence::Check(Hurt hurt) {
   };
   if (!Within(kQuietWithin, "something is left over", leftovers) ||
       !Within(kQuietWithin, "copies are missing", [this] { return WithoutCopies(); }) ||
+      !Within(kQuietWithin, "copies are not what they should be",
+              [this] { return WrongAccounts(); }) ||
       !Within(kQuietWithin, "disks keep what nobody needs", [this] { return Unreconciled(); })) {
     return;
   }
-  CheckAccounts();
   ReadAll();
 }
 

@@ -55,8 +55,8 @@ class Convergence {
   std::string Unreconciled();
   std::optional<pb::ListSnapshotsReply> List(const std::string& job);
   size_t CountedMembers() const;
-  void CheckAccounts();
-  void CheckCopies(const model::CommitRecord& record, uint32_t copies_now);
+  std::string WrongAccounts();
+  std::string WrongCopies(const model::CommitRecord& record, uint32_t copies_now);
   bool IsReadable(const model::CommitRecord& record) const;
   void ReadAll();
   absl::Status ReadAt(uint32_t host, const SnapshotId& snapshot);

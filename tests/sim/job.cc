@@ -28,9 +28,9 @@ void SimJob::RelaunchAt(TimePoint when) {
 
 void SimJob::Tick() {
   const TimePoint now = cluster_->scheduler()->now();
-  // A trainer that learned that it is superseded exits.
+  // A trainer that learned that it is superseded exits, after it has tried all the same.
   for (std::unique_ptr<Launch>& old : old_) {
-    if (old->failed()) {
+    if (old->failed() && !old->stubborn()) {
       old->Kill();
     }
   }

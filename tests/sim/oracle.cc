@@ -115,12 +115,37 @@ void Oracle::PowerCut() {
     job.on_disks = true;
   }
   lost_.clear();
+  for (const uint32_t server : CountedDead()) {
+    MemoryLost(server);
+  }
+}
+
+// Servers that the store says are dead, in every life: placement waits for none of their disks.
+std::set<uint32_t> Oracle::CountedDead() const {
+  std::set<std::string> dead;
+  std::set<std::string> alive;
+  for (const auto& [key, stored] : cluster_->store()->values) {
+    if (key.starts_with(kMemberPrefix)) {
+      const absl::StatusOr<MemberRecord> member = DecodeStored<MemberRecord>(key, stored.value);
+      GEMEL_CHECK(member.ok()) << ToText(member.status());
+      (member->dead ? dead : alive).insert(member->name);
+    }
+  }
+  std::set<uint32_t> servers;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const std::string name = Cluster::NameOf(i);
+    if (dead.contains(name) && !alive.contains(name)) {
+      servers.insert(i);
+    }
+  }
+  return servers;
 }
 
 void Oracle::Removing(const std::string& name) {
   Job& job = jobs_.at(name);
   job.removing = true;
   job.removal_runs = true;
+  job.removed_through = job.opened_at.empty() ? 0 : job.opened_at.rbegin()->first;
   job.newest_told = 0;
   job.told_honestly = 0;
   for (auto& [id, epoch] : job.epochs) {
@@ -131,8 +156,10 @@ void Oracle::Removing(const std::string& name) {
 void Oracle::Committed(const SnapshotId& snapshot, bool full) {
   Job& job = jobs_.at(snapshot.job);
   commits_ += 1;
-  job.newest_told = std::max(job.newest_told, snapshot.sequence);
-  job.told_honestly = std::max(job.told_honestly, snapshot.sequence);
+  if (snapshot.sequence > job.removed_through) {  // else told late of what is gone by a person
+    job.newest_told = std::max(job.newest_told, snapshot.sequence);
+    job.told_honestly = std::max(job.told_honestly, snapshot.sequence);
+  }
   if (full && snapshot.sequence > job.newest_full) {
     job.newest_full = snapshot.sequence;
     job.safe_since = std::max(job.safe_since, job.opened_at.at(snapshot.sequence));
@@ -167,6 +194,7 @@ void Oracle::RemovalEnded(const std::string& name) {
   Job& job = jobs_.at(name);
   GEMEL_CHECK(job.removal_runs) << name;
   job.removal_runs = false;
+  job.removed_through = job.opened_at.empty() ? 0 : job.opened_at.rbegin()->first;
 }
 
 void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t rank,

@@ -129,6 +129,17 @@ class Oracle {
 
   uint64_t losses_told() const { return losses_told_; }
 
+  // A call of a superseded epoch: not OK, or it is a violation already.
+  void StaleTried(const absl::Status& status) {
+    stale_refused_ += status.code() == absl::StatusCode::kFailedPrecondition ? 1 : 0;
+  }
+
+  // That were answered, and refused.
+  uint64_t stale_refused() const { return stale_refused_; }
+
+  // As the MetaStore has it.
+  EpochId newest_epoch(const std::string& job) const { return jobs_.at(job).record.epoch; }
+
   uint64_t newest_told(const std::string& job) const { return jobs_.at(job).newest_told; }
 
   uint64_t newest_persisted(const std::string& job) const {
@@ -153,6 +164,7 @@ class Oracle {
     TimePoint safe_since{};        // the newest full commit was opened; a power cut was
     uint64_t newest_full = 0;      // sequence
     bool on_disks = false;         // nothing was committed in full since a power cut
+    uint64_t removed_through = 0;  // sequences that a person may have removed
     bool removing = false;         // by a person
     bool removal_runs = false;     // and an epoch that is acquired may come before it
     std::set<uint64_t> persisted;  // sequences that are PERSISTED
@@ -182,6 +194,7 @@ class Oracle {
   bool IsLost(const SnapshotId& id) const;
   void CheckLoss(Job* job, const std::string& sentence);
 
+  std::set<uint32_t> CountedDead() const;
   size_t Exposure(const Job& job) const;
   bool MayLose(const Job& job) const;
 
@@ -200,6 +213,7 @@ class Oracle {
   uint64_t commits_ = 0;
   uint64_t restores_ = 0;
   uint64_t losses_told_ = 0;
+  uint64_t stale_refused_ = 0;
   bool overkill_ = false;
 };
 

@@ -16,6 +16,7 @@ constexpr uint64_t kSmallShardMax = 150 * kKiB;
 constexpr uint64_t kLargeShardMax = 2 * kMiB + 300 * kKiB;
 constexpr uint32_t kCopiesMax = 3;
 constexpr uint64_t kMemoryMin = 16 * kMiB;
+constexpr Duration kScrubPass = 2s;
 
 // A choice among weights: its index.
 size_t Weighted(Random* random, std::initializer_list<uint32_t> weights) {
@@ -118,6 +119,9 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
   shape.racks = racks.Chance(1, 2) ? 0 : Between(&racks, 1, 3);
   shape.spares = static_cast<uint32_t>(sizes.Below(2));
   shape.slab_bytes = kMiB << sizes.Below(2);
+  shape.keepers = random.Split("keepers").Chance(1, 2);
+  Random scrub = random.Split("scrub");
+  shape.scrub_pass = scrub.Chance(1, 2) ? kScrubPass : 0s;
   Random jobs = random.Split("jobs");
   const auto count = 1 + static_cast<uint32_t>(Weighted(&jobs, {68, 22, 10}));
   for (uint32_t i = 0; i < std::max(1U, std::min(count, options.jobs_max)); ++i) {
@@ -136,9 +140,10 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
 }
 
 std::string Describe(const RunPlan& plan) {
-  std::string text = fmt::format("{} managers; {} servers and {} spares of {} MiB in {} racks",
-                                 plan.shape.managers, plan.shape.servers, plan.shape.spares,
-                                 plan.shape.memory_bytes / kMiB, plan.shape.racks);
+  std::string text = fmt::format(
+      "{} managers; {} servers and {} spares of {} MiB in {} racks{}{}", plan.shape.managers,
+      plan.shape.servers, plan.shape.spares, plan.shape.memory_bytes / kMiB, plan.shape.racks,
+      plan.shape.keepers ? ", with keepers" : "", plan.shape.scrub_pass > 0s ? ", scrubbed" : "");
   for (const JobPlan& job : plan.jobs) {
     text += fmt::format("; {}: {} ranks, {} copies, keeps {}, every {} to {} disks", job.name,
                         job.ranks_max, job.copies, job.keep_latest, job.persist_every,

@@ -29,6 +29,7 @@ void VisitNumbers(Totals& totals, Visit&& visit) {
   visit("servers_killed", counts.servers_killed);
   visit("power_cuts", counts.power_cuts);
   visit("losses_told", counts.losses_told);
+  visit("stale_refused", counts.stale_refused);
   visit("overkill_runs", counts.overkills);
   visit("histories_undecided", counts.undecided);
 }
@@ -158,9 +159,10 @@ std::string TextOf(const CampaignTotals& totals) {
                       NeverReached(counts.buggify, kBuggifyNames));
   text += fmt::format(
       "{} launches, {} commits told, {} restores, {} losses told, {} servers killed, {} persisted, "
-      "{} power cuts, {} runs of overkill, {} histories of calls undecided\n",
+      "{} power cuts, {} runs of overkill, {} calls of superseded epochs refused, {} histories of "
+      "calls undecided\n",
       counts.launches, counts.commits, counts.restores, counts.losses_told, counts.servers_killed,
-      counts.persists, counts.power_cuts, counts.overkills, counts.undecided);
+      counts.persists, counts.power_cuts, counts.overkills, counts.stale_refused, counts.undecided);
   text += fmt::format(
       "{} seeds, {} failed, {} events, {} faults, {:.1f} h of virtual time; {} of {} seeds run "
       "twice "

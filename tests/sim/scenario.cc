@@ -128,7 +128,7 @@ ScenarioResult Run::Go() {
   }
   if (!Over()) {
     Convergence::Hurt hurt;
-    hurt.memory = ledger_.Sum(Fault::kMemoryRot) > 0;
+    hurt.memory = ledger_.Sum(Fault::kMemoryRot) > 0 && plan_.shape.scrub_pass == 0s;
     for (const Fault fault : {Fault::kReformat, Fault::kRollBack, Fault::kDiskRot,
                               Fault::kTornWrites, Fault::kMembers}) {
       hurt.disks = hurt.disks || plan_.Has(fault);
@@ -160,6 +160,7 @@ ScenarioResult Run::Result() {
   counts.restores = oracle_.restores();
   counts.persists = oracle_.persists();
   counts.losses_told = oracle_.losses_told();
+  counts.stale_refused = oracle_.stale_refused();
   counts.servers_killed = strikes_.servers_killed();
   counts.power_cuts = strikes_.power_cuts();
   counts.overkills = oracle_.overkill() ? 1 : 0;
@@ -192,6 +193,7 @@ void ScenarioCounts::Add(const ScenarioCounts& other) {
   servers_killed += other.servers_killed;
   power_cuts += other.power_cuts;
   losses_told += other.losses_told;
+  stale_refused += other.stale_refused;
   overkills += other.overkills;
   undecided += other.undecided;
   faults.Add(other.faults);

@@ -30,6 +30,7 @@ struct ScenarioCounts {
   uint64_t servers_killed = 0;
   uint64_t power_cuts = 0;
   uint64_t losses_told = 0;
+  uint64_t stale_refused = 0;  // calls of superseded epochs
   uint64_t overkills = 0;
   uint64_t undecided = 0;  // histories of calls that were not judged to the end
   FaultLedger faults;

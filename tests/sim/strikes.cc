@@ -168,7 +168,11 @@ std::optional<uint32_t> Strikes::PickToLose() {
 bool Strikes::MayHurtDisks() const { return oracle_->overkill() || !oracle_->OnDisksOnly(); }
 
 void Strikes::Down(uint32_t server, Duration relaunch_after, bool with_host) {
-  cluster_->KillServer(server);
+  if (with_host) {
+    cluster_->KillHost(server);
+  } else {
+    cluster_->KillServer(server);
+  }
   oracle_->MemoryLost(server);
   servers_killed_ += 1;
   for (const std::unique_ptr<SimJob>& job : *jobs_) {

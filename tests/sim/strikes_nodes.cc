@@ -153,7 +153,7 @@ void Strikes::PowerCut() {
   Struck(Fault::kPowerCut);
   power_cuts_ += 1;
   for (const uint32_t server : members) {
-    cluster_->KillServer(server);
+    cluster_->KillHost(server);
     slots_[server].restart_at = After(50, 2000);
   }
   // Until then a disk may be missing, and what only it has would be lost, honestly.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/sim/trainer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -14,6 +16,9 @@ constexpr Duration kCallWithin = 20s;
 constexpr Duration kRestoreWithin = 60s;
 constexpr Duration kRetryAfter = 100ms;
 constexpr uint32_t kLayoutBytes = 1;
+constexpr uint32_t kStaleTries = 45;  // of a rank that was told that it is superseded
+constexpr Duration kStaleWithin = 500ms;
+constexpr Duration kStalePause = 1ms;
 
 bool MayTryAgain(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnavailable ||
@@ -111,6 +116,7 @@ Task<void> Launch::Train(uint32_t rank) {
       oracle_->ToldDataLoss(plan_.name, *epoch);
     }
     Fail(rank, step.status());
+    co_await GoOnRegardless(rank, *epoch);
     co_return;
   }
   saving_ranks_ += 1;
@@ -120,6 +126,63 @@ Task<void> Launch::Train(uint32_t rank) {
     if (!saved.ok()) {
       Fail(rank, saved);
     }
+  }
+  co_await GoOnRegardless(rank, *epoch);
+}
+
+// A trainer that does not take no for an answer: every try of its epoch is to be refused.
+Task<void> Launch::GoOnRegardless(uint32_t rank, EpochId epoch) {
+  if (!superseded_) {
+    co_return;
+  }
+  stubborn_ranks_ += 1;
+  for (uint32_t attempt = 0; attempt < kStaleTries; ++attempt) {
+    if (epoch >= oracle_->newest_epoch(plan_.name)) {
+      break;  // refused for another reason
+    }
+    const absl::Status status = co_await TryStale(rank, epoch, attempt);
+    if (status.ok()) {
+      oracle_->Violation(fmt::format(
+          "fenced: try {} of epoch {} of {} was taken though epoch {} had begun", attempt,
+          epoch.ToString(), plan_.name, oracle_->newest_epoch(plan_.name).ToString()));
+    }
+    oracle_->StaleTried(status);
+    co_await ranks_[rank].node->loop.Sleep(kStalePause);
+  }
+  stubborn_ranks_ -= 1;
+}
+
+// An open, a restore or the epoch itself, in turn.
+Task<absl::Status> Launch::TryStale(uint32_t rank, EpochId epoch, uint32_t attempt) {
+  Rank& self = ranks_[rank];
+  const auto world = static_cast<uint32_t>(hosts_.size());
+  const TimePoint deadline = Add(self.node->loop.Now(), kStaleWithin);
+  switch (attempt % 3) {
+    case 0: {
+      SaveOptions options;
+      options.job = plan_.name;
+      options.epoch = epoch;
+      options.name = fmt::format("stale-{}", attempt);
+      options.rank = rank;
+      options.world_size = world;
+      options.shard_bytes = 1;
+      options.copies = plan_.copies;
+      options.deadline = deadline;
+      const auto writer = co_await ShardWriter::Open(self.core.get(), options);
+      co_return writer.status();
+    }
+    case 1: {
+      RestoreOptions options;
+      options.job = plan_.name;
+      options.epoch = epoch;
+      options.rank = rank;
+      options.world_size = world;
+      options.deadline = deadline;
+      const auto reader = co_await RestoreReader::Begin(self.core.get(), options);
+      co_return reader.status();
+    }
+    default:
+      co_return (co_await self.core->AcquireEpoch(plan_.name, token_, deadline)).status();
   }
 }
 

@@ -40,6 +40,9 @@ class Launch {
 
   bool alive() const { return alive_; }
 
+  // Ranks that were told that they are superseded, and try all the same.
+  bool stubborn() const { return stubborn_ranks_ > 0; }
+
   void Kill();
   void Pause();
   void Resume();
@@ -61,6 +64,8 @@ class Launch {
   Task<absl::Status> ReadShard(std::shared_ptr<RestoreReader> reader, uint32_t shard);
   Task<absl::Status> Save(uint32_t rank, EpochId epoch, uint64_t step);
   Task<void> AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer, OperationIndex commit);
+  Task<void> GoOnRegardless(uint32_t rank, EpochId epoch);
+  Task<absl::Status> TryStale(uint32_t rank, EpochId epoch, uint32_t attempt);
   void Fail(uint32_t rank, const absl::Status& status);
   Task<void> Think(uint32_t rank);
 
@@ -74,6 +79,7 @@ class Launch {
   const uint32_t saves_in_flight_max_;
   std::vector<Rank> ranks_;
   size_t saving_ranks_ = 0;
+  size_t stubborn_ranks_ = 0;
   bool alive_ = true;
   bool failed_ = false;
   bool superseded_ = false;

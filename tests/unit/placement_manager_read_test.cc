@@ -64,6 +64,17 @@ TEST_F(PlacementRead, NamesWhatIsThereWhenTheNameIsNot) {
             absl::StatusCode::kNotFound);
 }
 
+TEST_F(PlacementRead, AServerThatHasToJoinAgainIsAskedToTryAgainForItsClient) {
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  pb::BeginReadRequest request;
+  *request.mutable_caller() = cluster.CallerOf(cluster.server(0));
+  request.mutable_caller()->set_incarnation(std::string(16, 'i'));
+  request.set_job("gpt");
+  request.set_read_id(cluster.NewReadId().ToBytes());
+  EXPECT_EQ(cluster.Call<pb::BeginReadReply>("BeginRead", request).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
 TEST_F(PlacementRead, FencesNobody) {
   ASSERT_TRUE(cluster.Save(run, "1").ok());
   ASSERT_TRUE(cluster.BeginRead("gpt", "1", cluster.NewReadId()).ok());

@@ -108,6 +108,27 @@ TEST_F(PlacementRestore, DamagedEverywhereMovesTheRecordToAnOlderSnapshotForAllR
   EXPECT_THAT(older->lost(0), HasSubstr("gpt@2"));
 }
 
+TEST_F(PlacementRestore, WhatARestoreWentByIsNotToldCommittedToThoseItSuperseded) {
+  JobRun writer = cluster.NewRun();
+  writer.keep = 0;
+  const auto older = cluster.Save(writer, "1");
+  ASSERT_TRUE(older.ok());
+  const auto newest = cluster.Save(writer, "2");
+  ASSERT_TRUE(newest.ok());
+  const JobRun run = cluster.NewRun();
+  ASSERT_EQ(Cluster::NameOf(*cluster.Begin(run, 0, 2)), "2");
+  EXPECT_EQ(cluster.AwaitEnd(*newest, 0)->state(), pb::SNAPSHOT_COMMITTED);
+  for (const auto& server : cluster.servers) {
+    server->corrupt.insert(ShardId{*FromProto(*newest), 1});
+  }
+  ASSERT_TRUE(cluster.Report(run, 0, 0, false, {1}).ok());
+  ASSERT_EQ(cluster.AwaitRestored(run, 0)->outcome(), pb::AwaitRestoreReply::MOVED);
+  const auto passed_over = cluster.AwaitEnd(*newest, 0);
+  EXPECT_EQ(passed_over.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(passed_over.status().ToString(), HasSubstr("restored from sequence 1"));
+  EXPECT_EQ(cluster.AwaitEnd(*older, 0)->state(), pb::SNAPSHOT_COMMITTED);
+}
+
 TEST_F(PlacementRestore, AGoodCopyKeepsTheRecordWhereItIs) {
   auto saved = cluster.Save(cluster.NewRun(), "1");
   ASSERT_TRUE(saved.ok());

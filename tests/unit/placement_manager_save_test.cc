@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
 
+#include <algorithm>
+
+#include "placement/manager/state.h"
 #include "placement_manager_cluster.h"
 
 namespace gemel::placement_test {
@@ -85,6 +88,60 @@ TEST_F(PlacementSave, OneTokenIsOneEpochAndASupersededOneIsRefusedForEver) {
   ASSERT_TRUE(cluster.Start().ok());
   EXPECT_EQ(*cluster.Acquire("gpt", fresh.token), fresh.epoch);
   EXPECT_FALSE(cluster.Acquire("gpt", old.token).ok());
+}
+
+TEST_F(PlacementSave, ARankThatComesLateToAnAbortedOpenIsToldSoByTheNextManagerToo) {
+  const JobRun run = cluster.NewRun();
+  const auto opened = cluster.OpenRank(run, "1", 0);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  pb::AbortSnapshotRequest abort;
+  *abort.mutable_caller() = cluster.CallerOf(cluster.server(0));
+  *abort.mutable_snapshot() = opened->snapshot();
+  abort.set_token(run.token.ToBytes());
+  abort.set_why("its disk burns");
+  ASSERT_TRUE(cluster.Call<pb::AbortSnapshotReply>("AbortSnapshot", abort).ok());
+  EXPECT_EQ(cluster.AwaitEnd(opened->snapshot(), 0)->state(), pb::SNAPSHOT_ABORTED);
+  cluster.Kill();
+  ASSERT_TRUE(cluster.Start().ok());
+  cluster.Run(1s);  // until the servers have joined it
+  const auto told = cluster.AwaitEnd(opened->snapshot(), 1);
+  ASSERT_TRUE(told.ok()) << told.status();
+  EXPECT_EQ(told->state(), pb::SNAPSHOT_ABORTED);
+  EXPECT_THAT(told->why(), HasSubstr("its disk burns"));
+  const auto late = cluster.OpenRank(run, "1", 1);
+  EXPECT_EQ(late.status().code(), absl::StatusCode::kAborted) << "a second sequence for one open";
+  EXPECT_TRUE(cluster.Save(run, "1", 1).ok()) << "the next attempt";
+}
+
+TEST_F(PlacementSave, ACommitThatANewerOneReplacedIsToldByTheNextManagerToo) {
+  const JobRun run = cluster.NewRun();
+  const auto first = cluster.Save(run, "1");
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.Names("gpt") == "2 "; }));
+  cluster.Kill();
+  ASSERT_TRUE(cluster.Start().ok());
+  cluster.Run(1s);  // until the servers have joined it
+  const auto told = cluster.AwaitEnd(*first, 1);
+  ASSERT_TRUE(told.ok()) << told.status();
+  EXPECT_EQ(told->state(), pb::SNAPSHOT_COMMITTED);
+  EXPECT_EQ(told->copies(), 2U);
+  EXPECT_TRUE(told->redundancy_full());
+}
+
+TEST_F(PlacementSave, OnlyTheNewestOfThoseThatEndedAreStored) {
+  const JobRun run = cluster.NewRun();
+  for (size_t i = 0; i < 2 * kEndedStored; ++i) {
+    ASSERT_TRUE(cluster.Save(run, fmt::format("{}", i)).ok());
+  }
+  const auto stored = cluster.store.values.find(EndedKey("gpt"));
+  ASSERT_NE(stored, cluster.store.values.end());
+  const auto record = DecodeStored<EndedRecord>(EndedKey("gpt"), stored->second.value);
+  ASSERT_TRUE(record.ok()) << record.status();
+  ASSERT_EQ(record->saves.size(), kEndedStored);
+  EXPECT_TRUE(std::is_sorted(
+      record->saves.begin(), record->saves.end(),
+      [](const EndedSave& a, const EndedSave& b) { return a.sequence < b.sequence; }));
 }
 
 TEST_F(PlacementSave, TwoTokensAtOnceGetTwoEpochsAndOnlyTheLastStands) {

@@ -65,6 +65,23 @@ class HastyConnection final : public Connection {
   IncomingFrame frame_;
 };
 
+// A connection whose peer sends what the test says, when it says it.
+class ScriptedConnection final : public Connection {
+ public:
+  explicit ScriptedConnection(ConnectionEvents** events) : events_(events) {}
+
+  void Start(ConnectionEvents* events) override { *events_ = events; }
+
+  Task<absl::Status> Send(OutgoingFrame) override { co_return absl::OkStatus(); }
+
+  void Close(absl::Status) override {}
+
+  std::string peer() const override { return "scripted"; }
+
+ private:
+  ConnectionEvents** const events_;
+};
+
 // Keeps what the server would do with a connection of a client.
 class CapturingNet final : public Net {
  public:
@@ -131,6 +148,37 @@ TEST(Client, MayLeaveBeforeItsHelloIsHandled) {
   TestClient client(&s.world, "server-0");
   ASSERT_TRUE(client.Hello("server-0").ok());
   EXPECT_TRUE(client.Open(Serving::Alone("7")).ok());
+}
+
+TEST(Client, MayDieBeforeItsRequestIsLookedAt) {
+  ServerWorld s(0);
+  SimDiskState disk;
+  ServerNode node(&s.world, "server-0", &disk, {8 * kMiB, 2 * kMiB});
+  CapturingNet net(&node.life.net);
+  node.UseNet(&net);
+  ASSERT_TRUE(node.life.Run(node.server->Start()).ok());
+  TestClient dying(&s.world, "server-0");
+  ConnectionEvents* events = nullptr;
+  net.accepts.at("unix:///server-0")(std::make_unique<ScriptedConnection>(&events));
+  IncomingFrame hello;
+  hello.header.type = FrameType::kClientHello;
+  hello.header.op = 1;
+  hello.body = EncodeMessage(ClientHello());
+  hello.handles = {*dying.life.host.OwnProcess()};
+  events->OnFrame(std::move(hello));
+  s.world.RunFor(100ms);
+  dying.life.Kill();
+  PrepareSlabs prepare;
+  prepare.bytes = 2 * kMiB;
+  IncomingFrame request;
+  request.header.type = FrameType::kPrepareSlabs;
+  request.header.op = 2;
+  request.body = EncodeMessage(prepare);
+  events->OnFrame(std::move(request));
+  s.world.RunFor(100ms);
+  EXPECT_EQ(node.server->pool().idle_bytes(), 0U) << "slabs of a process that is dead";
+  TestClient client(&s.world, "server-0");
+  ASSERT_TRUE(client.Hello("server-0").ok());
 }
 
 TEST(Client, MayNotSendWhatIsForPeers) {
