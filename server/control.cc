@@ -88,9 +88,9 @@ void WriteHeldObject(const Object& object, pb::HeldObject* out) {
   }
 }
 
-void Control::FillCaller(pb::Caller* caller) const {
+void Control::FillCaller(uint32_t protocol, pb::Caller* caller) const {
   GEMEL_CHECK(!server_.IsZero() && !incarnation_.IsZero());
-  caller->set_protocol_version(kControlProtocolVersion);
+  caller->set_protocol_version(protocol);
   caller->set_cluster_id(cluster_.IsZero() ? std::string() : cluster_.ToBytes());
   caller->set_server_id(server_.ToBytes());
   caller->set_incarnation(incarnation_.ToBytes());

@@ -8,12 +8,14 @@
 // Errors: as RpcChannel; InvalidArgument names the field of an answer that makes no sense.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 
+#include "common/control_protocol.h"
 #include "common/digest.h"
 #include "common/ids.h"
 #include "gemel/v1/placement.pb.h"
@@ -60,8 +62,13 @@ void WriteHeldObject(const Object& object, pb::HeldObject* out);
 
 class Control {
  public:
-  Control(const ServerSeams& seams, ServerId server, Incarnation incarnation)
-      : seams_(seams), server_(server), incarnation_(incarnation) {}
+  Control(const ServerSeams& seams, ServerId server, Incarnation incarnation,
+          uint32_t protocol_max = kControlProtocolVersion)
+      : seams_(seams),
+        server_(server),
+        incarnation_(incarnation),
+        protocol_max_(protocol_max),
+        protocol_(protocol_max) {}
 
   const ServerId& server() const { return server_; }
 
@@ -78,6 +85,11 @@ class Control {
     term_ = term;
   }
 
+  // Of the last answer, or the newest: every join begins there.
+  uint32_t protocol() const { return protocol_; }
+
+  void SpeakNewest() { protocol_ = protocol_max_; }
+
   void SetIncarnation(const Incarnation& incarnation) { incarnation_ = incarnation; }
 
   // One try. `held` is how long placement may hold the call.
@@ -90,10 +102,17 @@ class Control {
   template <typename Response, typename RequestMessage>
   Task<absl::StatusOr<Response>> CallWithin(std::string method, RequestMessage request,
                                             Duration limit) {
-    FillCaller(request.mutable_caller());
     const TimePoint deadline = Add(seams_.loop->Now(), limit);
-    absl::StatusOr<std::string> raw =
-        co_await seams_.placement->Call(method, request.SerializeAsString(), deadline);
+    absl::StatusOr<std::string> raw = absl::UnimplementedError("");
+    for (uint32_t spoken = protocol_; raw.status().code() == absl::StatusCode::kUnimplemented &&
+                                      spoken >= kControlProtocolOldest;
+         --spoken) {
+      FillCaller(spoken, request.mutable_caller());
+      raw = co_await seams_.placement->Call(method, request.SerializeAsString(), deadline);
+      if (raw.ok()) {
+        protocol_ = std::min(protocol_, spoken);
+      }
+    }
     if (!raw.ok()) {
       co_return raw.status();
     }
@@ -129,11 +148,13 @@ class Control {
   }
 
  private:
-  void FillCaller(pb::Caller* caller) const;
+  void FillCaller(uint32_t protocol, pb::Caller* caller) const;
 
   const ServerSeams seams_;
   const ServerId server_;
   Incarnation incarnation_;
+  const uint32_t protocol_max_;
+  uint32_t protocol_;
   ClusterId cluster_;
   uint64_t generation_ = 0;
   uint64_t term_ = 0;

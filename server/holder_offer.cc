@@ -42,6 +42,7 @@ Task<absl::StatusOr<Reply>> Holder::OnOffer(std::shared_ptr<Session> session,
   OfferReply answer;
   const std::shared_ptr<Object> there = parts_.objects->Find(offer.shard);
   if (there != nullptr && there->state() == ObjectState::kSealed) {
+    Sometimes(Situation::kSealedAgain);  // the answer to an earlier seal was lost
     answer.already_sealed = true;
     answer.root = there->root();
   } else {

@@ -16,9 +16,8 @@ absl::StatusOr<Reply> Holder::OnPeerSeal(const IncomingRequest& request) {
   GEMEL_ASSIGN_OR_RETURN(const PeerSeal seal, DecodeMessage<PeerSeal>(request.body));
   const std::shared_ptr<Object> there = parts_.objects->Find(seal.shard);
   if (there != nullptr && there->state() == ObjectState::kSealed) {
-    // The answer to an earlier seal was lost.
+    // A sender whose seal was not answered offers again first, but may do this as well.
     if (there->root() == seal.root) {
-      Sometimes(Situation::kSealedAgain);
       return Reply();
     }
     return error::DataLoss("{} is sealed here under root {}, not {}", seal.shard.ToString(),

@@ -103,6 +103,12 @@ Task<absl::Status> Identity::LoadRecords() {
     if (!record.ok()) {
       co_return Annotate(record.status(), fmt::format("commit record in file {}", name));
     }
+    if (RecordFile(record->snapshot) != name) {
+      co_return error::DataLoss(
+          "file {} holds the commit record of {}: the disk wrote it to another place; replace the "
+          "disk, or remove that file",
+          name, record->snapshot.ToString());
+    }
     records_[RecordKey(record->snapshot.job, record->snapshot.sequence)] = std::move(raw);
   }
   co_return absl::OkStatus();

@@ -21,7 +21,8 @@ Membership::Membership(const ServerSeams& seams, const Parts& parts)
 bool Membership::IsFinal(const absl::Status& status) {
   return status.code() == absl::StatusCode::kFailedPrecondition ||
          status.code() == absl::StatusCode::kInvalidArgument ||
-         status.code() == absl::StatusCode::kPermissionDenied;
+         status.code() == absl::StatusCode::kPermissionDenied ||
+         status.code() == absl::StatusCode::kUnimplemented;
 }
 
 pb::JoinRequest Membership::JoinRequest(std::set<ShardId>* reported) const {
@@ -55,7 +56,11 @@ Task<absl::Status> Membership::JoinOnce() {
   std::set<ShardId> reported;
   parts_.receipts->Hold(true);
   pb::JoinRequest request = JoinRequest(&reported);
-  request.set_join(++joins_);
+  parts_.control->SpeakNewest();
+  joins_ += 1;
+  if (parts_.control->protocol() >= kControlProtocolNumbersJoins) {
+    request.set_join(joins_);
+  }
   const int persisted = request.persisted_size();
   absl::StatusOr<pb::JoinReply> reply =
       co_await parts_.control->Call<pb::JoinReply>("Join", std::move(request), 0s);

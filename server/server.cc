@@ -67,7 +67,8 @@ Task<absl::Status> Server::Load() {
   slabs.life = recovery_->life();
   GEMEL_CO_ASSIGN_OR_RETURN(pool_, SlabPool::Create(seams_, slabs));
   GEMEL_CO_RETURN_IF_ERROR(pool_->Inherit(recovery_->former()));
-  control_ = std::make_unique<Control>(seams_, identity_->server(), incarnation);
+  control_ = std::make_unique<Control>(seams_, identity_->server(), incarnation,
+                                       options_.control_protocol);
   control_->SetCluster(identity_->cluster());
   control_->SetLeader(identity_->generation(), identity_->term());
   co_return absl::OkStatus();

@@ -45,6 +45,7 @@ struct ServerOptions {
   uint64_t slab_bytes = kSlabBytesDefault;
   uint64_t repair_bytes_per_second = kRepairRateDefault;  // 0: no bound
   ScrubOptions scrub;
+  uint32_t control_protocol = kControlProtocolVersion;  // at most: an older release speaks less
 };
 
 class Server {

@@ -68,7 +68,7 @@ class Standstill {
 
 absl::StatusOr<v1::RepairReply> AskRepair(PlacementClient* placement) {
   v1::RepairRequest request;
-  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  request.mutable_caller()->set_protocol_version(kControlProtocolOldest);
   return placement->Call<v1::RepairReply>("Repair", request);
 }
 
@@ -140,7 +140,7 @@ absl::Status VerdictOn(const v1::RepairReply& reply, bool over, Duration patienc
 absl::StatusOr<v1::DrainReply> AskDrain(PlacementClient* placement, const Flags& flags,
                                         v1::DrainRequest::Action action) {
   v1::DrainRequest request;
-  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  request.mutable_caller()->set_protocol_version(kControlProtocolOldest);
   request.set_server(flags.target);
   request.set_action(action);
   request.set_force(flags.force);

@@ -108,7 +108,7 @@ Json SnapshotJson(const v1::SnapshotInfo& info) {
 template <typename Request>
 Request WithCaller() {
   Request request;
-  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  request.mutable_caller()->set_protocol_version(kControlProtocolOldest);
   return request;
 }
 

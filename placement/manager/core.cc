@@ -138,10 +138,16 @@ std::string PlacementCore::Describe() const {
 }
 
 absl::Status PlacementCore::CheckCaller(const pb::Caller& caller) {
-  if (caller.protocol_version() != kControlProtocolVersion) {
+  const uint32_t spoken = caller.protocol_version();
+  if (spoken > options_.control_protocol) {
+    return error::Unimplemented(
+        "the caller speaks control protocol {}, this placement {} to {}; upgrade this placement",
+        spoken, kControlProtocolOldest, options_.control_protocol);
+  }
+  if (spoken < kControlProtocolOldest) {
     return error::FailedPrecondition(
-        "the caller speaks control protocol {}, this placement {}; install the same Gemel on both",
-        caller.protocol_version(), kControlProtocolVersion);
+        "the caller speaks control protocol {}, this placement {} to {}; upgrade the caller",
+        spoken, kControlProtocolOldest, options_.control_protocol);
   }
   if (caller.cluster_id().empty() || recovering_) {
     return absl::OkStatus();

@@ -21,6 +21,7 @@
 
 #include "absl/status/statusor.h"
 
+#include "common/control_protocol.h"
 #include "common/events.h"
 #include "common/ids.h"
 #include "common/loop.h"
@@ -66,6 +67,7 @@ struct PlacementOptions {
   Duration wait_max = 30s;  // a call is held at most this long
   // After a death, for shards that keep two copies or more: the server may come back with its own.
   Duration repair_wait = 2s;
+  uint32_t control_protocol = kControlProtocolVersion;  // at most: an older release speaks less
   bool recover_from_servers = false;
   bool accept_loss = false;      // recover without a majority of the last members
   Duration recover_settle = 2s;  // how long members that are not needed are listened for

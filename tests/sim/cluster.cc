@@ -57,7 +57,7 @@ Node::~Node() {
 struct Cluster::PlacementLife {
   PlacementLife(Cluster* cluster, uint32_t manager, Random seed)
       : node(&cluster->scheduler_, &cluster->world_, ManagerNode(manager), &cluster->timeline_),
-        options(OptionsOf(cluster->shape_, manager)),
+        options(OptionsOf(*cluster, manager)),
         random(seed),
         store(&node.loop, &cluster->store_state_) {}
 
@@ -68,8 +68,10 @@ struct Cluster::PlacementLife {
     manager.reset();
   }
 
-  static PlacementOptions OptionsOf(const ClusterShape& shape, uint32_t manager) {
+  static PlacementOptions OptionsOf(const Cluster& cluster, uint32_t manager) {
+    const ClusterShape& shape = cluster.shape_;
     PlacementOptions options = shape.placement;
+    options.control_protocol = cluster.manager_protocols_[manager];
     options.name = ManagerNode(manager);
     options.address = PlacementAddress(manager);
     options.shared_store = shape.managers > 1;
@@ -130,12 +132,14 @@ Cluster::Cluster(uint64_t seed, ClusterShape shape)
       world_(&scheduler_, random_.Split("world")) {
   store_state_.random = random_.Split("store");
   managers_.resize(shape_.managers);
+  manager_protocols_.assign(shape_.managers, shape_.control_protocol);
   timeline_.OnEvent([this](const Timeline::Event& event) { Follow(event); });
   servers_.resize(shape_.slots());
   for (ServerSlot& slot : servers_) {
     slot.disk = std::make_unique<SimDiskState>();
     slot.tier = std::make_unique<SimPersistState>();
     slot.memory_bytes = shape_.memory_bytes;
+    slot.protocol = shape_.control_protocol;
   }
 }
 
@@ -268,6 +272,14 @@ void Cluster::KillPlacement(uint32_t manager) {
   }
 }
 
+void Cluster::SetPlacementProtocol(uint32_t manager, uint32_t protocol) {
+  manager_protocols_.at(manager) = protocol;
+}
+
+void Cluster::SetServerProtocol(uint32_t index, uint32_t protocol) {
+  servers_.at(index).protocol = protocol;
+}
+
 void Cluster::StartServer(uint32_t index) {
   GEMEL_CHECK(servers_[index].life == nullptr);
   const uint64_t seed = random_.Next();
@@ -281,6 +293,7 @@ void Cluster::StartServer(uint32_t index) {
   options.data_address = fmt::format("sim://{}/0", HostOf(index));
   options.memory_bytes = servers_[index].memory_bytes;
   options.slab_bytes = shape_.slab_bytes;
+  options.control_protocol = servers_[index].protocol;
   options.scrub.memory_pass = shape_.scrub_pass;
   options.scrub.disk_pass = shape_.scrub_pass;
   if (shape_.keepers) {
@@ -342,12 +355,14 @@ void Cluster::KillServer(uint32_t index) {
 
 void Cluster::KillHost(uint32_t index) {
   KillServer(index);
-  servers_[index].keeper.reset();
+  EndKeeper(index);
 }
+
+void Cluster::EndKeeper(uint32_t index) { servers_[index].keeper.reset(); }
 
 void Cluster::ReplaceDisk(uint32_t index) {
   GEMEL_CHECK(servers_[index].life == nullptr) << HostOf(index);
-  servers_[index].keeper.reset();  // it holds the memory of another server
+  EndKeeper(index);  // it holds the memory of another server
   servers_[index].disk->Wipe();
   servers_[index].tier->Wipe();
 }

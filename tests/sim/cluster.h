@@ -55,9 +55,13 @@ class Cluster {
   void StartPlacement(uint32_t manager);
   void StartServer(uint32_t index);
   void KillPlacement(uint32_t manager);
+  // Of the lives that begin from now on. Before, all speak what the plan says.
+  void SetPlacementProtocol(uint32_t manager, uint32_t protocol);
+  void SetServerProtocol(uint32_t index, uint32_t protocol);
   // Its process. The keeper beside it, if there is one, holds its memory until the host dies.
   void KillServer(uint32_t index);
   void KillHost(uint32_t index);
+  void EndKeeper(uint32_t index);
   // A new disk, empty, by a person who ends the keeper, too. REQUIRES: the server is down.
   void ReplaceDisk(uint32_t index);
 
@@ -142,8 +146,9 @@ class Cluster {
     std::unique_ptr<KeeperLife> keeper;
     std::unique_ptr<ServerLife> life;
     uint64_t memory_bytes = 0;
-    uint64_t busy_delays = 0;                    // of former lives
-    std::map<std::string, std::string> members;  // incarnations that placement took in, by id
+    uint32_t protocol = kControlProtocolVersion;  // of the control contract
+    uint64_t busy_delays = 0;                     // of former lives
+    std::map<std::string, std::string> members;   // incarnations that placement took in, by id
     TimePoint member_since{};
     bool answered = false;  // its last heartbeat
   };
@@ -165,6 +170,7 @@ class Cluster {
   std::string leader_;  // node of the manager that was elected last
   std::vector<ServerSlot> servers_;
   std::vector<std::unique_ptr<PlacementLife>> managers_;
+  std::vector<uint32_t> manager_protocols_;
 };
 
 }  // namespace gemel::sim

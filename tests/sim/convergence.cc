@@ -60,7 +60,7 @@ Convergence::~Convergence() = default;
 
 template <typename Reply, typename Request>
 std::optional<Reply> Convergence::Ask(const std::string& method, Request request) {
-  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  request.mutable_caller()->set_protocol_version(kControlProtocolOldest);
   auto answer = std::make_shared<std::optional<absl::StatusOr<std::string>>>();
   SimLoop* loop = &operator_->loop;
   loop->Spawn(Call(placement_.get(), method, request.SerializeAsString(),
@@ -108,7 +108,7 @@ std::string Convergence::WithoutCommit() const {
   std::string without;
   for (const std::unique_ptr<SimJob>& job : *jobs_) {
     const std::string& name = job->plan().name;
-    if (oracle_->newest_told(name) <= told_before_.at(name) || !job->saving()) {
+    if (oracle_->newest_told(name) <= told_before_.at(name) || !job->settled()) {
       without += fmt::format("{}{}, which says {}", without.empty() ? "" : "; ", name,
                              ToText(job->failure()));
     }

@@ -31,6 +31,7 @@ namespace gemel::sim {
   X(kReformat, "reformat")      /* a new disk under the old name */                         \
   X(kRollBack, "roll-back")     /* a disk of an earlier time */                             \
   X(kMembers, "members")        /* a server joins or leaves for good, or has less memory */ \
+  X(kUpgrade, "upgrade")        /* of one process to the newer protocol, or back */         \
   X(kPartition, "partition")    /* one or both ways, a server from everyone */              \
   X(kBridge, "bridge")          /* two halves that see each other only through one node */  \
   X(kClog, "clog")              /* one link is held up, then all comes at once */           \

@@ -6,6 +6,7 @@
 // Thread safety: one thread. Ownership: cluster and oracle outlive it.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,6 +42,14 @@ class SimJob {
 
   // Restored, and saving.
   bool saving() const { return launch_ != nullptr && launch_->alive() && launch_->saving(); }
+
+  // So is each incarnation beside it that has not learned that it is superseded: one of them may
+  // have the newest epoch, and pins what it restores from.
+  bool settled() const {
+    return saving() && std::all_of(old_.begin(), old_.end(), [](const auto& old) {
+             return !old->alive() || old->failed() || old->saving();
+           });
+  }
 
   // Why the present incarnation failed; OK while it did not.
   absl::Status failure() const {

@@ -216,7 +216,9 @@ void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t ra
         "memories of {} copies were lost since",
         epoch.ToString(), name, text, state.floor, Exposure(job), job.plan.copies));
   }
-  const uint64_t known = std::min(job.told_honestly, std::max(state.floor, job.told_honestly));
+  // A superseded epoch may end its restore when newer ones have committed.
+  const bool newest = epoch == job.epochs.rbegin()->first;
+  const uint64_t known = newest ? job.told_honestly : std::min(job.told_honestly, state.floor);
   if (!state.restored && sequence < known && !told_lost) {
     Violation(fmt::format(
         "silent: epoch {} of {} restored from {} and was not told what became of sequence {}",

@@ -122,6 +122,8 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
   shape.keepers = random.Split("keepers").Chance(1, 2);
   Random scrub = random.Split("scrub");
   shape.scrub_pass = scrub.Chance(1, 2) ? kScrubPass : 0s;
+  shape.control_protocol =
+      random.Split("release").Chance(1, 3) ? kControlProtocolOldest : kControlProtocolVersion;
   Random jobs = random.Split("jobs");
   const auto count = 1 + static_cast<uint32_t>(Weighted(&jobs, {68, 22, 10}));
   for (uint32_t i = 0; i < std::max(1U, std::min(count, options.jobs_max)); ++i) {

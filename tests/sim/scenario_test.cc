@@ -44,6 +44,13 @@ constexpr PastSeed kPastSeeds[] = {
     {46, "staging of a superseded epoch stayed where the newer one was learned from an offer"},
     {68, "a directive whose reply was lost was never told again while newer ones followed"},
     {70, "the oracle took a server that joined a moment later for one that was there"},
+    {109, "a receipt that overtook an older inventory was forgotten with it"},
+    {842, "a new leader gave a second sequence for an open that was aborted"},
+    {1025, "a reader was refused for good while its server joined again"},
+    {1267, "the oracle took a late join of a replaced disk for that of the present server"},
+    {1733, "a client process that died before its request's turn ended the server"},
+    {1825, "what a restore had passed over was told committed to the superseded writer"},
+    {1862, "a shard that a given-up persist wrote late stayed on its disk"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {

@@ -58,6 +58,7 @@ Strikes::Strike Strikes::StrikeOf(Fault fault) {
       {Fault::kReformat, &Strikes::Reformat},
       {Fault::kRollBack, &Strikes::RollBack},
       {Fault::kMembers, &Strikes::ChangeMembers},
+      {Fault::kUpgrade, &Strikes::Upgrade},
       {Fault::kPartition, &Strikes::Partition},
       {Fault::kBridge, &Strikes::Bridge},
       {Fault::kClog, &Strikes::Clog},
@@ -230,6 +231,8 @@ void Strikes::Restart() {
         Note(fmt::format("a new disk for {}", Cluster::HostOf(i)));
         cluster_->ReplaceDisk(i);
         oracle_->DiskLost();
+      } else if (MessageOf(end).find("End this gemel-keeper") != std::string_view::npos) {
+        cluster_->EndKeeper(i);  // its disk lied about the identity that the keeper knows
       }
       slot.restart_at = slot.gone ? kTimeNever : After(50, 400);
     }

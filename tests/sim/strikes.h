@@ -104,6 +104,7 @@ class Strikes {
   void PausePlacement();
   void PauseStorm();
   void Zombie();
+  void Upgrade();
   void EpochRace();
   void PowerCut();
   void Reformat();

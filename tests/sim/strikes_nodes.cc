@@ -212,6 +212,28 @@ void Strikes::RollBack() {
   slot.restart_at = After(50, 1500);
 }
 
+// One process at a time, a server's memory kept where there is a keeper; now and then back again.
+void Strikes::Upgrade() {
+  const uint32_t manager = PickManager();
+  const bool of_server = random_->Chance(2, 3);
+  const std::optional<uint32_t> victim = of_server ? PickToLose() : std::nullopt;
+  if (of_server ? !victim.has_value() : !cluster_->placement_up(manager)) {
+    return;
+  }
+  Struck(Fault::kUpgrade);
+  const uint32_t release = random_->Chance(1, 4) ? kControlProtocolOldest : kControlProtocolVersion;
+  Note(fmt::format("{} speaks control protocol {} from now on",
+                   of_server ? Cluster::HostOf(*victim) : Cluster::ManagerNode(manager), release));
+  if (of_server) {
+    cluster_->SetServerProtocol(*victim, release);
+    Down(*victim, 300ms, false);
+    slots_[*victim].restart_at = After(30, 300);
+  } else {
+    cluster_->SetPlacementProtocol(manager, release);
+    KillManager(manager, After(20, 300));
+  }
+}
+
 void Strikes::ChangeMembers() {
   const uint64_t what = random_->Below(3);
   const auto spare = std::find_if(slots_.begin(), slots_.end(),

@@ -134,7 +134,7 @@ TEST_F(PlacementMembers, AnotherVersionOrClusterIsRefusedWithBothNamed) {
   pb::GetStatusRequest request;
   request.mutable_caller()->set_protocol_version(99);
   auto version = cluster.Call<pb::GetStatusReply>("GetStatus", request);
-  EXPECT_THAT(version.status().ToString(), HasSubstr("control protocol 99, this placement 1"));
+  EXPECT_THAT(version.status().ToString(), HasSubstr("control protocol 99, this placement 1 to 2"));
   pb::JoinRequest join;
   *join.mutable_caller() = cluster.CallerOf(cluster.server(0));
   join.mutable_caller()->set_cluster_id(std::string(16, 'z'));
@@ -142,6 +142,22 @@ TEST_F(PlacementMembers, AnotherVersionOrClusterIsRefusedWithBothNamed) {
   EXPECT_EQ(foreign.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(foreign.status().ToString(), HasSubstr(cluster.node().manager->cluster().ToHex()));
   EXPECT_THAT(foreign.status().ToString(), HasSubstr("recover --from-servers"));
+}
+
+TEST_F(PlacementMembers, CallersOfAnOlderReleaseAreServedAndThoseOfANewerOneToldToSpeakIt) {
+  pb::GetStatusRequest request;
+  request.mutable_caller()->set_protocol_version(kControlProtocolOldest);
+  EXPECT_TRUE(cluster.Call<pb::GetStatusReply>("GetStatus", request).ok());
+  request.mutable_caller()->set_protocol_version(kControlProtocolOldest - 1);
+  EXPECT_EQ(cluster.Call<pb::GetStatusReply>("GetStatus", request).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  cluster.Kill();
+  cluster.options.control_protocol = kControlProtocolOldest;
+  ASSERT_TRUE(cluster.Start().ok());
+  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  const auto newer = cluster.Call<pb::GetStatusReply>("GetStatus", request);
+  EXPECT_EQ(newer.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(newer.status().ToString(), HasSubstr("control protocol 2, this placement 1 to 1"));
 }
 
 TEST_F(PlacementMembers, AStoreOlderThanTheClusterIsNotBelieved) {

@@ -576,6 +576,18 @@ TEST_F(PlacementPersist, WhatAGivenUpPersistWroteGoesWhenMemoryHasAll) {
   EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }));
 }
 
+TEST_F(PlacementPersist, WhatAGivenUpPersistWritesLateIsDroppedOnceMore) {
+  run.persist.set_copies(2);
+  cluster.server(0).disk_refuses = error::ResourceExhausted("the disk is full");
+  cluster.server(1).disk_hangs = true;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("persist_given_up"); }));
+  cluster.Run(1s);  // the drop is done, before there is anything
+  cluster.server(1).disk_hangs = false;
+  ASSERT_TRUE(cluster.RunUntil([&] { return !cluster.server(1).disk.empty(); }));
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.OnDisk("1") == 0; }));
+}
+
 TEST_F(PlacementPersist, AServerThatDiesInAPersistLeavesItToOthers) {
   cluster.server(0).disk_hangs = true;
   ASSERT_TRUE(cluster.Save(run, "1").ok());

@@ -247,6 +247,24 @@ TEST(Membership, RetriesAJoinThatPlacementDoesNotAnswer) {
   EXPECT_TRUE(s.Start(0).ok());
 }
 
+TEST(Membership, SpeaksWhatAnOlderPlacementUnderstandsAndMoreAfterItsUpgrade) {
+  Running r;
+  EXPECT_GT(r.fake().named("server-0").last_join.join(), 0U);
+  r.fake().control_protocol = kControlProtocolOldest;
+  r.fake().named("server-0").rejoin = true;
+  const uint32_t joins = r.fake().named("server-0").joins;
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().named("server-0").joins > joins; }, 5s));
+  const pb::JoinRequest older = r.fake().named("server-0").last_join;
+  EXPECT_EQ(older.caller().protocol_version(), kControlProtocolOldest);
+  ASSERT_TRUE(r.client.Save("7", 0, 1, kBytes).ok());
+  r.fake().control_protocol = kControlProtocolVersion;
+  r.fake().named("server-0").rejoin = true;
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().named("server-0").joins > joins + 1; }, 5s));
+  EXPECT_EQ(r.fake().named("server-0").last_join.caller().protocol_version(),
+            kControlProtocolVersion);
+  ASSERT_TRUE(r.client.Save("8", 0, 1, kBytes).ok());
+}
+
 TEST(Membership, RefusesASecondClusterWithAnEmptyStore) {
   ServerWorld s(1);
   s.fake().cluster.bytes[0] = 0x55;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/control_protocol.h"
 #include "common/errors.h"
 #include "server/control.h"
 
@@ -18,6 +19,11 @@ constexpr Duration kTick = 5ms;
 Task<absl::StatusOr<std::string>> FakePlacement::Handle(std::shared_ptr<RpcCall>,
                                                         std::string method, std::string request) {
   calls[method] += 1;
+  const uint32_t spoken = Parse<pb::GetStatusRequest>(request).caller().protocol_version();
+  if (spoken > control_protocol) {  // every request begins with its caller
+    co_return error::Unimplemented("control protocol {}, this placement {}", spoken,
+                                   control_protocol);
+  }
   if (std::deque<absl::Status>& failing = failures[method]; !failing.empty()) {
     absl::Status status = failing.front();
     failing.pop_front();

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "common/control_protocol.h"
 #include "common/loop.h"
 #include "gemel/v1/placement.pb.h"
 #include "placement/model/records.h"
@@ -74,6 +75,7 @@ class FakePlacement final : public RpcService {
   ClusterId cluster;
   uint64_t generation = 1;
   uint64_t term = 1;
+  uint32_t control_protocol = kControlProtocolVersion;  // at most
   EpochId epoch{1, 1};
   std::map<std::string, Joined> members;  // by server id
   std::map<uint64_t, Save> saves;

@@ -166,6 +166,21 @@ TEST(Identity, RefusesAManifestThatIsNotTheRecordsAndARecordOfAnotherCluster) {
             absl::StatusCode::kFailedPrecondition);
 }
 
+TEST(Identity, DoesNotBelieveARecordInAnothersFile) {
+  Place p;
+  const Commit first(3);
+  const Commit second(4);
+  ASSERT_TRUE(p.Run(p.identity->Joined({Cluster(1), 3, 1}, {})).ok());
+  ASSERT_TRUE(p.Run(p.identity->StoreCommit(first.record, first.manifest)).ok());
+  ASSERT_TRUE(p.Run(p.identity->StoreCommit(second.record, second.manifest)).ok());
+  std::vector<std::string> files = *p.life.Run(p.disk->List("records"));
+  ASSERT_EQ(files.size(), 2U);
+  ASSERT_TRUE(p.Run(p.disk->WriteAtomically(files[0], second.record)).ok());
+  const absl::Status loaded = p.Load();
+  EXPECT_EQ(loaded.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(ToText(loaded).find(files[0]), std::string::npos) << loaded;
+}
+
 TEST(Identity, TakesAJobWhoseNameBeginsWithADot) {
   Place p;
   ASSERT_TRUE(p.Run(p.identity->Joined({Cluster(1), 1, 1}, {})).ok());
