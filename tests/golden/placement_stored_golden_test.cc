@@ -177,6 +177,18 @@ TEST(StoredGolden, OpenRecord) {
                    "42434445");                        // persist_keep
 }
 
+// A strategy other than the default follows; as it was stored by who knew none, there is nothing.
+TEST(StoredGolden, OpenRecordOfARing) {
+  OpenRecord m;
+  const std::string without = EncodeStored(m);
+  m.strategy = StrategyChoice::kRing;
+  ExpectStored(m, BytesToHex(without) + "01");
+  EXPECT_EQ(DecodeStored<OpenRecord>("key", without)->strategy, StrategyChoice::kGroup);
+  for (const char never : {'\0', '\2'}) {
+    EXPECT_FALSE(DecodeStored<OpenRecord>("key", without + never).ok()) << static_cast<int>(never);
+  }
+}
+
 TEST(StoredGolden, DrainRecord) {
   DrainRecord m;
   m.server = IdOf<ServerId>(0x01);
