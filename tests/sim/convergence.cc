@@ -184,7 +184,7 @@ void Convergence::CheckCopies(const model::CommitRecord& record, uint32_t copies
       members.push_back({.domain = cluster_->DomainOf(i)});
     }
   }
-  const uint32_t level = model::BuildGroups(members, record.copies).level;
+  const uint32_t level = model::BuildGroups(members, record.copies, record.strategy).level;
   const size_t domains = model::CountDomains(members, level);
   size_t fewest = members.size();
   for (uint32_t rank = 0; rank < record.world_size; ++rank) {
