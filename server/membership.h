@@ -9,7 +9,8 @@
 // Invariants:
 //   (1) one incarnation for the life of the process; joining again under it replaces what placement
 //       believes of it;
-//   (2) what was sealed while a join was under way is reported by a receipt after it, and not before
+//   (2) what was sealed while a join was under way is reported by a receipt after it, and not
+//   before
 //       it was answered;
 //   (3) a placement of another cluster or of an older generation is never obeyed.
 // Errors: Join() retries what may pass; FailedPrecondition and InvalidArgument are final and name
