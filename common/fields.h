@@ -87,6 +87,16 @@ class FieldEncoder {
     T::Fields(message, *this);
   }
 
+  // The last field of what stands by itself, added after others were written without it: absent it
+  // is zero, and zero is never written, so every value still has one encoding.
+  template <typename T>
+    requires std::is_enum_v<T>
+  void Last(std::string_view name, T value) {
+    if (value != T{}) {
+      (*this)(name, value);
+    }
+  }
+
  private:
   Encoder* encoder_;
 };
@@ -161,6 +171,19 @@ class FieldDecoder {
     requires requires(T& message, FieldDecoder& self) { T::Fields(message, self); }
   void operator()(std::string_view, T& message) {
     T::Fields(message, *this);
+  }
+
+  template <typename T>
+    requires std::is_enum_v<T>
+  void Last(std::string_view name, T& value) {
+    value = T{};
+    if (decoder_->remaining() == 0) {
+      return;
+    }
+    (*this)(name, value);
+    if (value == T{}) {
+      decoder_->Fail(name, "is written though it is zero");
+    }
   }
 
  private:

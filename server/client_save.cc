@@ -44,6 +44,8 @@ pb::OpenRequest OpenRequestOf(const OpenShard& request) {
   ask.set_layout_bytes(request.layout_bytes);
   ask.set_copies(request.copies);
   ask.set_min_copies(request.min_copies);
+  ask.set_strategy(request.strategy == StrategyChoice::kRing ? pb::STRATEGY_RING
+                                                             : pb::STRATEGY_GROUP);
   ask.set_keep_latest(request.keep_latest);
   ask.set_on_busy(request.on_busy == OnBusyPolicy::kSkip ? pb::ON_BUSY_SKIP : pb::ON_BUSY_WAIT);
   ask.set_wait_ms(std::min(request.wait_ms, kWaitMsMax));

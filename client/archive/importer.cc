@@ -111,7 +111,8 @@ absl::Status Importing::OpenAll(const Epoch& epoch) {
          .layout_hash = layout.layout_hash,
          .copies = options_.copies,
          .keep_latest = 0,
-         .timeout_ms = kBaseTimeoutMs + static_cast<int64_t>(result_.bytes / kSlowestBytesPerMs)});
+         .timeout_ms = kBaseTimeoutMs + static_cast<int64_t>(result_.bytes / kSlowestBytesPerMs),
+         .strategy = options_.strategy});
     GEMEL_RETURN_IF_ERROR(StatusOf(writer.status()));
     GEMEL_CHECK(writer->has_value()) << "an open that waits is never skipped";
     opened_.push_back({std::move(**writer), rank});

@@ -30,6 +30,7 @@ struct ImportOptions {
   std::string name;  // empty: as exported
   bool takeover = false;
   uint32_t copies = 2;
+  Client::Strategy strategy = Client::Strategy::kGroup;
   std::vector<Client*> clients;  // shard r goes through client r modulo their number
 };
 

@@ -117,6 +117,9 @@ void Archiving::AddImport(CLI::App* command) {
   command->add_option("--job", job_, "default: the job that was exported");
   command->add_option("--name", name_, "step; default: the one that was exported");
   command->add_option("--copies", copies_, "servers that hold each shard")->capture_default_str();
+  command->add_option("--strategy", strategy_, "how its copies are spread: group or ring")
+      ->check(CLI::IsMember({"group", "ring"}))
+      ->capture_default_str();
   command->add_flag("--takeover", takeover_,
                     "also a job that is there: its trainer loses its epoch");
   command->add_flag("--verify-only", verify_only_, "import nothing: check every digest");

@@ -62,6 +62,7 @@ class Archiving {
   std::string name_;
   std::string interval_ = "0s";
   std::string patience_ = "60s";
+  std::string strategy_ = "group";
   uint64_t every_ = 1;
   uint32_t keep_ = 0;
   uint32_t copies_ = 2;

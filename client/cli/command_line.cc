@@ -344,7 +344,10 @@ void CommandLine::AddQueries() {
       Query("explain", "Who keeps what and what would be survived", Simple(RunExplain));
   explain->add_option("what", flags_.target, "JOB or JOB@STEP; default the cluster");
   explain->add_option("--copies", flags_.copies, "of a shard")->capture_default_str();
-  explain->footer("Examples:\n  gemel explain --copies 3\n  gemel explain gpt@7");
+  explain->add_option("--strategy", flags_.strategy, "group or ring")
+      ->check(CLI::IsMember({"group", "ring"}))
+      ->capture_default_str();
+  explain->footer("Examples:\n  gemel explain --copies 3 --strategy ring\n  gemel explain gpt@7");
 }
 
 void CommandLine::AddStorage() {

@@ -175,7 +175,7 @@ absl::Status RunRemove(const Flags& flags) {
 absl::Status RunExplain(const Flags& flags) {
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<PlacementClient> placement, PlacementOf(flags));
   const JobAndName what = SplitJobAndName(flags.target);
-  absl::StatusOr<Json> result = QueryExplain(placement.get(), what, flags.copies);
+  absl::StatusOr<Json> result = QueryExplain(placement.get(), what, flags);
   if (!result.ok()) {
     return WithSuggestion(result.status(), placement.get(), what);
   }

@@ -31,6 +31,7 @@ struct Flags {
   std::string target;  // JOB or JOB@STEP, or what else a command is about
   std::vector<std::string> command;
   uint32_t copies = 2;
+  std::string strategy = "group";
   uint32_t patience_s = 60;
   bool wipe = false;
   bool watch = false;

@@ -54,6 +54,7 @@ absl::StatusOr<int> Archiving::Import(const std::string& dir, bool json) {
   options.name = name_;
   options.takeover = takeover_;
   options.copies = copies_;
+  options.strategy = strategy_ == "ring" ? Client::Strategy::kRing : Client::Strategy::kGroup;
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<Ground> ground, Prepare());
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<archive::Target> source,
                          OpenTarget(folder, ground->pace.get()));
@@ -89,7 +90,8 @@ absl::StatusOr<int> Archiving::Import(const std::string& dir, bool json) {
 
 absl::StatusOr<int> Archiving::ImportDcp(const std::string& dir, bool json) {
   std::vector<std::string> arguments = {
-      target_, "--job", job_, "--name", name_, "--copies", fmt::to_string(copies_)};
+      target_,      "--job",  job_, "--name", name_, "--copies", fmt::to_string(copies_),
+      "--strategy", strategy_};
   if (job_.empty() || name_.empty()) {
     return error::InvalidArgument(
         "{} is a directory of torch's DCP, which does not say of which job and step it is: say "

@@ -299,9 +299,10 @@ absl::StatusOr<PersistStep> PersistOnce(PlacementClient* placement, const JobAnd
 }
 
 absl::StatusOr<Json> QueryExplain(PlacementClient* placement, const JobAndName& what,
-                                  uint32_t copies) {
+                                  const Flags& flags) {
   auto request = AskAbout<v1::ExplainRequest>(what);
-  request.set_copies(copies);
+  request.set_copies(flags.copies);
+  request.set_strategy(flags.strategy == "ring" ? v1::STRATEGY_RING : v1::STRATEGY_GROUP);
   GEMEL_ASSIGN_OR_RETURN(auto reply, placement->Call<v1::ExplainReply>("Explain", request));
   Json json;
   json["lines"] = Json::array();

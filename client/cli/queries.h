@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 
+#include "client/cli/flags.h"
 #include "common/epoll_loop.h"
 #include "gemel/v1/placement.pb.h"
 #include "transport/control/grpc_channel.h"
@@ -61,7 +62,7 @@ absl::StatusOr<nlohmann::ordered_json> QueryVerify(PlacementClient* placement,
 absl::StatusOr<nlohmann::ordered_json> RemoveSnapshots(PlacementClient* placement,
                                                        const JobAndName& what);
 absl::StatusOr<nlohmann::ordered_json> QueryExplain(PlacementClient* placement,
-                                                    const JobAndName& what, uint32_t copies);
+                                                    const JobAndName& what, const Flags& flags);
 
 // What PersistSnapshot says; the call begins the work when it has not begun.
 struct PersistStep {

@@ -23,6 +23,7 @@ OpenShard MessageOf(const SaveOptions& options, const EpochToken& token) {
   message.layout_bytes = options.layout_bytes;
   message.copies = options.copies;
   message.min_copies = options.min_copies;
+  message.strategy = options.strategy;
   message.keep_latest = options.keep_latest;
   message.on_busy = options.on_busy;
   message.stage = options.stage;

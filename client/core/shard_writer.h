@@ -32,7 +32,8 @@ struct SaveOptions {
   uint64_t layout_bytes = 0;
   Digest128 layout_hash;
   uint32_t copies = 2;
-  uint32_t min_copies = 0;   // 0: = copies
+  uint32_t min_copies = 0;  // 0: = copies
+  StrategyChoice strategy = StrategyChoice::kGroup;
   uint32_t keep_latest = 1;  // 0: keep all
   OnBusyPolicy on_busy = OnBusyPolicy::kWait;
   uint32_t persist_every = 0;  // which committed snapshots go to disk: gemel.v1.PersistPolicy

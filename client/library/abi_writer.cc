@@ -46,6 +46,9 @@ absl::Status CheckOptions(const gemel_snapshot_options& given) {
   if (given.on_busy != GEMEL_ON_BUSY_WAIT && given.on_busy != GEMEL_ON_BUSY_SKIP) {
     return error::InvalidArgument("on_busy={}: 0 waits, 1 skips", given.on_busy);
   }
+  if (given.strategy != GEMEL_STRATEGY_GROUP && given.strategy != GEMEL_STRATEGY_RING) {
+    return error::InvalidArgument("strategy={}: 0 is group, 1 is ring", given.strategy);
+  }
   return absl::OkStatus();
 }
 
@@ -71,6 +74,8 @@ SaveOptions OptionsOf(const gemel_snapshot_options& given) {
   options.layout_hash = DecodeDigest(given.layout_hash);
   options.copies = given.copies;
   options.min_copies = given.min_copies;
+  options.strategy =
+      given.strategy == GEMEL_STRATEGY_RING ? StrategyChoice::kRing : StrategyChoice::kGroup;
   options.keep_latest = given.keep_latest;
   options.on_busy = given.on_busy == GEMEL_ON_BUSY_SKIP ? OnBusyPolicy::kSkip : OnBusyPolicy::kWait;
   options.persist_every = given.persist_every;

@@ -1,15 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Admission of one rank's shard: on every server that will hold it, committed + in flight + this
-// snapshot + one more copy for a pin must fit (placement/model/admission.h).
+// snapshot + one more copy for a pin must fit (placement/model/admission.h). Where the strategy
+// puts a copy and it does not fit, another server takes it (placement/model/room.h).
 #include <algorithm>
-#include <limits>
 
+#include "absl/strings/str_join.h"
+
+#include "common/bytes.h"
 #include "common/check.h"
 #include "placement/manager/core.h"
-#include "placement/model/admission.h"
+#include "placement/model/room.h"
 
 namespace gemel {
+namespace {
+
+bool IsKeptFor(const Elsewhere& kept, const Attempt& attempt, uint64_t map_version) {
+  return kept.epoch == attempt.id().epoch && kept.map_version == map_version &&
+         kept.copies == attempt.record.copies && kept.strategy == attempt.record.strategy;
+}
+
+}  // namespace
 
 uint64_t PlacementCore::CommittedBytes(const MemberEntry& member) const {
   uint64_t bytes = 0;
@@ -58,46 +69,139 @@ uint64_t PlacementCore::PinnedBytes(const MemberEntry& member) const {
   return bytes;
 }
 
-// The holders of this rank are asked; the others' shares were admitted with their own ranks.
-absl::StatusOr<bool> PlacementCore::Admit(Attempt* attempt, MemberEntry* owner, uint64_t bytes,
-                                          std::string* reason) {
-  Plan& plan = PlanFor(attempt->record.copies);
-  const uint32_t index = plan.index.at(owner->record.id);
-  std::vector<uint64_t> owned(plan.ids.size(), 0);
-  for (const RankSlot& slot : attempt->slots) {
-    const auto found = slot.opened ? plan.index.find(*slot.owner) : plan.index.end();
+// Without what `attempt` has reserved there.
+model::ServerMemory PlacementCore::MemoryOf(const MemberEntry& member,
+                                            const Attempt* attempt) const {
+  model::ServerMemory memory{.name = member.record.name,
+                             .capacity_bytes = member.record.capacity_bytes,
+                             .committed_bytes = CommittedBytes(member),
+                             .in_flight_bytes = InFlightBytes(member, attempt)};
+  memory.pinned_bytes = std::min(PinnedBytes(member), memory.committed_bytes);
+  return memory;
+}
+
+// Local copies of the ranks that have yet to open, by member: as of the newest commit; before the
+// first, as large as this one, evenly over the servers.
+std::vector<uint64_t> PlacementCore::ExpectedBytes(const Attempt& attempt, const MemberEntry& owner,
+                                                   const Plan& plan,
+                                                   const pb::OpenRequest& request) {
+  const Job& job = *FindJob(attempt.id().job);
+  const auto world = static_cast<uint32_t>(attempt.slots.size());
+  const bool known = job.homes.size() == world;
+  std::vector<uint64_t> bytes(plan.ids.size(), 0);
+  std::vector<uint32_t> opened(plan.ids.size(), 0);
+  uint32_t coming = 0;
+  for (uint32_t rank = 0; rank < world; ++rank) {
+    const RankSlot& slot = attempt.slots[rank];
+    if (slot.opened || rank == request.rank()) {
+      const auto here = plan.index.find(slot.opened ? *slot.owner : owner.record.id);
+      if (here != plan.index.end()) {
+        opened[here->second] += 1;
+      }
+      continue;
+    }
+    coming += 1;
+    const auto home = known ? plan.index.find(job.homes[rank]) : plan.index.end();
+    if (home != plan.index.end()) {
+      bytes[home->second] += job.home_bytes[rank];
+    }
+  }
+  if (known) {
+    return bytes;
+  }
+  const auto even = static_cast<uint32_t>(DivideUp(world, std::max(1U, plan.assignment.members)));
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    const uint32_t more = plan.members[i].placeable ? even - std::min(even, opened[i]) : 0;
+    bytes[i] = request.shard_bytes() * std::min(coming, more);
+  }
+  return bytes;
+}
+
+// Where the copies of this rank should lie: where they were put before in this epoch, else where
+// the strategy puts them.
+std::vector<uint32_t> PlacementCore::PreferredHolders(const Job& job, const Attempt& attempt,
+                                                      const Plan& plan, uint32_t rank,
+                                                      uint32_t owner) const {
+  const std::vector<uint32_t>& usual = plan.slots.holders[owner];
+  GEMEL_CHECK(!usual.empty() && usual.front() == owner) << attempt.id().ToString();
+  const Elsewhere& kept = job.elsewhere;
+  const auto found = kept.holders.find(rank);
+  if (found == kept.holders.end() || !IsKeptFor(kept, attempt, cluster_.map_version)) {
+    return usual;
+  }
+  const std::vector<uint32_t> before = Indices(plan, found->second);
+  const bool usable = before.size() == usual.size() && before.front() == owner &&
+                      std::all_of(before.begin() + 1, before.end(),
+                                  [&](uint32_t index) { return plan.members[index].placeable; });
+  return usable ? before : usual;
+}
+
+void PlacementCore::RememberElsewhere(Job* job, const Attempt& attempt, uint32_t rank,
+                                      const std::vector<ServerId>& holders,
+                                      const absl::Status& why) {
+  Elsewhere& kept = job->elsewhere;
+  if (!IsKeptFor(kept, attempt, cluster_.map_version)) {
+    kept = {.epoch = attempt.id().epoch,
+            .map_version = cluster_.map_version,
+            .copies = attempt.record.copies,
+            .strategy = attempt.record.strategy};
+  }
+  if (kept.holders.empty()) {
+    std::vector<std::string> names;
+    for (const ServerId& id : holders) {
+      names.push_back(members_.at(id)->record.name);
+    }
+    Emit(Severity::kInfo, "placed_elsewhere",
+         fmt::format("{}: rank {} keeps its copies at {}; other ranks of this epoch may do as much "
+                     "without being told: {}",
+                     attempt.id().ToString(), rank, absl::StrJoin(names, ", "), MessageOf(why)));
+  }
+  kept.holders[rank] = holders;
+  GEMEL_CHECK_LE(kept.holders.size(), model::kWorldSizeMax) << job->name;
+}
+
+// Room for the copies of one rank: who keeps them, or none and `reason` to wait for. Those of the
+// other ranks were admitted with them.
+absl::StatusOr<std::vector<ServerId>> PlacementCore::Admit(Attempt* attempt,
+                                                           const MemberEntry& owner,
+                                                           const pb::OpenRequest& request,
+                                                           std::string* reason) {
+  Job* job = FindJob(attempt->id().job);
+  Plan& plan = PlanFor(attempt->record.copies, attempt->record.strategy);
+  const model::ShardRequest shard{
+      .bytes = request.shard_bytes(),
+      .preferred =
+          PreferredHolders(*job, *attempt, plan, request.rank(), plan.index.at(owner.record.id))};
+  model::SnapshotRoom room{
+      .memory = [&](uint32_t i) { return MemoryOf(*members_.at(plan.ids[i]), attempt); },
+      .staged_bytes = std::vector<uint64_t>(plan.ids.size(), 0),
+      .expected_bytes = ExpectedBytes(*attempt, owner, plan, request)};
+  for (const auto& [id, bytes] : attempt->reserved) {
+    const auto found = plan.index.find(id);
     if (found != plan.index.end()) {
-      owned[found->second] += slot.bytes;
+      room.staged_bytes[found->second] = bytes;
     }
   }
-  GEMEL_CHECK_LT(index, owned.size()) << owner->record.name;
-  owned[index] += bytes;
-  const std::vector<uint32_t>& holders = plan.slots.holders[index];
-  std::vector<model::ServerMemory> servers(plan.ids.size());
-  for (uint32_t i = 0; i < servers.size(); ++i) {
-    const MemberEntry& member = *members_.at(plan.ids[i]);
-    servers[i].name = member.record.name;
-    servers[i].capacity_bytes = std::numeric_limits<uint64_t>::max();
-    if (std::find(holders.begin(), holders.end(), i) != holders.end()) {
-      servers[i].capacity_bytes = member.record.capacity_bytes;
-      servers[i].committed_bytes = CommittedBytes(member);
-      servers[i].in_flight_bytes = InFlightBytes(member, attempt);
-      servers[i].pinned_bytes = std::min(PinnedBytes(member), servers[i].committed_bytes);
+  const model::PlacedShard placed = model::PlaceShard(*plan.repairs, shard, room);
+  std::vector<ServerId> holders;
+  for (const uint32_t index : placed.holders) {
+    holders.push_back(plan.ids[index]);
+  }
+  if (placed.verdict == model::Verdict::kAccept) {
+    if (placed.elsewhere) {
+      RememberElsewhere(job, *attempt, request.rank(), holders, placed.status);
     }
+    return holders;
   }
-  const model::Admission admission = model::AdmitSnapshot(servers, plan.slots, owned);
-  if (admission.verdict == model::Verdict::kAccept) {
-    return true;
-  }
-  *reason = std::string(MessageOf(admission.status));
+  *reason = std::string(MessageOf(placed.status));
   bool freed = false;
-  for (const uint32_t holder : holders) {
-    freed = GiveUpPersistsFor(*members_.at(plan.ids[holder]), attempt->id()) || freed;
+  for (const uint32_t index : shard.preferred) {
+    freed = GiveUpPersistsFor(*members_.at(plan.ids[index]), attempt->id()) || freed;
   }
-  if (freed || admission.verdict == model::Verdict::kWait) {
-    return false;
+  if (freed || placed.verdict == model::Verdict::kWait) {
+    return holders;
   }
-  return Annotate(admission.status, attempt->id().ToString());
+  return Annotate(placed.status, attempt->id().ToString());
 }
 
 }  // namespace gemel

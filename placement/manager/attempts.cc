@@ -61,7 +61,7 @@ std::vector<ServerId> PlacementCore::CountedReceipts(const Attempt& attempt, con
 }
 
 void PlacementCore::Evaluate(Attempt* attempt, RankSlot* slot) {
-  Plan& plan = PlanFor(attempt->record.copies);
+  Plan& plan = PlanFor(attempt->record.copies, attempt->record.strategy);
   const std::vector<uint32_t> receipts = Indices(plan, LiveReceipts(*slot));
   const model::CopyPolicy policy{.copies = attempt->record.copies,
                                  .min_copies = attempt->record.min_copies};
@@ -93,28 +93,54 @@ void PlacementCore::Reserve(Attempt* attempt) {
   }
 }
 
+// Where the strategy puts the shards of a rank that saves at `owner`, whatever room there is.
+std::vector<ServerId> PlacementCore::UsualHolders(const Attempt& attempt, const ServerId& owner) {
+  const Plan& plan = PlanFor(attempt.record.copies, attempt.record.strategy);
+  std::vector<ServerId> holders;
+  for (const uint32_t index : plan.slots.holders[plan.index.at(owner)]) {
+    holders.push_back(plan.ids[index]);
+  }
+  return holders;
+}
+
 // First plan of a rank, or its plan at a new incarnation of its server.
-void PlacementCore::PlanRank(Attempt* attempt, uint32_t rank, const ServerId& owner) {
+void PlacementCore::PlanRank(Attempt* attempt, uint32_t rank,
+                             const std::vector<ServerId>& admitted) {
   RankSlot& slot = attempt->slots.at(rank);
   if (!slot.holders.empty() || !slot.receipts.empty()) {
     RetargetRank(attempt, rank);
     Reserve(attempt);
     return;
   }
-  Plan& plan = PlanFor(attempt->record.copies);
-  const std::vector<uint32_t>& holders = plan.slots.holders[plan.index.at(owner)];
-  GEMEL_CHECK(!holders.empty()) << owner.ToShort();
-  for (const uint32_t holder : holders) {
-    const ServerId& id = plan.ids[holder];
+  GEMEL_CHECK(!admitted.empty() && admitted.front() == slot.owner) << attempt->id().ToString();
+  for (const ServerId& id : admitted) {
     slot.holders.push_back({id, members_.at(id)->record.incarnation});
     attempt->reserved[id] += slot.bytes;
   }
 }
 
+// Those of `members` that have no room for so many bytes more of this attempt.
+std::vector<uint32_t> PlacementCore::WithoutRoom(const Attempt& attempt, const Plan& plan,
+                                                 uint64_t bytes,
+                                                 const std::vector<uint32_t>& members) const {
+  std::vector<uint32_t> full;
+  for (const uint32_t index : members) {
+    const ServerId& id = plan.ids[index];
+    const auto reserved = attempt.reserved.find(id);
+    const std::vector<model::ServerMemory> server = {MemoryOf(*members_.at(id), &attempt)};
+    const std::vector<uint64_t> staging = {
+        bytes + (reserved == attempt.reserved.end() ? 0 : reserved->second)};
+    if (model::AdmitSnapshot(server, staging).verdict == model::Verdict::kRefuse) {
+      full.push_back(index);
+    }
+  }
+  return full;
+}
+
 // True when the plan of the rank changed. Only missing receipts move.
 bool PlacementCore::RetargetRank(Attempt* attempt, uint32_t rank) {
   RankSlot& slot = attempt->slots.at(rank);
-  Plan& plan = PlanFor(attempt->record.copies);
+  Plan& plan = PlanFor(attempt->record.copies, attempt->record.strategy);
   if (plan.ids.empty()) {
     return false;
   }
@@ -129,8 +155,20 @@ bool PlacementCore::RetargetRank(Attempt* attempt, uint32_t rank) {
   }
   shard.old_holders = Indices(plan, old);
   shard.receipts = Indices(plan, LiveReceipts(slot));
-  const model::Retargeted target =
+  model::Retargeted target =
       model::Retarget(plan.members, plan.slots, shard, attempt->record.level);
+  // Whoever is new in the plan and has no room goes last; the plan ends when none is, or all are.
+  for (size_t known = 0; !target.added.empty(); known = shard.full.size()) {
+    for (const uint32_t index : WithoutRoom(*attempt, plan, slot.bytes, target.added)) {
+      if (std::find(shard.full.begin(), shard.full.end(), index) == shard.full.end()) {
+        shard.full.push_back(index);
+      }
+    }
+    if (shard.full.size() == known) {
+      break;
+    }
+    target = model::Retarget(plan.members, plan.slots, shard, attempt->record.level);
+  }
   std::vector<SlotReceipt> holders;
   if (shard.owner.has_value()) {
     const ServerId& id = plan.ids[*shard.owner];

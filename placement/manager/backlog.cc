@@ -61,7 +61,7 @@ void PlacementCore::CollectMemory(Job* job, Committed* snapshot, uint32_t age, B
     return;
   }
   const SnapshotId& id = record.snapshot;
-  Plan& plan = PlanFor(std::clamp<uint32_t>(record.copies, 1, model::kCopiesMax));
+  Plan& plan = PlanOf(record);
   if (!snapshot->full && plan.assignment.members < record.copies) {
     AddLine(&backlog->blocked,
             fmt::format("job {} keeps {} copies and {} servers take work: start more (`gemel up "

@@ -35,6 +35,7 @@ model::CommitRecord PlacementCore::BuildRecord(const Attempt& attempt,
   record.min_copies = attempt.record.min_copies;
   record.keep_latest = attempt.record.keep_latest;
   record.committed_unix_s = loop_->WallSeconds();
+  record.strategy = attempt.record.strategy;
   return record;
 }
 
@@ -252,7 +253,7 @@ PlacementCore::Answer<pb::AwaitCommitReply> PlacementCore::AwaitCommit(
       // A restarted manager learns from its polls where the rank lives.
       slot.owner = (*caller)->record.id;
       slot.owner_incarnation = (*caller)->record.incarnation;
-      PlanRank(attempt.get(), request.rank(), *slot.owner);
+      PlanRank(attempt.get(), request.rank(), UsualHolders(*attempt, *slot.owner));
       slot.plan += 1;
     }
     if (attempt->state == AttemptState::kAborting && !attempt->store_error.ok()) {

@@ -91,7 +91,7 @@ const HeldCopy& PlacementCore::CopyAt(const MemberEntry& member, const ShardId& 
 
 void PlacementCore::CountCopies(Committed* snapshot) {
   const model::CommitRecord& record = snapshot->record;
-  Plan& plan = PlanFor(std::clamp<uint32_t>(record.copies, 1, model::kCopiesMax));
+  Plan& plan = PlanOf(record);
   const model::CopyPolicy policy{.copies = plan.assignment.copies,
                                  .min_copies = std::min(record.min_copies, plan.assignment.copies)};
   const model::DomainRule rule = plan.RuleAt(plan.assignment.level);

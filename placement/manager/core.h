@@ -18,13 +18,15 @@
 #include "placement/manager/leadership.h"
 #include "placement/manager/manager.h"
 #include "placement/manager/state.h"
+#include "placement/model/admission.h"
 #include "placement/model/assignment.h"
 #include "placement/model/receipts.h"
 #include "placement/model/repair.h"
 
 namespace gemel {
 
-// The live members as placement/model sees them, and the groups for one number of copies.
+// The live members as placement/model sees them, and the groups for one number of copies and one
+// strategy.
 struct Plan {
   std::vector<ServerId> ids;
   std::vector<model::Member> members;
@@ -153,7 +155,8 @@ class PlacementCore {
 
   // map.cc
   MemberEntry* FindMember(const ServerId& id);
-  Plan& PlanFor(uint32_t copies);
+  Plan& PlanFor(uint32_t copies, StrategyChoice strategy);
+  Plan& PlanOf(const model::CommitRecord& record);
   void MembersChanged();
   void MemberToProto(const MemberEntry& member, pb::Member* out) const;
   void MemberToProto(const ServerId& id, pb::Member* out) const;
@@ -212,8 +215,15 @@ class PlacementCore {
   Answer<std::shared_ptr<Attempt>> Accept(Job* job, const pb::OpenRequest* request);
   absl::StatusOr<bool> TakeRank(Attempt* attempt, MemberEntry* owner,
                                 const pb::OpenRequest& request, std::string* reason);
-  absl::StatusOr<bool> Admit(Attempt* attempt, MemberEntry* owner, uint64_t bytes,
-                             std::string* reason);
+  absl::StatusOr<std::vector<ServerId>> Admit(Attempt* attempt, const MemberEntry& owner,
+                                              const pb::OpenRequest& request, std::string* reason);
+  model::ServerMemory MemoryOf(const MemberEntry& member, const Attempt* attempt) const;
+  std::vector<uint64_t> ExpectedBytes(const Attempt& attempt, const MemberEntry& owner,
+                                      const Plan& plan, const pb::OpenRequest& request);
+  std::vector<uint32_t> PreferredHolders(const Job& job, const Attempt& attempt, const Plan& plan,
+                                         uint32_t rank, uint32_t owner) const;
+  void RememberElsewhere(Job* job, const Attempt& attempt, uint32_t rank,
+                         const std::vector<ServerId>& holders, const absl::Status& why);
   uint64_t CommittedBytes(const MemberEntry& member) const;
   uint64_t InFlightBytes(const MemberEntry& member, const Attempt* except) const;
   uint64_t PinnedBytes(const MemberEntry& member) const;
@@ -225,7 +235,10 @@ class PlacementCore {
   std::shared_ptr<Attempt> MakeAttempt(OpenRecord record, uint64_t version);
   void Evaluate(Attempt* attempt, RankSlot* slot);
   void EvaluateAll(Attempt* attempt);
-  void PlanRank(Attempt* attempt, uint32_t rank, const ServerId& owner);
+  std::vector<ServerId> UsualHolders(const Attempt& attempt, const ServerId& owner);
+  void PlanRank(Attempt* attempt, uint32_t rank, const std::vector<ServerId>& admitted);
+  std::vector<uint32_t> WithoutRoom(const Attempt& attempt, const Plan& plan, uint64_t bytes,
+                                    const std::vector<uint32_t>& members) const;
   void RetargetAll();
   void RetargetAttempt(const std::shared_ptr<Attempt>& attempt);
   bool RetargetRank(Attempt* attempt, uint32_t rank);
@@ -355,7 +368,7 @@ class PlacementCore {
   Task<void> EndDrain(ServerId id);
   absl::StatusOr<MemberEntry*> MemberNamed(const std::string& name);
   absl::Status CheckDrain(const MemberEntry& member);
-  absl::Status CheckDrainCopies(const MemberEntry& member, uint32_t copies,
+  absl::Status CheckDrainCopies(const MemberEntry& member, const Plan& plan,
                                 const std::string& what);
   absl::Status CheckDrainRoom(const MemberEntry& member);
   absl::Status CheckDrainDisk(const MemberEntry& member);
@@ -466,7 +479,7 @@ class PlacementCore {
   std::map<std::string, std::unique_ptr<Job>> jobs_;
   std::map<ReadId, ReadPin> reads_;
   uint64_t persist_runs_ = 0;
-  std::map<uint32_t, Plan> plans_;  // by copies; emptied when the members change
+  std::map<std::pair<uint32_t, StrategyChoice>, Plan> plans_;  // emptied when the members change
   std::map<ServerId, DrainRecord> draining_;
   bool repairing_ = false;
   bool repair_again_ = false;

@@ -93,10 +93,10 @@ absl::StatusOr<MemberEntry*> PlacementCore::MemberNamed(const std::string& name)
   return found.front();
 }
 
-// Can others keep `copies` copies, in as many domains as now?
-absl::Status PlacementCore::CheckDrainCopies(const MemberEntry& member, uint32_t copies,
+// Can others keep the plan's copies, in as many domains as now?
+absl::Status PlacementCore::CheckDrainCopies(const MemberEntry& member, const Plan& plan,
                                              const std::string& what) {
-  Plan& plan = PlanFor(std::clamp<uint32_t>(copies, 1, model::kCopiesMax));
+  const uint32_t copies = plan.assignment.copies;
   std::vector<model::Member> others = plan.members;
   const uint32_t level = plan.assignment.level;
   const uint32_t domains = std::min(copies, model::CountDomains(others, level));
@@ -140,7 +140,7 @@ absl::Status PlacementCore::CheckDrainRoom(const MemberEntry& member) {
   uint64_t lacking_bytes = 0;
   std::set<std::string> failures;
   for (const RepairTask& task : backlog.tasks) {
-    Plan& plan = PlanFor(std::clamp<uint32_t>(task.wanted, 1, model::kCopiesMax));
+    Plan& plan = PlanOf(task.job->snapshots.at(task.order).record);
     model::RepairShard shard = ShardOf(task, plan, &room, &failures);
     const model::RepairTargets found = plan.repairs->TargetsOf(shard);
     for (const uint32_t index : found.targets) {
@@ -206,17 +206,18 @@ absl::Status PlacementCore::CheckDrain(const MemberEntry& member) {
     return error::Unavailable("{} is not drained before all is known: {}", member.record.name,
                               waiting_for);
   }
-  GEMEL_RETURN_IF_ERROR(CheckDrainCopies(member, 1, "the cluster"));
+  GEMEL_RETURN_IF_ERROR(
+      CheckDrainCopies(member, PlanFor(1, StrategyChoice::kGroup), "the cluster"));
   for (const auto& [name, job] : jobs_) {
     for (const auto& [order, snapshot] : job->snapshots) {
       if (snapshot.in_memory) {
         GEMEL_RETURN_IF_ERROR(
-            CheckDrainCopies(member, snapshot.record.copies, snapshot.record.snapshot.ToString()));
+            CheckDrainCopies(member, PlanOf(snapshot.record), snapshot.record.snapshot.ToString()));
       }
     }
     for (const auto& [sequence, attempt] : job->attempts) {
-      GEMEL_RETURN_IF_ERROR(
-          CheckDrainCopies(member, attempt->record.copies, attempt->id().ToString()));
+      const Plan& plan = PlanFor(attempt->record.copies, attempt->record.strategy);
+      GEMEL_RETURN_IF_ERROR(CheckDrainCopies(member, plan, attempt->id().ToString()));
     }
   }
   GEMEL_RETURN_IF_ERROR(CheckDrainRoom(member));

@@ -17,13 +17,19 @@ PlacementCore::Answer<pb::ExplainReply> PlacementCore::Explain(CallPtr,
   if (request.copies() > model::kCopiesMax) {
     co_return error::InvalidArgument("{} copies; 1 to {}", request.copies(), model::kCopiesMax);
   }
+  if (!pb::Strategy_IsValid(request.strategy())) {
+    co_return error::InvalidArgument("strategy {}; 0 is group, 1 is ring",
+                                     static_cast<int>(request.strategy()));
+  }
   uint32_t copies = request.copies() == 0 ? 2 : request.copies();
+  StrategyChoice strategy = StrategyOf(request.strategy());
   pb::ExplainReply reply;
   if (!request.job().empty()) {
     GEMEL_CO_ASSIGN_OR_RETURN(Job * job, KnownJob(request.job()));
     GEMEL_CO_ASSIGN_OR_RETURN(const Committed* snapshot, FindSnapshot(job, request.name()));
     const model::CommitRecord& record = snapshot->record;
     copies = record.copies;
+    strategy = record.strategy;
     reply.add_lines(fmt::format("{}: {} ranks, {} bytes, {} of {} copies, redundancy {}",
                                 record.snapshot.ToString(), record.world_size, record.bytes,
                                 snapshot->fewest, record.copies, snapshot->full ? "full" : "LOW"));
@@ -38,7 +44,7 @@ PlacementCore::Answer<pb::ExplainReply> PlacementCore::Explain(CallPtr,
                                   names.empty() ? "NO LIVE HOLDER" : absl::StrJoin(names, ", ")));
     }
   }
-  Plan& plan = PlanFor(copies);
+  Plan& plan = PlanFor(copies, strategy);
   std::vector<std::string> names;
   names.reserve(plan.ids.size());
   for (const ServerId& id : plan.ids) {

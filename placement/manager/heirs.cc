@@ -13,9 +13,11 @@ namespace gemel {
 
 void PlacementCore::RememberHomes(Job* job, const Attempt& attempt) {
   job->homes.clear();
+  job->home_bytes.clear();
   job->heirs.clear();
   for (const RankSlot& slot : attempt.slots) {
     job->homes.push_back(slot.owner.value_or(ServerId()));
+    job->home_bytes.push_back(slot.bytes);
   }
   GEMEL_CHECK_EQ(job->homes.size(), attempt.record.world_size) << job->name;
 }

@@ -23,9 +23,9 @@ MemberEntry* PlacementCore::FindMember(const ServerId& id) {
 }
 
 // Members that a restarted manager has not heard yet count too: they are expected back.
-Plan& PlacementCore::PlanFor(uint32_t copies) {
+Plan& PlacementCore::PlanFor(uint32_t copies, StrategyChoice strategy) {
   GEMEL_CHECK(copies >= 1 && copies <= model::kCopiesMax) << copies;
-  const auto found = plans_.find(copies);
+  const auto found = plans_.find({copies, strategy});
   if (found != plans_.end()) {
     return found->second;
   }
@@ -38,12 +38,17 @@ Plan& PlacementCore::PlanFor(uint32_t copies) {
           {.domain = member->record.domain, .placeable = !draining_.contains(id)});
     }
   }
-  plan.assignment = model::BuildGroups(plan.members, copies);
+  plan.assignment = model::BuildGroups(plan.members, copies, strategy);
   GEMEL_CHECK_EQ(plan.assignment.holders.size(), plan.ids.size());
   GEMEL_CHECK_EQ(plan.index.size(), plan.ids.size());
-  Plan& kept = plans_.emplace(copies, std::move(plan)).first->second;
+  Plan& kept = plans_.emplace(std::pair(copies, strategy), std::move(plan)).first->second;
   kept.AddRepairs();
   return kept;
+}
+
+// Of a committed snapshot, whose record may come from anywhere.
+Plan& PlacementCore::PlanOf(const model::CommitRecord& record) {
+  return PlanFor(std::clamp<uint32_t>(record.copies, 1, model::kCopiesMax), record.strategy);
 }
 
 // A rank that saves at a draining server keeps its local copy there, and all copies elsewhere.

@@ -30,6 +30,10 @@ absl::Status PlacementCore::CheckOpen(const pb::OpenRequest& request) const {
     return error::InvalidArgument("{}: copies {} and min_copies {}; copies are 1 to {}", what,
                                   request.copies(), request.min_copies(), model::kCopiesMax);
   }
+  if (!pb::Strategy_IsValid(request.strategy())) {
+    return error::InvalidArgument("{}: strategy {}; 0 is group, 1 is ring", what,
+                                  static_cast<int>(request.strategy()));
+  }
   if (request.persist().copies() > model::kCopiesMax) {
     return error::InvalidArgument("{}: persist copies {}; at most {}", what,
                                   request.persist().copies(), model::kCopiesMax);
@@ -63,6 +67,10 @@ absl::Status PlacementCore::CheckSame(const Attempt& attempt,
     return error::InvalidArgument(
         "{} with copies {} and min_copies {}, it was opened with {} and {}", what, request.copies(),
         min_copies, record.copies, record.min_copies);
+  }
+  if (record.strategy != StrategyOf(request.strategy())) {
+    return error::InvalidArgument("{} with strategy {}, it was opened with {}", what,
+                                  NameOf(StrategyOf(request.strategy())), NameOf(record.strategy));
   }
   if (record.keep_latest != request.keep_latest()) {
     return error::InvalidArgument("{} with keep {}, it was opened with {}", what,
@@ -151,6 +159,7 @@ PlacementCore::Answer<std::shared_ptr<Attempt>> PlacementCore::Accept(
                             DigestFromBytes(request->layout_hash(), "layout hash"));
   opened.copies = request->copies();
   opened.min_copies = request->min_copies() == 0 ? request->copies() : request->min_copies();
+  opened.strategy = StrategyOf(request->strategy());
   opened.keep_latest = request->keep_latest();
   opened.persist_every = request->persist().every();
   opened.persist_interval_s = request->persist().interval_s();
@@ -162,7 +171,7 @@ PlacementCore::Answer<std::shared_ptr<Attempt>> PlacementCore::Accept(
                                 : std::min(asked, options_.save_deadline_max);
   opened.deadline_ms = static_cast<uint64_t>(Milliseconds(deadline));
   opened.map_version = cluster_.map_version;
-  opened.level = PlanFor(opened.copies).assignment.level;
+  opened.level = PlanFor(opened.copies, opened.strategy).assignment.level;
   record.next_sequence += 1;
   record.epoch_opened = true;
   Txn txn;
@@ -198,10 +207,10 @@ absl::StatusOr<bool> PlacementCore::TakeRank(Attempt* attempt, MemberEntry* owne
   if (slot.opened && slot.owner_incarnation == owner->record.incarnation) {
     return true;
   }
+  std::vector<ServerId> admitted;
   if (!slot.opened) {
-    GEMEL_ASSIGN_OR_RETURN(const bool admitted,
-                           Admit(attempt, owner, request.shard_bytes(), reason));
-    if (!admitted) {
+    GEMEL_ASSIGN_OR_RETURN(admitted, Admit(attempt, *owner, request, reason));
+    if (admitted.empty()) {
       return false;
     }
     attempt->opened_count += 1;
@@ -212,7 +221,7 @@ absl::StatusOr<bool> PlacementCore::TakeRank(Attempt* attempt, MemberEntry* owne
   slot.owner = owner->record.id;
   slot.owner_incarnation = owner->record.incarnation;
   GEMEL_CHECK_LE(attempt->opened_count, attempt->slots.size()) << what;
-  PlanRank(attempt, request.rank(), owner->record.id);
+  PlanRank(attempt, request.rank(), admitted);
   return true;
 }
 

@@ -113,7 +113,7 @@ void PlacementCore::IssueRepair(const RepairTask& task, Room* room, KnownHeirs* 
     AddLine(&backlog->waiting, "a server that died may come back with what it held");
     return;
   }
-  Plan& plan = PlanFor(std::clamp<uint32_t>(task.wanted, 1, model::kCopiesMax));
+  Plan& plan = PlanOf(snapshot.record);
   std::set<std::string> failures;
   model::RepairShard shard = ShardOf(task, plan, room, &failures);
   const std::optional<ServerId> heir = HeirOf(task.job, task.rank, heirs);

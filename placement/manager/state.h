@@ -206,6 +206,17 @@ struct PersistRun {
   std::string waits_for;
 };
 
+// Copies of a job that lie elsewhere than its strategy puts them, for lack of room there. Kept for
+// the epoch and the map they were decided under, so that saves do not move to and fro with every
+// byte; soft state.
+struct Elsewhere {
+  EpochId epoch;
+  uint64_t map_version = 0;
+  uint32_t copies = 0;
+  StrategyChoice strategy = StrategyChoice::kGroup;
+  std::map<uint32_t, std::vector<ServerId>> holders;  // by rank; its own server first
+};
+
 // A member could not take a copy: it is asked again later, another one now.
 struct RepairFailure {
   TimePoint until{};
@@ -274,7 +285,9 @@ struct Job {
   std::optional<RestoreState> restore;
   std::map<model::SnapshotOrder, uint32_t> reads;  // how many readers pin it
   std::vector<ServerId> homes;  // by rank: the server it saved at, as of the newest commit seen
+  std::vector<uint64_t> home_bytes;    // by rank: its shard of that commit
   std::map<ServerId, ServerId> heirs;  // of homes that are gone: who takes over the slot
+  Elsewhere elsewhere;
   uint32_t committed_since_persist = 0;
   std::optional<TimePoint> persist_clock;  // when the last persist began, or the first commit was
   Semaphore lock;

@@ -31,6 +31,7 @@
 
 #include "common/digest.h"
 #include "common/ids.h"
+#include "common/strategy.h"
 #include "placement/model/records.h"
 
 namespace gemel {
@@ -161,6 +162,7 @@ struct OpenRecord {
   uint32_t persist_interval_s = 0;
   uint32_t persist_copies = 0;
   uint32_t persist_keep = 0;
+  StrategyChoice strategy = StrategyChoice::kGroup;
 
   static void Fields(auto& m, auto&& field) {
     field("snapshot", m.snapshot);
@@ -177,6 +179,7 @@ struct OpenRecord {
     field("persist_interval_s", m.persist_interval_s);
     field("persist_copies", m.persist_copies);
     field("persist_keep", m.persist_keep);
+    field.Last("strategy", m.strategy);
   }
 };
 

@@ -12,6 +12,11 @@ EpochId FromProto(const pb::EpochId& epoch) {
   return {.generation = epoch.generation(), .counter = epoch.counter()};
 }
 
+StrategyChoice StrategyOf(pb::Strategy strategy) {
+  GEMEL_CHECK(pb::Strategy_IsValid(strategy)) << static_cast<int>(strategy);
+  return strategy == pb::STRATEGY_RING ? StrategyChoice::kRing : StrategyChoice::kGroup;
+}
+
 absl::StatusOr<SnapshotId> FromProto(const pb::SnapshotId& id) {
   GEMEL_RETURN_IF_ERROR(model::CheckJobName(id.job()));
   GEMEL_RETURN_IF_ERROR(model::CheckSnapshotName(id.name()));

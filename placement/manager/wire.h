@@ -12,6 +12,7 @@
 
 #include "common/digest.h"
 #include "common/ids.h"
+#include "common/strategy.h"
 #include "gemel/v1/placement.pb.h"
 
 namespace gemel {
@@ -21,6 +22,8 @@ namespace pb = ::gemel::v1;
 EpochId FromProto(const pb::EpochId& epoch);
 // InvalidArgument for a job or snapshot name that records do not take, or a sequence of 0.
 absl::StatusOr<SnapshotId> FromProto(const pb::SnapshotId& id);
+// REQUIRES: pb::Strategy_IsValid(strategy).
+StrategyChoice StrategyOf(pb::Strategy strategy);
 absl::StatusOr<Digest128> DigestFromBytes(const std::string& bytes, std::string_view what);
 
 void ToProto(const EpochId& epoch, pb::EpochId* out);

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "common/check.h"
 
@@ -33,21 +32,6 @@ std::string Bytes(uint64_t bytes) {
   return fmt::format("{} bytes ({}.{:02} {})", bytes, bytes / scale, hundredths, kUnits[unit]);
 }
 
-absl::Status Refusal(const ServerMemory& server, const MemoryDemand& demand, Verdict verdict) {
-  const uint64_t total = demand.Total();
-  GEMEL_CHECK_GT(total, server.capacity_bytes);
-  const char* way_out =
-      verdict == Verdict::kWait
-          ? "wait for the saves in flight, or give the server more memory (--memory)"
-          : "give the server more memory (--memory), add servers, or lower keep or copies";
-  return absl::ResourceExhaustedError(fmt::format(
-      "server {} has {} for snapshots and would need {}: {} committed + {} in flight + {} for this "
-      "snapshot + {} for a pin; {} short; {}",
-      server.name, Bytes(server.capacity_bytes), Bytes(total), demand.committed_bytes,
-      demand.in_flight_bytes, demand.staging_bytes, demand.pin_bytes,
-      Bytes(total - server.capacity_bytes), way_out));
-}
-
 Verdict VerdictOn(const ServerMemory& server, const MemoryDemand& demand) {
   // A server that gets nothing is not asked, even when it is over its limit already.
   if (demand.staging_bytes == 0 || demand.Total() <= server.capacity_bytes) {
@@ -72,30 +56,30 @@ MemoryDemand DemandOn(const ServerMemory& server, uint64_t staging_bytes) {
           .pin_bytes = staging_bytes - std::min(staging_bytes, server.pinned_bytes)};
 }
 
-std::vector<uint64_t> StagingBytes(const Assignment& assignment,
-                                   std::span<const uint64_t> shard_bytes) {
-  GEMEL_CHECK_EQ(assignment.holders.size(), shard_bytes.size());
-  std::vector<uint64_t> staging(shard_bytes.size(), 0);
-  for (size_t owner = 0; owner < shard_bytes.size(); ++owner) {
-    GEMEL_CHECK(!assignment.holders[owner].empty() || shard_bytes[owner] == 0)
-        << "member " << owner << " takes no slot but owns " << shard_bytes[owner] << " bytes";
-    for (const uint32_t holder : assignment.holders[owner]) {
-      GEMEL_CHECK_LT(holder, staging.size());
-      staging[holder] = Sum(staging[holder], shard_bytes[owner]);
-    }
-  }
-  return staging;
+absl::Status Shortage(const ServerMemory& server, const MemoryDemand& demand, Verdict verdict,
+                      std::string_view elsewhere) {
+  GEMEL_CHECK(verdict != Verdict::kAccept) << "server " << server.name;
+  const uint64_t total = demand.Total();
+  GEMEL_CHECK_GT(total, server.capacity_bytes);
+  const char* way_out =
+      verdict == Verdict::kWait
+          ? "wait for the saves in flight, or give the server more memory (--memory)"
+          : "give the server more memory (--memory), add servers, or lower keep or copies";
+  return absl::ResourceExhaustedError(fmt::format(
+      "server {} has {} for snapshots and would need {}: {} committed + {} in flight + {} for this "
+      "snapshot + {} for a pin; {} short; {}{}{}",
+      server.name, Bytes(server.capacity_bytes), Bytes(total), demand.committed_bytes,
+      demand.in_flight_bytes, demand.staging_bytes, demand.pin_bytes,
+      Bytes(total - server.capacity_bytes), elsewhere, elsewhere.empty() ? "" : "; ", way_out));
 }
 
-Admission AdmitSnapshot(std::span<const ServerMemory> servers, const Assignment& assignment,
-                        std::span<const uint64_t> shard_bytes) {
-  GEMEL_CHECK_EQ(servers.size(), shard_bytes.size());
-  const std::vector<uint64_t> staging = StagingBytes(assignment, shard_bytes);
+Admission AdmitSnapshot(std::span<const ServerMemory> servers,
+                        std::span<const uint64_t> staging_bytes) {
+  GEMEL_CHECK_EQ(servers.size(), staging_bytes.size());
   Admission result;
-  std::optional<size_t> worst;
   uint64_t worst_short_bytes = 0;
   for (size_t i = 0; i < servers.size(); ++i) {
-    const MemoryDemand demand = DemandOn(servers[i], staging[i]);
+    const MemoryDemand demand = DemandOn(servers[i], staging_bytes[i]);
     result.demands.push_back(demand);
     const Verdict verdict = VerdictOn(servers[i], demand);
     if (verdict == Verdict::kAccept || verdict < result.verdict) {
@@ -104,13 +88,13 @@ Admission AdmitSnapshot(std::span<const ServerMemory> servers, const Assignment&
     const uint64_t short_bytes = demand.Total() - servers[i].capacity_bytes;
     if (verdict > result.verdict || short_bytes > worst_short_bytes) {
       result.verdict = verdict;
-      worst = i;
+      result.worst = i;
       worst_short_bytes = short_bytes;
     }
   }
-  GEMEL_CHECK_EQ(worst.has_value(), result.verdict != Verdict::kAccept);
-  if (worst) {
-    result.status = Refusal(servers[*worst], result.demands[*worst], result.verdict);
+  GEMEL_CHECK_EQ(result.worst.has_value(), result.verdict != Verdict::kAccept);
+  if (result.worst) {
+    result.status = Shortage(servers[*result.worst], result.demands[*result.worst], result.verdict);
   }
   return result;
 }

@@ -12,14 +12,15 @@
 // Thread safety: pure functions; any thread. Sums that exceed 64 bits end the process.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
-
-#include "placement/model/assignment.h"
 
 namespace gemel::model {
 
@@ -52,23 +53,23 @@ enum class Verdict : uint8_t {
 
 struct Admission {
   Verdict verdict = Verdict::kAccept;
-  // OK for kAccept; otherwise RESOURCE_EXHAUSTED for the server that lacks most: its name, what is
-  // needed, what there is, and the ways out.
+  // OK for kAccept; otherwise Shortage() of the server that lacks most.
   absl::Status status;
-  std::vector<MemoryDemand> demands;  // By member.
+  std::optional<size_t> worst;        // That server, of those asked.
+  std::vector<MemoryDemand> demands;  // Of those asked.
 };
 
 // The demand on one server that is to hold `staging_bytes` more.
 MemoryDemand DemandOn(const ServerMemory& server, uint64_t staging_bytes);
 
-// Bytes of new shards on each member, when owner i's shards have shard_bytes[i].
-// REQUIRES: one entry a member; 0 bytes for owners without holders.
-std::vector<uint64_t> StagingBytes(const Assignment& assignment,
-                                   std::span<const uint64_t> shard_bytes);
+// RESOURCE_EXHAUSTED: the server's name, what is needed, what there is, `elsewhere` when it is not
+// empty, and the ways out. REQUIRES: `verdict` is not kAccept; the demand exceeds the capacity.
+absl::Status Shortage(const ServerMemory& server, const MemoryDemand& demand, Verdict verdict,
+                      std::string_view elsewhere = "");
 
-// Decides for all servers; one that refuses outweighs one that waits.
-// REQUIRES: servers and shard_bytes have one entry a member of the assignment.
-Admission AdmitSnapshot(std::span<const ServerMemory> servers, const Assignment& assignment,
-                        std::span<const uint64_t> shard_bytes);
+// Decides for servers of which each is to hold so many bytes of the snapshot; one that refuses
+// outweighs one that waits. REQUIRES: as many entries in both.
+Admission AdmitSnapshot(std::span<const ServerMemory> servers,
+                        std::span<const uint64_t> staging_bytes);
 
 }  // namespace gemel::model

@@ -11,12 +11,15 @@
 namespace gemel::model {
 namespace {
 
-// Groups by Algorithm 1, arranged for the domains at `level`. The ring, if any, is last.
+// Groups by Algorithm 1, or one ring, arranged for the domains at `level`. A ring is last.
 std::vector<std::vector<uint32_t>> Arrange(std::span<const Member> members, uint32_t copies,
-                                           uint32_t level) {
+                                           uint32_t level, Strategy strategy) {
   std::vector<uint32_t> order = DomainOrder(members);
-  if (order.size() < copies) {
+  if (strategy == Strategy::kAll) {
     return {order};
+  }
+  if (strategy == Strategy::kRing) {
+    return {RingOrder(members, level, copies)};
   }
   std::vector<uint32_t> ring;
   if (order.size() % copies != 0) {
@@ -61,12 +64,15 @@ uint32_t LargestLoad(const HolderTable& holders) {
   return largest;
 }
 
-Strategy StrategyFor(uint32_t members, uint32_t copies) {
+Strategy StrategyFor(uint32_t members, uint32_t copies, StrategyChoice choice) {
   if (members == 0) {
     return Strategy::kEmpty;
   }
   if (members < copies) {
     return Strategy::kAll;
+  }
+  if (choice == StrategyChoice::kRing) {
+    return Strategy::kRing;
   }
   return members % copies == 0 ? Strategy::kGroup : Strategy::kMixed;
 }
@@ -74,7 +80,7 @@ Strategy StrategyFor(uint32_t members, uint32_t copies) {
 // Fills in groups and holders for `level`; false when a finer level has to be tried.
 bool TryLevel(std::span<const Member> members, uint32_t level, bool finest, Assignment& result) {
   const std::vector<uint32_t> ids = DomainIds(members, level);
-  result.groups = Arrange(members, result.copies, level);
+  result.groups = Arrange(members, result.copies, level, result.strategy);
   HolderTable holders = HoldersOf(result.groups, members.size(), result.copies);
   const uint32_t load_max = kLoadFactorMax * result.copies;
   const std::optional<uint32_t> limit = finest ? std::nullopt : std::optional(load_max);
@@ -107,14 +113,15 @@ void CheckInvariants(std::span<const Member> members, const Assignment& result) 
 
 }  // namespace
 
-Assignment BuildGroups(std::span<const Member> members, uint32_t copies) {
+Assignment BuildGroups(std::span<const Member> members, uint32_t copies, StrategyChoice choice) {
   GEMEL_CHECK_GE(copies, 1u);
   GEMEL_CHECK_LE(copies, kCopiesMax);
+  GEMEL_CHECK(IsValid(choice)) << static_cast<int>(choice);
   GEMEL_CHECK_LE(members.size(), size_t{kMembersMax});
   Assignment result;
   result.copies = copies;
   result.members = static_cast<uint32_t>(DomainOrder(members).size());
-  result.strategy = StrategyFor(result.members, copies);
+  result.strategy = StrategyFor(result.members, copies, choice);
   result.degraded = result.members < copies;
   if (result.members == 0) {
     result.holders.resize(members.size());
@@ -156,6 +163,8 @@ const char* StrategyName(Strategy strategy) {
       return "group";
     case Strategy::kMixed:
       return "mixed";
+    case Strategy::kRing:
+      return "ring";
   }
   GEMEL_CHECK(false) << "strategy " << static_cast<int>(strategy);
   return "";

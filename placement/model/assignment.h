@@ -6,15 +6,20 @@
 // one local. *Group*, when m divides N: N/m disjoint groups, everyone in a group stores everyone in
 // it. *Mixed*, otherwise: floor(N/m) - 1 groups of m, and the last N - m*(floor(N/m) - 1) members
 // form a ring in which each stores on its m - 1 successors. Theorem 1: group is optimal when m | N,
-// and mixed is within (2m - 3) / C(N, m) of the optimum otherwise.
+// and mixed is within (2m - 3) / C(N, m) of the optimum otherwise. *Ring*, where a job asks for it:
+// one ring of all members. It survives fewer losses (N fatal m-sets instead of N/m), and every
+// member sends to and receives from others than its neighbours of one group.
 //
 // Failure domains. Two copies of a shard shall not be in one domain when it can be avoided:
 //   * The members are dealt to the G groups in turn, in depth-first order of the tree of domains.
 //     Every domain is a contiguous run of that order, so a domain of s members puts floor(s/G) or
 //     ceil(s/G) into each group, at all levels at once. No other partition does better: with group
 //     placement a domain is separable if and only if s <= G.
-//   * Any two of the ring's members (fewer than 2m) share a holder set, so the ring takes at most
-//     one member of each domain, from the largest domains first; what is left is dealt as above.
+//   * Any two of the mixed ring's members (fewer than 2m) share a holder set, so that ring takes at
+//     most one member of each domain, from the largest domains first; the rest is dealt as above.
+//   * The ring of all members is read off floor(N/m) rows, to which the members are dealt in turn
+//     (separation.h). It separates every level at which no domain has more members than that, and
+//     no order of a ring separates any other.
 //   * The coarsest level is chosen at which no holder set has two copies in a domain. Where dealing
 //     alone does not reach that, single holder sets are changed by hand: a copy that shares a
 //     domain moves to the least loaded member of an unused one. That must separate the whole level
@@ -30,6 +35,7 @@
 #include <span>
 #include <vector>
 
+#include "common/strategy.h"
 #include "placement/model/cluster_map.h"
 
 namespace gemel::model {
@@ -42,6 +48,7 @@ enum class Strategy : uint8_t {
   kAll,    // Fewer members than copies: everyone stores everyone; Assignment::degraded.
   kGroup,  // m divides N.
   kMixed,  // Groups and one ring.
+  kRing,   // One ring of all, because it was asked for.
 };
 
 // Invariants:
@@ -63,12 +70,13 @@ struct Assignment {
 };
 
 // REQUIRES: 1 <= copies <= kCopiesMax; at most kMembersMax members, with valid domains.
-Assignment BuildGroups(std::span<const Member> members, uint32_t copies);
+Assignment BuildGroups(std::span<const Member> members, uint32_t copies,
+                       StrategyChoice choice = StrategyChoice::kGroup);
 
 // Number of copies that each member holds, its own included.
 std::vector<uint32_t> Loads(const Assignment& assignment);
 
-// "empty", "all", "group" or "mixed".
+// "empty", "all", "group", "mixed" or "ring".
 const char* StrategyName(Strategy strategy);
 
 }  // namespace gemel::model

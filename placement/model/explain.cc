@@ -24,8 +24,11 @@ std::vector<SurvivalRow> SurvivalRows(const Assignment& assignment) {
       row.exact = *exact;
     }
     // With fewer members than copies all copies there are stand in for m.
-    row.corollary1 =
-        Corollary1(assignment.members, std::min(assignment.copies, assignment.members), k);
+    const uint32_t copies = std::min(assignment.copies, assignment.members);
+    row.corollary1 = Corollary1(assignment.members, copies, k);
+    if (assignment.strategy == Strategy::kRing) {
+      row.ring_bound = RingBound(assignment.members, copies, k);
+    }
     rows.push_back(row);
   }
   return rows;
@@ -57,8 +60,12 @@ void AppendSurvival(const Explanation& explanation, std::vector<std::string>& li
   for (const SurvivalRow& row : explanation.survival) {
     const std::string exact =
         row.exact ? DecimalString(*row.exact, kExplainDigits) : std::string("not counted");
-    lines.push_back(fmt::format("P(survive {} lost at once) = {} (Corollary 1: {})", row.losses,
-                                exact, DecimalString(row.corollary1, kExplainDigits)));
+    const std::string corollary1 = DecimalString(row.corollary1, kExplainDigits);
+    const std::string bound =
+        row.ring_bound ? fmt::format("the ring's bound: {}; groups, Corollary 1: {}",
+                                     DecimalString(*row.ring_bound, kExplainDigits), corollary1)
+                       : "Corollary 1: " + corollary1;
+    lines.push_back(fmt::format("P(survive {} lost at once) = {} ({})", row.losses, exact, bound));
   }
 }
 
@@ -75,7 +82,8 @@ Explanation Explain(const ClusterMap& map, const Assignment& assignment) {
                      .domains = assignment.domains,
                      .degraded = assignment.degraded,
                      .groups = assignment.groups,
-                     .last_group_is_ring = assignment.strategy == Strategy::kMixed};
+                     .last_group_is_ring = assignment.strategy == Strategy::kMixed ||
+                                           assignment.strategy == Strategy::kRing};
   const std::vector<uint32_t> loads = Loads(assignment);
   for (size_t i = 0; i < assignment.holders.size(); ++i) {
     if (assignment.holders[i].empty()) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Explain: an assignment as a person wants to read it: the groups, each member's holders with their
-// domains, what could not be had, and P(survive k losses) exact beside Corollary 1.
+// domains, what could not be had, and P(survive k losses) exact beside Corollary 1 and, of a ring,
+// beside its own bound.
 //
 // Thread safety: pure functions; any thread.
 #pragma once
@@ -23,8 +24,9 @@ inline constexpr uint32_t kExplainDigits = 4;
 
 struct SurvivalRow {
   uint32_t losses = 0;
-  std::optional<Fraction> exact;  // Absent when counting would take too long (survival.h).
-  Fraction corollary1;
+  std::optional<Fraction> exact;       // Absent when counting would take too long (survival.h).
+  Fraction corollary1;                 // Of groups; what a ring falls short of.
+  std::optional<Fraction> ring_bound;  // RingBound(), of a ring of all members.
 };
 
 struct HolderLine {

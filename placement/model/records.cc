@@ -32,6 +32,7 @@ void RecordFields(Record& record, auto&& field) {
   field("min_copies", record.min_copies);
   field("keep_latest", record.keep_latest);
   field("committed_unix_s", record.committed_unix_s);
+  field.Last("strategy", record.strategy);
 }
 
 absl::Status CheckName(std::string_view name, size_t bytes_max, std::string_view what) {

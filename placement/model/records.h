@@ -17,6 +17,7 @@
 
 #include "common/digest.h"
 #include "common/ids.h"
+#include "common/strategy.h"
 
 namespace gemel::model {
 
@@ -38,8 +39,9 @@ struct CommitRecord {
   uint32_t world_size = 0;
   uint32_t copies = 0;  // wanted
   uint32_t min_copies = 0;
-  uint32_t keep_latest = 0;      // retention of its writer; 0: all
-  int64_t committed_unix_s = 0;  // a label; decides nothing
+  uint32_t keep_latest = 0;                          // retention of its writer; 0: all
+  int64_t committed_unix_s = 0;                      // a label; decides nothing
+  StrategyChoice strategy = StrategyChoice::kGroup;  // its copies are spread by
 
   friend bool operator==(const CommitRecord&, const CommitRecord&) = default;
 };

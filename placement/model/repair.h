@@ -47,6 +47,14 @@ class RepairPlanner {
   // REQUIRES: `assignment` was built from `members`.
   RepairPlanner(std::span<const Member> members, const Assignment& assignment);
 
+  // Members of the map, and whether one may get new copies.
+  uint32_t members() const { return static_cast<uint32_t>(members_.size()); }
+
+  bool placeable(uint32_t member) const { return members_[member].placeable; }
+
+  // Equal exactly when two members share a domain at the assignment's level.
+  uint32_t domain(uint32_t member) const { return domain_ids_[member]; }
+
   // Copies of a shard that lacks nothing: min(m, N).
   uint32_t copies() const { return copies_; }
 

@@ -46,6 +46,9 @@ std::vector<uint32_t> Candidates(std::span<const Member> members, const Assignme
     }
   }
   std::erase_if(list, [&](uint32_t member) { return !members[member].placeable; });
+  std::stable_partition(list.begin(), list.end(), [&](uint32_t member) {
+    return Contains(shard.old_holders, member) || !Contains(shard.full, member);
+  });
   return list;
 }
 

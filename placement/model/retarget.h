@@ -12,7 +12,8 @@
 //        a. the old holders that are still placeable (bytes are already under way to them),
 //        b. the new assignment's holders of the owner, or, when the owner has left the map, of the
 //           first member with a receipt,
-//        c. the other placeable members, the next after the owner first.
+//        c. the other placeable members, the next after the owner first;
+//      of b. and c. those that are known to have no room last.
 //
 // Thread safety: pure function; any thread. Deterministic: depends on its arguments only.
 #pragma once
@@ -32,6 +33,7 @@ struct ShardState {
   std::optional<uint32_t> owner;      // Absent when the owner's server has left the map.
   std::vector<uint32_t> old_holders;  // As planned so far, in their order.
   std::vector<uint32_t> receipts;     // Live members with a receipt of their present incarnation.
+  std::vector<uint32_t> full;         // Members without room for it, but for the old holders.
 };
 
 struct Retargeted {

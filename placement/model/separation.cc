@@ -142,6 +142,25 @@ std::vector<std::vector<uint32_t>> DealGroups(std::span<const uint32_t> order, u
   return groups;
 }
 
+std::vector<uint32_t> RingOrder(std::span<const Member> members, uint32_t level, uint32_t copies) {
+  std::vector<uint32_t> order = DomainOrder(members);
+  GEMEL_CHECK(copies >= 1 && copies <= order.size()) << copies << " of " << order.size();
+  const size_t rows = order.size() / copies;
+  const std::vector<uint32_t> ids = DomainIds(members, level);
+  const std::vector<uint32_t> sizes = CountByDomain(order, ids);
+  std::stable_partition(order.begin(), order.end(),
+                        [&](uint32_t member) { return sizes[ids[member]] == rows; });
+  std::vector<uint32_t> ring;
+  ring.reserve(order.size());
+  for (size_t row = 0; row < rows; ++row) {
+    for (size_t i = row; i < order.size(); i += rows) {
+      ring.push_back(order[i]);
+    }
+  }
+  GEMEL_CHECK_EQ(ring.size(), order.size());
+  return ring;
+}
+
 bool SharesDomain(std::span<const uint32_t> holders, std::span<const uint32_t> domain_ids) {
   return !SplitByDomain(holders, domain_ids).second.empty();
 }

@@ -238,6 +238,9 @@ absl::StatusOr<Fraction> ExactSurvival(const Assignment& assignment, uint32_t k)
                     "more than there are members",
                     k, assignment.members, kLossesMax));
   }
+  if (assignment.strategy == Strategy::kRing && assignment.moved.empty()) {
+    return RingSurvival(assignment.members, assignment.copies, k);
+  }
   Sets sets;
   for (std::vector<uint32_t> set : assignment.holders) {
     if (!set.empty()) {

@@ -4,9 +4,10 @@
 // each k-subset as likely as another, die at once.
 //
 // Exact values count the k-subsets that contain no holder set. Holder sets that share no member
-// multiply (as polynomials in the number of losses), so groups cost nothing; a ring, or sets that
-// were moved for their domains, are counted by branching on the member that is in most sets (dead
-// or alive). Counts are at most C(16384, 8) < 2^98.
+// multiply (as polynomials in the number of losses), so groups cost nothing; a ring of all members
+// has a closed form; sets that were moved for their domains, and the ring of a mixed assignment,
+// are counted by branching on the member that is in most sets (dead or alive). Counts are at most
+// C(16384, 8) < 2^98.
 //
 // Thread safety: pure functions; any thread.
 #pragma once
@@ -25,7 +26,7 @@ inline constexpr uint32_t kSurvivalStepsMax = 1u << 18;
 
 // P(every shard keeps a copy | k placeable members die), exact.
 // InvalidArgument when k > N or k > kLossesMax. ResourceExhausted when the holder sets are so
-// entangled that counting takes more than kSurvivalStepsMax steps (never for group and mixed
+// entangled that counting takes more than kSurvivalStepsMax steps (never for group, mixed and ring
 // assignments whose `moved` is empty).
 absl::StatusOr<Fraction> ExactSurvival(const Assignment& assignment, uint32_t k);
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, environment, gemel, is_alive, until
+from gemel import errors
 from jobs import SHARD_BYTES, Job
 
 USAGE, NOT_FOUND, UNREACHABLE, REFUSED, MEMORY = 2, 3, 4, 5, 6
@@ -81,6 +82,19 @@ def test_explain_says_what_would_be_survived(saved):
     value, table = both(saved, "explain", "gpt")
     text = "\n".join(table)
     assert "server-" in text and re.search(r"survive|loss|lose", text, re.IGNORECASE), text
+
+
+def test_a_job_by_ring_is_restored_and_explained_as_one(shared):
+    with Job("by-ring", shared.sockets, 3, strategy="ring") as job:
+        assert all(c["redundancy"] == "FULL" for c in job.save(1))
+    with Job("by-ring", shared.sockets, 2, strategy="ring") as job:
+        job.check(job.restore(), 1)
+    assert "strategy ring" in "\n".join(both(shared, "explain", "by-ring")[1])
+    assert "strategy ring" in "\n".join(both(shared, "explain", "--strategy", "ring")[1])
+    assert "strategy ring" not in "\n".join(both(shared, "explain")[1])
+    with pytest.raises(errors.InvalidArgument, match="strategy='star'"):
+        with Job("star", shared.sockets, 1, strategy="star") as job:
+            job.save(1)
 
 
 def test_an_unknown_job_or_step_is_not_found_and_named(saved):

@@ -121,6 +121,10 @@ class MessagesTarget {
     }
 
     void operator()(std::string_view, auto&) const {}
+
+    void Last(std::string_view, auto& value) const {
+      value = static_cast<std::remove_reference_t<decltype(value)>>(1);
+    }
   };
 };
 

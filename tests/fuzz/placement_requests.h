@@ -219,6 +219,7 @@ class PlacementRequests {
     record.world_size = 1;
     record.copies = static_cast<uint32_t>(NumberFor("copies", choices));
     record.min_copies = static_cast<uint32_t>(NumberFor("copies", choices));
+    record.strategy = static_cast<StrategyChoice>(choices->Below(2));
     return model::EncodeCommitRecord(record);
   }
 

@@ -75,6 +75,8 @@ class RecordsTarget {
     record.copies = 2;
     record.min_copies = 1;
     add(kCommitRecord, model::EncodeCommitRecord(record));
+    record.strategy = StrategyChoice::kRing;
+    add(kCommitRecord, model::EncodeCommitRecord(record));
     add(kManifest, model::EncodeManifest({snapshot, {{{}, 100, 10}, {{}, 200, 20}}}));
     add(kCluster, EncodeStored(ClusterRecord()));
     MemberRecord member;
@@ -86,6 +88,8 @@ class RecordsTarget {
     add(kToken, EncodeStored(TokenRecord()));
     OpenRecord open;
     open.snapshot = snapshot;
+    add(kOpen, EncodeStored(open));
+    open.strategy = StrategyChoice::kRing;
     add(kOpen, EncodeStored(open));
     RestoreRecord restore;
     restore.lost = {"one", "two"};

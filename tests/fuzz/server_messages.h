@@ -256,6 +256,8 @@ class ServerMessages {
       value = static_cast<T>(choices->Below(2));
     }
 
+    void Last(std::string_view name, auto& value) const { (*this)(name, value); }
+
     void operator()(std::string_view, ClusterId& id) const { id = self->cluster; }
 
     void operator()(std::string_view, ServerId& id) const { id = self->server; }
@@ -346,6 +348,8 @@ class ServerMessages {
     }
 
     void operator()(std::string_view, auto&) const {}
+
+    void Last(std::string_view, auto&) const {}
   };
 
   size_t size_ = 0;

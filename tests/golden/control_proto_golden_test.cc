@@ -52,7 +52,7 @@ EndReadRequest: 1 caller Caller, 2 read_id bytes
 EpochId: 1 generation uint64, 2 counter uint64
 EpochSeen: 1 job string, 2 epoch EpochId
 ExplainReply: 1 lines* string
-ExplainRequest: 1 caller Caller, 2 job string, 3 name string, 4 copies uint32
+ExplainRequest: 1 caller Caller, 2 job string, 3 name string, 4 copies uint32, 5 strategy Strategy
 FetchManifest: 1 snapshot SnapshotId, 2 root bytes
 GetStatusReply: 1 cluster_id bytes, 2 generation uint64, 3 map ClusterMap, 4 jobs uint32, 5 open_snapshots uint32, 6 warnings* string, 7 leader string, 8 term uint64
 GetStatusRequest: 1 caller Caller
@@ -72,7 +72,7 @@ MemberState: 0 MEMBER_UNKNOWN, 1 MEMBER_ALIVE, 2 MEMBER_SUSPECT, 3 MEMBER_DEAD
 OnBusy: 0 ON_BUSY_WAIT, 1 ON_BUSY_SKIP
 OpenReply.Decision: 0 DECISION_UNKNOWN, 1 ACCEPT, 2 WAIT, 3 SKIP
 OpenReply: 1 decision Decision, 2 snapshot SnapshotId, 3 map_version uint64, 4 holders* Member, 5 reason string
-OpenRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 token bytes, 5 name string, 6 attempt uint32, 7 rank uint32, 8 world_size uint32, 9 layout_hash bytes, 10 shard_bytes uint64, 11 layout_bytes uint64, 12 copies uint32, 13 min_copies uint32, 14 keep_latest uint32, 15 on_busy OnBusy, 16 wait_ms uint32, 17 deadline_ms uint32, 18 persist PersistPolicy
+OpenRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 token bytes, 5 name string, 6 attempt uint32, 7 rank uint32, 8 world_size uint32, 9 layout_hash bytes, 10 shard_bytes uint64, 11 layout_bytes uint64, 12 copies uint32, 13 min_copies uint32, 14 keep_latest uint32, 15 on_busy OnBusy, 16 wait_ms uint32, 17 deadline_ms uint32, 18 persist PersistPolicy, 19 strategy Strategy
 PersistPolicy: 1 every uint32, 2 interval_s uint32, 3 copies uint32, 4 keep uint32
 PersistShard: 1 object HeldObject, 2 record bytes, 3 manifest bytes
 PersistSnapshotReply: 1 snapshot SnapshotId, 2 state PersistState, 3 shards_done uint32, 4 shards uint32, 5 bytes_done uint64, 6 bytes uint64, 7 detail string
@@ -97,6 +97,7 @@ SnapshotId: 1 job string, 2 epoch EpochId, 3 sequence uint64, 4 name string, 5 a
 SnapshotInfo: 1 snapshot SnapshotId, 2 state SnapshotState, 3 world_size uint32, 4 bytes uint64, 5 copies_now uint32, 6 copies_wanted uint32, 7 root bytes, 8 latest bool, 9 pinned bool, 10 committed_unix_s int64, 11 detail string, 12 persisted PersistState, 13 in_memory bool
 SnapshotState: 0 SNAPSHOT_UNKNOWN, 1 SNAPSHOT_OPEN, 2 SNAPSHOT_COMMITTED, 3 SNAPSHOT_ABORTED
 StoreCommit: 1 record bytes, 2 manifest bytes
+Strategy: 0 STRATEGY_GROUP, 1 STRATEGY_RING
 TierState: 1 trouble string, 2 used_bytes uint64, 3 free_bytes uint64, 4 unread bool
 VerifyShard: 1 object HeldObject
 VerifySnapshotReply.Copy: 1 rank uint32, 2 holder Member, 3 good bool, 4 why string

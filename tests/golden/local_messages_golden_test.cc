@@ -130,6 +130,19 @@ TEST(LocalMessagesGolden, OpenShard) {
                 "62636465666768696a6b6c6d6e6f7071");  // stage
 }
 
+// A strategy other than the default follows; written by who knows none, there is nothing.
+TEST(LocalMessagesGolden, OpenShardByRing) {
+  OpenShard m;
+  const std::string without = EncodeMessage(m);
+  m.strategy = StrategyChoice::kRing;
+  EXPECT_EQ(BytesToHex(EncodeMessage(m)), BytesToHex(without) + "01");
+  EXPECT_EQ(DecodeMessage<OpenShard>(without + '\1')->strategy, StrategyChoice::kRing);
+  EXPECT_EQ(DecodeMessage<OpenShard>(without)->strategy, StrategyChoice::kGroup);
+  for (const char never : {'\0', '\2'}) {
+    EXPECT_FALSE(DecodeMessage<OpenShard>(without + never).ok()) << static_cast<int>(never);
+  }
+}
+
 TEST(LocalMessagesGolden, OpenShardReply) {
   OpenShardReply m;
   m.decision = OpenDecision::kSkip;

@@ -9,6 +9,7 @@
 
 #include "placement/model/assignment.h"
 #include "placement/model/effective_time.h"
+#include "placement/model/room.h"
 #include "placement/model/survival.h"
 
 namespace gemel::model {
@@ -27,6 +28,12 @@ std::vector<Member> OwnDomains(uint32_t n) {
 std::string Exact(uint32_t n, uint32_t m, uint32_t k) {
   const absl::StatusOr<Fraction> value = ExactSurvival(BuildGroups(OwnDomains(n), m), k);
   return value.ok() ? DecimalString(*value, 4) : value.status().ToString();
+}
+
+std::string ExactOfRing(uint32_t n, uint32_t m, uint32_t k, uint32_t digits = 4) {
+  const absl::StatusOr<Fraction> value =
+      ExactSurvival(BuildGroups(OwnDomains(n), m, StrategyChoice::kRing), k);
+  return value.ok() ? DecimalString(*value, digits) : value.status().ToString();
 }
 
 TEST(PlacementModelGolden, Figure9TwoCopies) {
@@ -54,6 +61,8 @@ TEST(PlacementModelGolden, Figure9TwoCopies) {
     EXPECT_EQ(Exact(row.n, 2, 3), row.group_k3) << row.n;
     EXPECT_EQ(DecimalString(RingBound(row.n, 2, 3), 4), row.ring_bound_k3) << row.n;
     EXPECT_EQ(DecimalString(RingSurvival(row.n, 2, 3), 4), row.ring_exact_k3) << row.n;
+    EXPECT_EQ(ExactOfRing(row.n, 2, 2), row.ring_k2) << row.n;
+    EXPECT_EQ(ExactOfRing(row.n, 2, 3), row.ring_exact_k3) << row.n;
   }
 }
 
@@ -86,6 +95,7 @@ TEST(PlacementModelGolden, MixedOfSeventeen) {
     for (uint32_t i = 0; i < 3; ++i) {
       EXPECT_EQ(Exact(17, m, m + i), mixed[m - 2][i]) << m << " copies, " << m + i << " losses";
       EXPECT_EQ(DecimalString(RingSurvival(17, m, m + i), 3), ring[m - 2][i]) << m << " " << m + i;
+      EXPECT_EQ(ExactOfRing(17, m, m + i, 3), ring[m - 2][i]) << m << " " << m + i;
     }
   }
 }
@@ -158,13 +168,18 @@ TEST(PlacementModelGolden, AssignmentOfThreeServersAndTwoCopies) {
   EXPECT_EQ(result.holders, (Table{{0, 1}, {1, 2}, {2, 0}}));
 }
 
-TEST(PlacementModelGolden, AssignmentOverRacksAndHosts) {
+std::vector<Member> TwoPods() {
   std::vector<Member> members;
   for (const char* domain :
        {"pod0/rack0/host0", "pod0/rack0/host1", "pod0/rack1/host2", "pod0/rack1/host3",
         "pod1/rack2/host4", "pod1/rack2/host5", "pod1/rack3/host6", "pod1/rack3/host7"}) {
     members.push_back({.domain = domain});
   }
+  return members;
+}
+
+TEST(PlacementModelGolden, AssignmentOverRacksAndHosts) {
+  const std::vector<Member> members = TwoPods();
   const Assignment two = BuildGroups(members, 2);
   EXPECT_EQ(two.level, 1u);
   EXPECT_EQ(two.groups, (Table{{0, 4}, {1, 5}, {2, 6}, {3, 7}}));
@@ -173,6 +188,63 @@ TEST(PlacementModelGolden, AssignmentOverRacksAndHosts) {
   EXPECT_EQ(three.level, 2u);
   EXPECT_EQ(three.domains, 4u);
   EXPECT_TRUE(three.conflicts.empty());
+}
+
+TEST(PlacementModelGolden, RingOfFiveServers) {
+  const Assignment result = BuildGroups(OwnDomains(5), 2, StrategyChoice::kRing);
+  EXPECT_EQ(result.groups, (Table{{0, 2, 4, 1, 3}}));
+  EXPECT_EQ(result.holders, (Table{{0, 2}, {1, 3}, {2, 4}, {3, 0}, {4, 1}}));
+}
+
+TEST(PlacementModelGolden, RingOverRacksAndHosts) {
+  const Assignment two = BuildGroups(TwoPods(), 2, StrategyChoice::kRing);
+  EXPECT_EQ(two.level, 1u);
+  EXPECT_EQ(two.groups, (Table{{0, 4, 1, 5, 2, 6, 3, 7}}));
+  EXPECT_EQ(two.holders, (Table{{0, 4}, {1, 5}, {2, 6}, {3, 7}, {4, 1}, {5, 2}, {6, 3}, {7, 0}}));
+  const Assignment three = BuildGroups(TwoPods(), 3, StrategyChoice::kRing);
+  EXPECT_EQ(three.level, 2u);
+  EXPECT_EQ(three.groups, (Table{{0, 2, 4, 6, 1, 3, 5, 7}}));
+  EXPECT_EQ(
+      three.holders,
+      (Table{
+          {0, 2, 4}, {1, 3, 5}, {2, 4, 6}, {3, 5, 7}, {4, 6, 1}, {5, 7, 0}, {6, 1, 3}, {7, 0, 2}}));
+}
+
+TEST(PlacementModelGolden, RingOverRacksOfUnequalSizes) {
+  std::vector<Member> members;
+  for (const char* domain : {"a", "b", "b", "c", "c", "d"}) {
+    members.push_back({.domain = domain});
+  }
+  const Assignment result = BuildGroups(members, 3, StrategyChoice::kRing);
+  EXPECT_EQ(result.groups, (Table{{1, 3, 0, 2, 4, 5}}));
+  EXPECT_TRUE(result.moved.empty());
+}
+
+// Six ranks of 100 bytes open in order on servers of unequal memory; two of them are too small for
+// any copy but the local one.
+TEST(PlacementModelGolden, AssignmentByRoom) {
+  const std::vector<Member> members = OwnDomains(6);
+  const Assignment assignment = BuildGroups(members, 2);
+  ASSERT_EQ(assignment.groups, (Table{{0, 3}, {1, 4}, {2, 5}}));
+  const RepairPlanner planner(members, assignment);
+  const std::vector<uint64_t> capacity_bytes = {1000, 1000, 400, 200, 200, 1000};
+  SnapshotRoom room{.memory =
+                        [&](uint32_t member) {
+                          return ServerMemory{.name = "s",
+                                              .capacity_bytes = capacity_bytes[member]};
+                        },
+                    .staged_bytes = std::vector<uint64_t>(6, 0),
+                    .expected_bytes = std::vector<uint64_t>(6, 100)};
+  Table holders;
+  for (uint32_t owner = 0; owner < 6; ++owner) {
+    room.expected_bytes[owner] = 0;
+    holders.push_back(
+        PlaceShard(planner, {.bytes = 100, .preferred = assignment.holders[owner]}, room).holders);
+    for (const uint32_t holder : holders.back()) {
+      room.staged_bytes[holder] += 100;
+    }
+  }
+  EXPECT_EQ(holders, (Table{{0, 1}, {1, 2}, {2, 5}, {3, 0}, {4, 1}, {5, 0}}));
 }
 
 }  // namespace

@@ -53,6 +53,19 @@ TEST(RecordsGolden, CommitRecord) {
   EXPECT_EQ(*DecodeCommitRecord(raw), Record());
 }
 
+// A strategy other than the default follows the other fields; without it there is nothing.
+TEST(RecordsGolden, CommitRecordOfARing) {
+  CommitRecord record = Record();
+  record.strategy = StrategyChoice::kRing;
+  const std::string raw = EncodeCommitRecord(record);
+  EXPECT_EQ(BytesToHex(raw.substr(raw.size() - 13)),
+            "00f1536500000000"  // committed_unix_s
+            "01"                // strategy
+            "6c7f18e8");        // crc32c of all before it
+  EXPECT_EQ(raw.size(), EncodeCommitRecord(Record()).size() + 1);
+  EXPECT_EQ(*DecodeCommitRecord(raw), record);
+}
+
 TEST(RecordsGolden, Manifest) {
   const std::string raw = EncodeManifest(TwoShards());
   EXPECT_EQ(BytesToHex(raw),
@@ -76,6 +89,7 @@ TEST(RecordsGolden, TheLargestCommitRecordFits) {
   CommitRecord record = Record();
   record.snapshot.job = std::string(kJobNameBytesMax, 'j');
   record.snapshot.name = std::string(kSnapshotNameBytesMax, 'n');
+  record.strategy = StrategyChoice::kRing;
   EXPECT_LE(EncodeCommitRecord(record).size(), kCommitRecordBytesMax);
 }
 

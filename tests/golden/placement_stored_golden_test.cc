@@ -207,6 +207,18 @@ TEST(StoredGolden, EndedRecord) {
                "25262728292a2b2c2d2e2f3031323334");  // root
 }
 
+// A strategy other than the default follows; as it was stored by who knew none, there is nothing.
+TEST(StoredGolden, OpenRecordOfARing) {
+  OpenRecord m;
+  const std::string without = EncodeStored(m);
+  m.strategy = StrategyChoice::kRing;
+  ExpectStored(m, BytesToHex(without) + "01");
+  EXPECT_EQ(DecodeStored<OpenRecord>("key", without)->strategy, StrategyChoice::kGroup);
+  for (const char never : {'\0', '\2'}) {
+    EXPECT_FALSE(DecodeStored<OpenRecord>("key", without + never).ok()) << static_cast<int>(never);
+  }
+}
+
 TEST(StoredGolden, DrainRecord) {
   DrainRecord m;
   m.server = IdOf<ServerId>(0x01);

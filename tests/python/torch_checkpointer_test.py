@@ -193,6 +193,11 @@ def test_skip_leaves_nothing_to_wait_for(make):
     assert ckpt.wait() is None
 
 
+def test_a_strategy_that_there_is_not_is_refused_by_name(make):
+    with pytest.raises(errors.InvalidArgument, match="strategy='star': must be one of group, ring"):
+        make(strategy="star")
+
+
 def test_lost_bytes_move_the_restore_to_the_older_snapshot(make):
     model, optimizer = small()
     ckpt = make(keep=2)

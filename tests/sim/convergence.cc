@@ -185,7 +185,7 @@ std::string Convergence::WrongCopies(const model::CommitRecord& record, uint32_t
       members.push_back({.domain = cluster_->DomainOf(i)});
     }
   }
-  const uint32_t level = model::BuildGroups(members, record.copies).level;
+  const uint32_t level = model::BuildGroups(members, record.copies, record.strategy).level;
   const size_t domains = model::CountDomains(members, level);
   size_t fewest = members.size() + 1;
   std::string scarce;

@@ -156,7 +156,8 @@ void Oracle::SnapshotWritten(const std::string& key, const std::string& value) {
     Violation(fmt::format("once: {} is committed and was not open", id.ToString()));
   } else if (open->second.world_size != record.world_size ||
              open->second.layout_hash != record.layout_hash ||
-             open->second.copies != record.copies || open->second.min_copies != record.min_copies) {
+             open->second.copies != record.copies || open->second.min_copies != record.min_copies ||
+             open->second.strategy != record.strategy) {
     Violation(
         fmt::format("shape: {} is committed with {} ranks and {} copies, it was opened with "
                     "{} and {}",

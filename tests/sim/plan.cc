@@ -129,6 +129,8 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
   for (uint32_t i = 0; i < std::max(1U, std::min(count, options.jobs_max)); ++i) {
     JobPlan job = DrawJob(i, shape.servers, jobs.Split(fmt::format("job {}", i)));
     job.ranks_max = std::max(1U, std::min(job.ranks_max, options.ranks_max));
+    job.strategy = random.Split("strategies").Split(job.name).Chance(1, 5) ? StrategyChoice::kRing
+                                                                           : StrategyChoice::kGroup;
     plan.jobs.push_back(std::move(job));
   }
   shape.memory_bytes = MemoryFor(plan.jobs, shape.slab_bytes);
@@ -147,9 +149,9 @@ std::string Describe(const RunPlan& plan) {
       plan.shape.servers, plan.shape.spares, plan.shape.memory_bytes / kMiB, plan.shape.racks,
       plan.shape.keepers ? ", with keepers" : "", plan.shape.scrub_pass > 0s ? ", scrubbed" : "");
   for (const JobPlan& job : plan.jobs) {
-    text += fmt::format("; {}: {} ranks, {} copies, keeps {}, every {} to {} disks", job.name,
-                        job.ranks_max, job.copies, job.keep_latest, job.persist_every,
-                        job.persist_copies);
+    text += fmt::format("; {}: {} ranks, {} copies by {}, keeps {}, every {} to {} disks", job.name,
+                        job.ranks_max, job.copies, NameOf(job.strategy), job.keep_latest,
+                        job.persist_every, job.persist_copies);
   }
   text += "; faults:";
   for (const Fault fault : plan.enabled) {

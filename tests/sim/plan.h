@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/bytes.h"
+#include "common/strategy.h"
 #include "common/time.h"
 #include "placement/manager/manager.h"
 #include "tests/sim/fault.h"
@@ -46,6 +47,7 @@ struct JobPlan {
   uint32_t ranks_max = 4;
   uint64_t shard_bytes_max = 0;
   uint32_t copies = 2;
+  StrategyChoice strategy = StrategyChoice::kGroup;
   uint32_t keep_latest = 1;
   uint32_t persist_every = 0;  // 0: never
   uint32_t persist_copies = 1;

@@ -306,6 +306,7 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   options.shard_bytes = content.size();
   options.layout_bytes = kLayoutBytes;
   options.copies = plan_.copies;
+  options.strategy = plan_.strategy;
   options.keep_latest = plan_.keep_latest;
   options.persist_every = plan_.persist_every;
   options.persist_copies = plan_.persist_copies;

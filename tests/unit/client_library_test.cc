@@ -165,6 +165,8 @@ TEST_F(ClientLibrary, RefusesOptionsThatMakeNoSense) {
   EXPECT_EQ(code({.job = "gpt", .name = "1", .layout_bytes = 1}), GEMEL_INVALID_ARGUMENT);
   EXPECT_EQ(code({.job = "gpt", .name = "1", .copies = 1, .min_copies = 2}),
             GEMEL_INVALID_ARGUMENT);
+  EXPECT_EQ(code({.job = "gpt", .name = "1", .strategy = static_cast<Client::Strategy>(2)}),
+            GEMEL_INVALID_ARGUMENT);
   EXPECT_EQ(code({.job = "other", .name = "1"}), GEMEL_FAILED_PRECONDITION);  // no epoch acquired
   EXPECT_EQ(client_.AcquireEpoch("gpt", Token{}).status().code(), GEMEL_INVALID_ARGUMENT);
 }

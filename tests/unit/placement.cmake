@@ -5,6 +5,7 @@ gemel_test(placement_manager_test
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_members_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_order_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_persist_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/placement_manager_placing_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_read_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_recover_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/placement_manager_drain_test.cc

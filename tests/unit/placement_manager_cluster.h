@@ -174,6 +174,7 @@ struct JobRun {
   uint32_t world = 2;
   uint32_t copies = 2;
   uint32_t min_copies = 2;
+  pb::Strategy strategy = pb::STRATEGY_GROUP;
   uint32_t keep = 1;
   uint32_t deadline_ms = 5000;
   uint64_t shard_bytes = 1000;
@@ -379,6 +380,7 @@ class Cluster {
     request.set_shard_bytes(run.shard_bytes);
     request.set_copies(run.copies);
     request.set_min_copies(run.min_copies);
+    request.set_strategy(run.strategy);
     request.set_keep_latest(run.keep);
     request.set_deadline_ms(run.deadline_ms);
     *request.mutable_persist() = run.persist;

@@ -191,6 +191,18 @@ TEST(PlacementModelRetarget, DropsAnOldHolderWithoutReceiptInASharedDomain) {
   EXPECT_EQ(result.dropped, (Indices{1}));
 }
 
+TEST(PlacementModelRetarget, TakesAMemberWithoutRoomOnlyWhenNobodyElseWillDo) {
+  const std::vector<Member> members = InDomains({"a", "a", "b", "b"});
+  const Assignment next = BuildGroups(members, 2);
+  ASSERT_EQ(next.holders[0], (Indices{0, 2}));
+  ShardState shard{.owner = 0, .old_holders = {0}, .receipts = {0}, .full = {2}};
+  EXPECT_EQ(Retarget(members, next, shard, 1).added, (Indices{3}));
+  shard.full = {2, 3};
+  EXPECT_EQ(Retarget(members, next, shard, 1).added, (Indices{2})) << "before its own domain";
+  shard.old_holders = {0, 2};
+  EXPECT_EQ(Retarget(members, next, shard, 1).needed, (Indices{2})) << "it is receiving already";
+}
+
 TEST(PlacementModelRetarget, SendsNothingToADrainingServerButCountsItsReceipt) {
   std::vector<Member> members = OwnDomains(4);
   members[1].placeable = false;
@@ -209,20 +221,25 @@ struct Pair {
                                        {.name = "s1", .capacity_bytes = 1000}};
 };
 
-TEST(PlacementModelAdmission, CountsEveryHoldersShards) {
-  const Assignment assignment = BuildGroups(OwnDomains(3), 2);
-  EXPECT_EQ(assignment.holders, (std::vector<Indices>{{0, 1}, {1, 2}, {2, 0}}));
-  EXPECT_EQ(StagingBytes(assignment, std::vector<uint64_t>{1, 10, 100}),
-            (std::vector<uint64_t>{101, 11, 110}));
+// Every holder gets its owners' shards, owner i's having so many bytes.
+Admission AdmitAll(const std::vector<ServerMemory>& servers, const Assignment& assignment,
+                   const std::vector<uint64_t>& shard_bytes) {
+  std::vector<uint64_t> staging(servers.size(), 0);
+  for (size_t owner = 0; owner < shard_bytes.size(); ++owner) {
+    for (const uint32_t holder : assignment.holders[owner]) {
+      staging[holder] += shard_bytes[owner];
+    }
+  }
+  return AdmitSnapshot(servers, staging);
 }
 
 TEST(PlacementModelAdmission, AcceptsToTheLastByteAndRefusesOneMore) {
   Pair pair;
   pair.servers[0].committed_bytes = 500;
-  EXPECT_EQ(AdmitSnapshot(pair.servers, pair.assignment, std::vector<uint64_t>{150, 100}).verdict,
+  EXPECT_EQ(AdmitAll(pair.servers, pair.assignment, std::vector<uint64_t>{150, 100}).verdict,
             Verdict::kAccept);
   const Admission refused =
-      AdmitSnapshot(pair.servers, pair.assignment, std::vector<uint64_t>{151, 100});
+      AdmitAll(pair.servers, pair.assignment, std::vector<uint64_t>{151, 100});
   EXPECT_EQ(refused.verdict, Verdict::kRefuse);
   EXPECT_EQ(refused.status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(
@@ -235,12 +252,11 @@ TEST(PlacementModelAdmission, AcceptsToTheLastByteAndRefusesOneMore) {
 TEST(PlacementModelAdmission, WaitsForSavesInFlightWhenThatHelps) {
   Pair pair;
   pair.servers[1].in_flight_bytes = 700;
-  const Admission wait =
-      AdmitSnapshot(pair.servers, pair.assignment, std::vector<uint64_t>{100, 100});
+  const Admission wait = AdmitAll(pair.servers, pair.assignment, std::vector<uint64_t>{100, 100});
   EXPECT_EQ(wait.verdict, Verdict::kWait);
   EXPECT_NE(std::string(wait.status.message()).find("server s1"), std::string::npos);
   pair.servers[0].committed_bytes = 900;
-  EXPECT_EQ(AdmitSnapshot(pair.servers, pair.assignment, std::vector<uint64_t>{100, 100}).verdict,
+  EXPECT_EQ(AdmitAll(pair.servers, pair.assignment, std::vector<uint64_t>{100, 100}).verdict,
             Verdict::kRefuse)
       << "one that refuses outweighs one that waits";
 }
@@ -249,8 +265,7 @@ TEST(PlacementModelAdmission, AServerThatRefusesIsNamedBeforeOneThatWaits) {
   Pair pair;
   pair.servers[0].committed_bytes = 601;
   pair.servers[1].in_flight_bytes = 100000;
-  const Admission result =
-      AdmitSnapshot(pair.servers, pair.assignment, std::vector<uint64_t>{100, 100});
+  const Admission result = AdmitAll(pair.servers, pair.assignment, std::vector<uint64_t>{100, 100});
   EXPECT_EQ(result.verdict, Verdict::kRefuse);
   EXPECT_NE(std::string(result.status.message()).find("server s0"), std::string::npos);
 }
@@ -262,13 +277,13 @@ TEST(PlacementModelAdmission, APinInUseCountsTowardsThePinsCopy) {
     server.pinned_bytes = 150;
   }
   const std::vector<uint64_t> shards = {100, 100};
-  const Admission short_of_pin = AdmitSnapshot(pair.servers, pair.assignment, shards);
+  const Admission short_of_pin = AdmitAll(pair.servers, pair.assignment, shards);
   EXPECT_EQ(short_of_pin.verdict, Verdict::kRefuse);
   EXPECT_EQ(short_of_pin.demands[0].pin_bytes, 50u);
   for (ServerMemory& server : pair.servers) {
     server.pinned_bytes = 800;
   }
-  EXPECT_EQ(AdmitSnapshot(pair.servers, pair.assignment, shards).verdict, Verdict::kAccept);
+  EXPECT_EQ(AdmitAll(pair.servers, pair.assignment, shards).verdict, Verdict::kAccept);
 }
 
 TEST(PlacementModelAdmission, DoesNotAskAServerThatGetsNothing) {
@@ -279,15 +294,14 @@ TEST(PlacementModelAdmission, DoesNotAskAServerThatGetsNothing) {
       {.name = "s1", .capacity_bytes = 10},
       {.name = "s2", .capacity_bytes = 1, .committed_bytes = 5}};
   EXPECT_TRUE(
-      AdmitSnapshot(servers, BuildGroups(members, 1), std::vector<uint64_t>{5, 5, 0}).status.ok());
+      AdmitAll(servers, BuildGroups(members, 1), std::vector<uint64_t>{5, 5, 0}).status.ok());
 }
 
 TEST(PlacementModelAdmission, PrintsLargeSizesWithAUnit) {
   Pair pair;
   pair.servers[0].capacity_bytes = uint64_t{3} << 29;
   const std::string text(
-      AdmitSnapshot(pair.servers, pair.assignment, std::vector<uint64_t>{1u << 30, 0})
-          .status.message());
+      AdmitAll(pair.servers, pair.assignment, std::vector<uint64_t>{1u << 30, 0}).status.message());
   EXPECT_NE(text.find("server s1 has 1000 bytes"), std::string::npos) << text;
   EXPECT_NE(text.find("need 2147483648 bytes (2.00 GiB)"), std::string::npos) << text;
 }
@@ -295,7 +309,7 @@ TEST(PlacementModelAdmission, PrintsLargeSizesWithAUnit) {
 TEST(PlacementModelAdmissionDeathTest, EndsTheProcessWhenSumsWrap) {
   Pair pair;
   const std::vector<uint64_t> huge = {~uint64_t{0}, 1};
-  EXPECT_DEATH(AdmitSnapshot(pair.servers, pair.assignment, huge), "bytes");
+  EXPECT_DEATH(AdmitSnapshot(pair.servers, huge), "bytes");
 }
 
 RetentionEntry Entry(uint64_t sequence, const std::string& name, bool full = true) {

@@ -14,6 +14,7 @@
 
 #include "common/digest.h"
 #include "common/ids.h"
+#include "common/strategy.h"
 
 namespace gemel {
 
@@ -125,6 +126,7 @@ struct OpenShard {
   uint32_t persist_copies = 0;
   uint32_t persist_keep = 0;
   StageId stage;  // not zero: the shard is what was staged and sealed under this id
+  StrategyChoice strategy = StrategyChoice::kGroup;
 
   static void Fields(auto& m, auto&& field) {
     field("job", m.job);
@@ -148,6 +150,7 @@ struct OpenShard {
     field("persist_copies", m.persist_copies);
     field("persist_keep", m.persist_keep);
     field("stage", m.stage);
+    field.Last("strategy", m.strategy);
   }
 };
 

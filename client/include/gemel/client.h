@@ -286,6 +286,9 @@ class Client {
     uint32_t keep = 0;        // persisted snapshots that stay on disk; 0: 2
   };
 
+  // How the copies are spread over the servers (gemel_strategy).
+  enum class Strategy { kGroup = GEMEL_STRATEGY_GROUP, kRing = GEMEL_STRATEGY_RING };
+
   // What is not given has the value that suits one process on a laptop.
   struct SnapshotOptions {
     std::string job;
@@ -304,7 +307,8 @@ class Client {
     int64_t timeout_ms = 120'000;  // of the open; uncommitted after it, the attempt is aborted
     PersistOptions persist;
     std::optional<std::array<uint8_t, 16>>
-        stage;  // the shard is what was staged there: seal it and wait
+        stage;                             // the shard is what was staged there: seal it and wait
+    Strategy strategy = Strategy::kGroup;  // equal on all ranks
   };
 
   struct StageOptions {
@@ -379,6 +383,7 @@ class Client {
     given.persist_copies = options.persist.copies;
     given.persist_keep = options.persist.keep;
     given.stage = options.stage.has_value() ? options.stage->data() : nullptr;
+    given.strategy = static_cast<int>(options.strategy);
     gemel_writer* handle = nullptr;
     return Given<SnapshotWriter>(gemel_snapshot_open(handle_.get(), &given, &handle), &handle);
   }

@@ -141,6 +141,14 @@ enum gemel_on_busy {
   GEMEL_ON_BUSY_SKIP = 1  /* no snapshot this time, the same for all ranks */
 };
 
+/* How the copies of a job's shards are spread over the servers; equal on all ranks. */
+enum gemel_strategy {
+  /* Groups of `copies` servers that keep each other's shards; where the servers do not come out
+   * even, the last ones form a ring. Survives most losses. */
+  GEMEL_STRATEGY_GROUP = 0,
+  GEMEL_STRATEGY_RING = 1 /* one ring: a server's shards lie at the next copies - 1 servers too */
+};
+
 typedef struct gemel_snapshot_options {
   size_t struct_bytes;  /* sizeof(gemel_snapshot_options) */
   const char* job;      /* not null, as the epoch was acquired */
@@ -167,6 +175,7 @@ typedef struct gemel_snapshot_options {
   /* Null, or the 16 bytes of gemel_stage_id(): the shard is what was staged there, by this process
    * or another of this host and user; sizes as it was staged; nothing is to be written any more. */
   const uint8_t* stage;
+  int strategy; /* enum gemel_strategy */
 } gemel_snapshot_options;
 
 /* Returns when the cluster has accepted the snapshot and this host's memory for it is there.

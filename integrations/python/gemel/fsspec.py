@@ -41,21 +41,22 @@ _HEAD_BYTES = fmt.place(0, 1, _LAYOUT_HASH, [fmt.bytes_entry(CONTENT, 1)]).layou
 class GemelFileSystem(AbstractFileSystem):
     """See the module. Options as for gemel.torch.StorageWriter; fsspec.config sets them for a program.
 
-    address, copies, min_copies, timeout_s, persist_every.
+    address, copies, min_copies, timeout_s, persist_every, strategy.
     """
 
     protocol = "gemel"
     root_marker = ""
 
     def __init__(self, address: str | None = None, copies: int = 2, min_copies: int | None = None,
-                 timeout_s: float = 300.0, persist_every: int = 1, **storage_options) -> None:
+                 timeout_s: float = 300.0, persist_every: int = 1, strategy: str = "group",
+                 **storage_options) -> None:
         super().__init__(address=address, copies=copies, min_copies=min_copies, timeout_s=timeout_s,
-                         persist_every=persist_every, **storage_options)
+                         persist_every=persist_every, strategy=strategy, **storage_options)
         self._address = address
         self._timeout_s = timeout_s
         self._open_options = {
             "copies": copies, "min_copies": copies if min_copies is None else min_copies, "keep_latest": 0,
-            "on_busy": "wait", "timeout_s": timeout_s, "persist_every": persist_every}
+            "on_busy": "wait", "timeout_s": timeout_s, "persist_every": persist_every, "strategy": strategy}
 
     @property
     def fsid(self) -> str:

@@ -118,6 +118,13 @@ int OnBusyOf(const std::string& word) {
   return word == "skip" ? GEMEL_ON_BUSY_SKIP : GEMEL_ON_BUSY_WAIT;
 }
 
+int StrategyOf(const std::string& word) {
+  if (word != "group" && word != "ring") {
+    RaiseInvalid("strategy='" + word + "': must be 'group' or 'ring'");
+  }
+  return word == "ring" ? GEMEL_STRATEGY_RING : GEMEL_STRATEGY_GROUP;
+}
+
 nb::object Open(Client& client, gemel_snapshot_options options) {
   options.struct_bytes = sizeof(options);
   gemel_writer* writer = nullptr;
@@ -168,7 +175,7 @@ void BindClient(nb::module_& module) {
          uint64_t layout_bytes, nb::bytes layout_hash, uint32_t copies, uint32_t min_copies,
          uint32_t keep_latest, const std::string& on_busy, double timeout_s, uint32_t persist_every,
          uint32_t persist_interval_s, uint32_t persist_copies, uint32_t persist_keep,
-         const std::optional<nb::bytes>& stage) {
+         const std::optional<nb::bytes>& stage, const std::string& strategy) {
         gemel_snapshot_options options{};
         options.job = job.c_str();
         options.epoch = EpochOf(epoch);
@@ -183,6 +190,7 @@ void BindClient(nb::module_& module) {
         options.min_copies = min_copies;
         options.keep_latest = keep_latest;
         options.on_busy = OnBusyOf(on_busy);
+        options.strategy = StrategyOf(strategy);
         options.timeout_ms = MillisecondsOf(timeout_s);
         options.persist_every = persist_every;
         options.persist_interval_s = persist_interval_s;
@@ -200,7 +208,7 @@ void BindClient(nb::module_& module) {
       nb::arg("layout_hash"), nb::arg("copies"), nb::arg("min_copies"), nb::arg("keep_latest"),
       nb::arg("on_busy"), nb::arg("timeout_s"), nb::arg("persist_every") = 0,
       nb::arg("persist_interval_s") = 0, nb::arg("persist_copies") = 0, nb::arg("persist_keep") = 0,
-      nb::arg("stage") = nb::none(),
+      nb::arg("stage") = nb::none(), nb::arg("strategy") = "group",
       "A Writer of this rank's shard, or None when the cluster skips this snapshot.");
   BindWithoutSave(client);
 }

@@ -59,6 +59,7 @@ class Checkpointer:
     address: one server address, or several with commas: process ``LOCAL_RANK`` of this host
       takes that entry, modulo their number. Default: the environment's GEMEL_ADDRESS.
     copies: how many servers keep each shard; min_copies: below it a save fails (default: copies).
+    strategy: how copies are spread, "group" or "ring" (gemel explain --strategy says what each survives).
     keep: how many committed snapshots stay in memory.
     persist_every: every n-th committed snapshot also goes to the disks; 0: none for its number.
     persist_interval_s: so does the first one committed that long after the last; 0: none for its time.
@@ -73,8 +74,9 @@ class Checkpointer:
                  min_copies: int | None = None, keep: int = 1, on_busy: str = "wait",
                  timeout_s: float = 300.0, process_group=None, if_missing: str = "start",
                  persist_every: int = 0, persist_interval_s: float = 600.0, persist_copies: int = 1,
-                 persist_keep: int = 2) -> None:
+                 persist_keep: int = 2, strategy: str = "group") -> None:
         _check_choice("on_busy", on_busy, ("wait", "skip"))
+        _check_choice("strategy", strategy, ("group", "ring"))
         _check_choice("if_missing", if_missing, ("start", "fail"))
         self.job = job
         self.rank, self.world_size = _place(process_group)
@@ -84,7 +86,7 @@ class Checkpointer:
             "copies": copies, "min_copies": copies if min_copies is None else min_copies,
             "keep_latest": keep, "on_busy": on_busy, "timeout_s": timeout_s,
             "persist_every": persist_every, "persist_interval_s": math.ceil(persist_interval_s),
-            "persist_copies": persist_copies, "persist_keep": persist_keep}
+            "persist_copies": persist_copies, "persist_keep": persist_keep, "strategy": strategy}
         self._timeout_s = timeout_s
         self._if_missing = if_missing
         self._attempt = 0

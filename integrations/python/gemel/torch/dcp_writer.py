@@ -46,6 +46,7 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
       fences the one before.
     address: as for Checkpointer; default: the environment's GEMEL_ADDRESS.
     copies, min_copies: servers that keep each shard; below ``min_copies`` (default: copies) it fails.
+    strategy: how copies are spread, "group" or "ring", as for Checkpointer.
     keep: committed snapshots of the job that stay; 0: all, until memory is full.
     overwrite: whether an existing snapshot of that name is replaced, atomically, or the save refused.
     timeout_s: the longest that the save may take.
@@ -59,7 +60,7 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
     def __init__(self, job, name=None, *, address: str | None = None, copies: int = 2,
                  min_copies: int | None = None, keep: int = 0, overwrite: bool = True, timeout_s: float = 300.0,
                  persist_every: int = 1, persist_interval_s: float = 0.0, persist_copies: int = 1,
-                 persist_keep: int = 2, allow_pickle: bool = False,
+                 persist_keep: int = 2, allow_pickle: bool = False, strategy: str = "group",
                  single_file_per_rank: bool = True, sync_files: bool = True, thread_count: int = 1,
                  per_thread_copy_ahead: int = 0, cache_staged_state_dict: bool = False, _extensions=None,
                  serialization_format=None) -> None:
@@ -71,7 +72,7 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
             "copies": copies, "min_copies": copies if min_copies is None else min_copies, "keep_latest": keep,
             "on_busy": "wait", "timeout_s": timeout_s,
             "persist_every": persist_every, "persist_interval_s": math.ceil(persist_interval_s),
-            "persist_copies": persist_copies, "persist_keep": persist_keep}
+            "persist_copies": persist_copies, "persist_keep": persist_keep, "strategy": strategy}
         self.overwrite = overwrite
         self._allow_pickle = allow_pickle
         self._seed = dcp_ticket.SHARED_SEED if name is None and names.is_path(job) else dcp_ticket.seed()

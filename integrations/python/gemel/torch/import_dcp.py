@@ -41,6 +41,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="the step")
     parser.add_argument("--address", help="socket of this host's server; default GEMEL_ADDRESS")
     parser.add_argument("--copies", type=int, default=2, help="servers that hold each shard")
+    parser.add_argument("--strategy", choices=("group", "ring"), default="group", help="how its copies are spread")
     parser.add_argument("--takeover", action="store_true", help="also a job that is there: its trainer loses its epoch")
     parser.add_argument("--verify-only", action="store_true", help="import nothing: check every digest")
     parser.add_argument("--json", action="store_true", help="the result as JSON, no progress")
@@ -61,7 +62,8 @@ def _run(options: argparse.Namespace) -> dict:
     from gemel.torch import dcp_import  # with torch, which takes seconds: not for what was refused above
     from gemel.torch.dcp_writer import StorageWriter
 
-    writer = StorageWriter(options.job, options.name, address=options.address, copies=options.copies, timeout_s=TIMEOUT_S)
+    writer = StorageWriter(options.job, options.name, address=options.address, copies=options.copies,
+                           strategy=options.strategy, timeout_s=TIMEOUT_S)
     total = dcp_import.import_directory(options.folder, writer, options.json)
     return {"job": options.job, "name": options.name, "bytes": total}
 
