@@ -142,9 +142,15 @@ class Ground:
         at, _, name, _ = min(seen for said in self.said.values() for seen in said.of("elected", since=since))
         return name, at
 
+    def holders(self):
+        """Rank to the servers that have its shard of the newest snapshot, verified."""
+        found = {}
+        for copy in self.ask("verify", NAME).get("copies", []):
+            found.setdefault(copy["rank"], set()).update({copy["server"]} if copy["good"] else ())
+        return found
+
     def held(self, server):
-        """How many shards of the newest snapshot this server has, verified."""
-        return sum(copy["server"] == server and copy["good"] for copy in self.ask("verify", NAME)["copies"])
+        return sum(server in servers for servers in self.holders().values())
 
     def taken_over(self, server):
         """(sealed objects kept, dropped) of each start that found memory with its keeper."""

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every fault of one server of three, under every operation: pass or fail, in one table.
 
-    tests/faults/matrix.py [--reps 1] [--only-fault NAME] [--only-operation NAME]
+    tests/faults/matrix.py [--reps 1] [--brief] [--only-fault NAME] [--only-operation NAME]
 
 Real processes in a network of their own. In each cell a job of two ranks on two other servers has a committed
 snapshot; the fault begins on server-0; the operation is done under it; the fault ends, the server is a member again, and
@@ -28,12 +28,13 @@ cluster.use_built_package()
 from faults import FAULTS, VICTIM, Ground, Shape, ground  # noqa: E402
 from gemel import errors  # noqa: E402
 from netns import NotPermitted, enter  # noqa: E402
-from operations import KNOWN, OPERATIONS, SHAPES  # noqa: E402
+from operations import KNOWN, OPERATIONS, SHAPES, in_brief  # noqa: E402
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reps", type=int, default=1, help="how often each cell is done")
+    parser.add_argument("--brief", action="store_true", help="leave out cells that take long and show little more")
     parser.add_argument("--only-fault", default="")
     parser.add_argument("--only-operation", default="")
     parser.add_argument("--keep-going", action="store_true", help="do the other cells after one that failed")
@@ -76,10 +77,11 @@ def run(options):
     """Whether every cell passed."""
     faults = [f for f in FAULTS if options.only_fault in ("", f)]
     operations = [n for n in OPERATIONS if options.only_operation in ("", n)]
+    cells = [c for c in itertools.product(operations, faults) if not options.brief or in_brief(*c)]
     table, failed = {}, []
-    for shape, names in itertools.groupby(operations, lambda name: SHAPES.get(name, Shape())):
+    for shape, alike in itertools.groupby(cells, lambda cell: SHAPES.get(cell[0], Shape())):
         with ground(shape) as made:
-            for name, fault, _ in itertools.product(names, faults, range(options.reps)):
+            for (name, fault), _ in itertools.product(alike, range(options.reps)):
                 began = time.monotonic()
                 said, why = attempt(made, name, fault, options)
                 failed += [why] if why else []
