@@ -15,7 +15,8 @@ import jobs
 from gemel import _native, errors
 
 TORN, FAILED, SUPERSEDED = 3, 4, 5
-PASSING = (errors.Unavailable, errors.DeadlineExceeded, errors.Aborted)  # the next save may succeed
+# The next save may succeed. NotFound: how one ended is not known any more, for many came after it.
+PASSING = (errors.Unavailable, errors.DeadlineExceeded, errors.Aborted, errors.NotFound)
 
 
 def tell(event, **fields):

@@ -34,7 +34,7 @@ from operations import KNOWN, OPERATIONS, SHAPES, in_brief  # noqa: E402
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reps", type=int, default=1, help="how often each cell is done")
-    parser.add_argument("--brief", action="store_true", help="leave out cells that take long and show little more")
+    parser.add_argument("--brief", action="store_true", help="one of the cells that are known to fail is enough")
     parser.add_argument("--only-fault", default="")
     parser.add_argument("--only-operation", default="")
     parser.add_argument("--keep-going", action="store_true", help="do the other cells after one that failed")

@@ -121,6 +121,7 @@ class Rounds:
         self.made = made
         self.clients = {}  # they outlive their incarnation: what a living process has mapped goes to nobody else
         self.done = Counter()  # by kind
+        self.refused = Counter()  # what the older trainers were told before the last word
         self.phases = Counter()  # where a stopped trainer, or rank 0 at a stopped server, was
         self.effects = []
 
@@ -150,6 +151,7 @@ class Rounds:
             watched.await_event(plan.phase, after=watched.count())
             time.sleep(plan.jitter_s)
             self._send(plan, older, signal.SIGSTOP)
+            self.phases[watched.events[-1]["event"]] += 1
             try:
                 stopped = time.monotonic()
                 self._pass_by(plan, older, self._newer(plan.newer_at), stopped)
@@ -161,7 +163,6 @@ class Rounds:
 
     def _pass_by(self, plan, older, newer, stopped):
         """The newer one saves while the older is stopped, while it wakes, and after its end."""
-        self.phases[older.ranks[plan.stopped[0] if plan.kind == "trainer" else 0].events[-1]["event"]] += 1
         told = older.told()
         found = newer.restore_all()
         newer.check(found, found.step)
@@ -193,6 +194,7 @@ class Rounds:
             assert trainer.wait() == SUPERSEDED, trainer.story()
             (failed,) = trainer.all("failed")
             assert "superseded" in failed["why"], failed
+            self.refused.update(e["code"] for e in trainer.all("refused"))
             self.effects += [f"rank {trainer.rank} was told of {e}" for e in trainer.all("committed")
                              if e["sequence"] > fence.before[1]]
         assert not self.effects, self.effects
@@ -227,8 +229,8 @@ def measure(options, seed):
             if options.verbose:
                 print(plan, flush=True)
     where = ", ".join(f"{phase} {times}" for phase, times in rounds.phases.most_common())
-    print(f"stopped after they said: {where}; {options.minute_long} of them for a minute; "
-          f"{time.monotonic() - began:.0f} s")
+    print(f"stopped after they said: {where}; {options.minute_long} of them for a minute; told before that they were "
+          f"superseded: {dict(rounds.refused)}; {time.monotonic() - began:.0f} s")
     print(f"{rounds.done.total()} pauses ({rounds.done['trainer']} trainers, {rounds.done['server']} servers): "
           f"{len(rounds.effects)} effects", flush=True)
 
