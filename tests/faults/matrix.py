@@ -66,7 +66,7 @@ def attempt(made, name, fault, options):
             made.hosts.show()
             raise
         why = f"{name} under {fault}: {type(wrong).__name__}: {wrong}"
-        open_still = (name, fault) in KNOWN and isinstance(wrong, errors.Error)
+        open_still = (name, fault) in KNOWN and isinstance(wrong, (errors.DeadlineExceeded, errors.Unavailable))
     if not open_still:
         made.hosts.show()
     made.start_over()
