@@ -86,7 +86,7 @@ def run(options):
                 said, why = attempt(made, name, fault, options)
                 failed += [why] if why else []
                 print(f"{name} under {fault}: {said} ({time.monotonic() - began:.1f} s)", flush=True)
-                if not table.get((name, fault), "").isupper():  # what failed once stays so
+                if table.get((name, fault)) not in ("FAIL", "open"):  # what failed once stays so
                     table[name, fault] = said
     show(table, operations, faults)
     print(f"{len(table)} cells, {options.reps} times each: {len(failed)} failures", *failed, sep="\n")
