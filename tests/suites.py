@@ -46,7 +46,7 @@ SUITES = (
     Suite("e2e", "pytest", "release", 14, "tests/e2e"),
     Suite("etcd", "pytest", "release", 6, "tests/etcd"),
     Suite("crash", "pytest", "release", 8, "tests/crash"),
-    Suite("faults", "pytest", "release", 6, "tests/faults"),
+    Suite("faults", "pytest", "release", 8, "tests/faults"),
     Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
     Suite("asan", "ctest", "asan", 4, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim)_"),
     Suite("tsan", "ctest", "tsan", 3, "tests/unit", labels="^unit$", names="^(common|transport|client)_"),
@@ -144,7 +144,7 @@ def command_of(suite, options, results):
     if suite.kind == "pytest":
         report = results / "pytest.xml"
         command = [str(ROOT / ".venv/bin/python"), "-m", "pytest", suite.folder, "-q", "-ra", "-p", "no:cacheprovider",
-                   "--junitxml", str(report), "--timeout", str(suite.minutes * 60),
+                   "--junitxml", str(report), "--timeout", str(suite.minutes * 60 * (LONG_FACTOR if options.long else 1)),
                    "-o", "markers=long: takes minutes, runs with tests/run.sh --long only"]
         command += [] if options.long else ["-m", "not long"]
         return command, lambda: counts.from_pytest(report)

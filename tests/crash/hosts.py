@@ -33,21 +33,33 @@ rm -rf "$1"
 """
 
 
+def keeper_of(server):
+    """What its keeper is called here."""
+    return f"{server}.keeper"
+
+
 class Died(AssertionError):
     """A daemon ended that nobody had ended."""
 
 
 class Hosts:
-    """One manager and ``servers`` servers. Thread safety: start, kill and await_* under one lock each call."""
+    """Managers, one or several, and servers. Thread safety: start, kill and await_* under one lock each call.
 
-    def __init__(self, servers=3, memory="64MiB", slab_bytes="1MiB", groups=None, parent=None):
+    To set before anything is started: ``groups``, ``environment``, ``keepers``, ``store``.
+    """
+
+    def __init__(self, servers=3, managers=1, memory="64MiB", slab_bytes="1MiB", parent=None):
         self.dir = tempfile.mkdtemp(prefix="gemel-", dir=parent or fast_folder())
-        self.names = [PLACEMENT, *(f"server-{i}" for i in range(servers))]
+        self.managers = [PLACEMENT] if managers == 1 else [f"{PLACEMENT}-{i}" for i in range(managers)]
+        self.servers = [f"server-{i}" for i in range(servers)]
+        self.names = [*self.managers, *self.servers]
         self.sizes = ["--memory", memory, "--slab-bytes", slab_bytes]
-        self.groups = groups or {}  # name -> gid: what a packet filter knows its packets by
+        self.groups = {}  # name -> gid: what a packet filter knows its packets by
         self.environment = {}  # name -> what its environment has more
-        self.listen = "127.0.0.1:0"
-        self.data_listen = dict.fromkeys(self.names[1:], "tcp://127.0.0.1:0")
+        self.keepers = False  # each server has a gemel-keeper, which dies with its host
+        self.store = ""  # etcd://… of all managers; a folder otherwise
+        self.addresses = dict.fromkeys(self.managers, "127.0.0.1:0")
+        self.data_listen = dict.fromkeys(self.servers, "tcp://127.0.0.1:0")
         self._ids = {}  # name -> what it called itself the first time
         self._children = {}
         self._ours = set()  # pids that we ended
@@ -65,7 +77,12 @@ class Hosts:
 
     @property
     def sockets(self):
-        return [self.socket(name) for name in self.names[1:]]
+        return [self.socket(name) for name in self.servers]
+
+    @property
+    def listen(self):
+        """Where the managers are, as servers and commands are told."""
+        return ",".join(self.addresses.values())
 
     def log(self, name):
         path = Path(self.dir, f"{name}.log")
@@ -74,24 +91,38 @@ class Hosts:
     def command(self, name):
         folder = self.folder(name)
         ready = ["--ready-file", str(folder / "ready.json")]
-        if name == PLACEMENT:
-            return [str(BUILD / "bin" / "gemel-placement"), "--dir", str(folder), "--listen", self.listen, *ready]
+        if name in self.managers:
+            store = ["--store", self.store] if self.store else ["--dir", str(folder)]
+            return [str(BUILD / "bin" / "gemel-placement"), "--name", name, *store, "--listen", self.addresses[name],
+                    *ready]
+        keeper = ["--keeper", f"unix://{folder}/keeper.sock"] if self.keepers else []
         return [str(BUILD / "bin" / "gemel-server"), "--dir", str(folder), "--name", name,
                 "--domain", f"host-{name[-1]}", "--placement", self.listen, "--socket", f"{folder}/server.sock",
-                "--data-listen", self.data_listen[name], *self.sizes, *ready]
+                "--data-listen", self.data_listen[name], *self.sizes, *keeper, *ready]
 
     def start(self, name, abort_at="", wait=True):
         with self._lock:
             assert not self.is_alive(name), f"{name} runs already"
+            if self.keepers and name in self.servers:
+                self._start_keeper(name)
             (self.folder(name) / "ready.json").unlink(missing_ok=True)
             command = self.command(name) + (["--abort-at", abort_at] if abort_at else [])
             options = {"env": environment(**self.environment.get(name, {}))}
             if name in self.groups:
                 options["group"] = self.groups[name]
-            with open(Path(self.dir, f"{name}.log"), "ab") as log:
-                self._children[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                                        start_new_session=True, **options)
+            self._spawn(name, command, options)
         return self.await_ready(name) if wait else None
+
+    def _spawn(self, name, command, options):
+        with open(Path(self.dir, f"{name}.log"), "ab") as log:
+            self._children[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                                    start_new_session=True, **options)
+
+    def _start_keeper(self, server):
+        """Unless it lives: a server that starts waits for it."""
+        name, folder = keeper_of(server), self.folder(server)
+        if not self.is_alive(name):
+            self._spawn(name, [str(BUILD / "bin" / "gemel-keeper"), "--socket", f"{folder}/keeper.sock"], {})
 
     def await_ready(self, name, timeout_s=READY_S):
         """What its ready file says; None when it died at a crash point before."""
@@ -99,10 +130,10 @@ class Hosts:
         while True:
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, OSError):
                 facts = json.loads(ready.read_text())
-                if name == PLACEMENT:
-                    self.listen = facts["address"]
+                if name in self.managers:
+                    self.addresses[name] = facts["address"]
                 called = facts.get("server_id") or facts.get("cluster_id")
-                first = self._ids.setdefault(name, called)
+                first = self._ids.setdefault(name, called) if called.strip("0") else called  # a standby knows none yet
                 assert called == first, f"{name} calls itself {called}, before its restart {first}: its disk was forgotten"
                 return facts
             if not self.is_alive(name):
@@ -113,10 +144,11 @@ class Hosts:
             time.sleep(0.001)
 
     def up(self):
-        self.start(PLACEMENT)
-        for name in self.names[1:]:
+        for name in self.managers:
+            self.start(name)
+        for name in self.servers:
             self.start(name, wait=False)
-        for name in self.names[1:]:
+        for name in self.servers:
             self.await_ready(name)
         return self
 
@@ -141,7 +173,21 @@ class Hosts:
         os.kill(self.pid(name), number)
 
     def kill(self, name):
-        """SIGKILL, and gone when this returns. False when it had died before."""
+        """SIGKILL of a manager or of a whole host, and gone when this returns. False when it had died before."""
+        died_now = self.kill_process(name)
+        if keeper_of(name) in self._children:
+            self.kill_process(keeper_of(name))
+        return died_now
+
+    def stop(self, name):
+        """SIGTERM, as a service manager does it; gone when this returns, in order."""
+        child = self._children[name]
+        child.terminate()
+        code = child.wait(END_S)
+        assert code == 0, f"{name} ended with {code} at SIGTERM: {tail(self.log(name))}"
+
+    def kill_process(self, name):
+        """SIGKILL of it alone: a server's memory stays with its keeper."""
         with self._lock:
             child = self._children[name]
             if child.poll() is not None:
@@ -169,11 +215,11 @@ class Hosts:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def end(self):
-        for name in self.names:
+        for name in list(self._children):
             if self.is_alive(name):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid(name), signal.SIGCONT)
-                self.kill(name)
+                self.kill_process(name)
 
     def wipe(self):
         self.end()

@@ -15,6 +15,8 @@ import jobs
 from gemel import _native, errors
 
 TORN, FAILED, SUPERSEDED = 3, 4, 5
+# The next save may succeed. NotFound: how one ended is not known any more, for many came after it.
+PASSING = (errors.Unavailable, errors.DeadlineExceeded, errors.Aborted, errors.NotFound)
 
 
 def tell(event, **fields):
@@ -33,6 +35,7 @@ def parse_args():
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--timeout-s", type=float, default=30.0)
     parser.add_argument("--in-flight", type=int, default=2, help="saves whose commit is not told yet")
+    parser.add_argument("--stubborn", action="store_true", help="goes on with the next step when a save fails in passing")
     return parser.parse_args()
 
 
@@ -96,9 +99,14 @@ class Rank:
         pending = deque()
         for number in range(1, self.args.steps + 1):
             step = first + number
-            pending.append((step, self.save(step, number)))
-            if len(pending) >= self.args.in_flight:  # the commit of a step overlaps the save of the next
-                self.settle(*pending.popleft())
+            try:
+                pending.append((step, self.save(step, number)))
+                if len(pending) >= self.args.in_flight:  # the commit of a step overlaps the save of the next
+                    self.settle(*pending.popleft())
+            except PASSING as error:
+                if not self.args.stubborn:
+                    raise
+                tell("refused", step=step, code=type(error).__name__, why=str(error))
         while pending:
             self.settle(*pending.popleft())
 

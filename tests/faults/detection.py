@@ -122,7 +122,8 @@ def measure(options, seed):
     good = True
     names = [PLACEMENT, "server-0", "server-1", "server-2"]
     packets = Filter(names)
-    made = Hosts(groups=packets.groups)
+    made = Hosts()
+    made.groups = packets.groups
     busy = []
     try:
         made.start(PLACEMENT)

@@ -3,15 +3,20 @@
 
 import contextlib
 import errno
+import itertools
 import json
+import re
 import signal
 import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-from cluster import gemel, start_ticks, until
-from hosts import PLACEMENT, Hosts
+from cluster import GEMEL, environment, gemel, until
+from etcd_servers import Etcd
+from hosts import Hosts
+from jobs import content
 from netns import Filter, NotPermitted
 from verdicts import Verdicts
 from workload import CALL_S, NAME, SHARD_BYTES, Incarnation, Oracle
@@ -20,13 +25,20 @@ from gemel import _native, errors
 
 VICTIM = "server-0"
 RANKS = ("server-1", "server-2")  # whose servers the ranks live at
-NAMES = [PLACEMENT, VICTIM, *RANKS]
 FAULTS = ("kill", "hang", "black hole", "sends nothing", "hears nothing", "full disk", "slow disk")
 WITH_VERDICT = FAULTS[:5]
 DISK_SIZE = "48m"
 WELL_S = 8.0
+COMMAND_S = 30.0
 HANG_SOURCE = Path(__file__).resolve().parents[1] / "e2e" / "disk_hang.c"
 SLOW_ON_S, SLOW_OFF_S = 0.08, 0.02  # of each tenth of a second the disk works for 20 ms
+_TAKEN_OVER = re.compile(r"memory_taken_over: (\d+) sealed objects .* are kept, (\d+) are dropped")
+
+
+class Shape(NamedTuple):
+    """How many there are of each; several managers share an etcd."""
+    servers: int = 3
+    managers: int = 1
 
 
 class SlowDisk:
@@ -52,14 +64,17 @@ class SlowDisk:
 
 
 class Ground:
-    """Three servers, a manager, and a job that goes on through all cells."""
+    """Servers with their keepers, managers, and a job that goes on through all cells. ``etcd``: of several managers."""
 
-    def __init__(self, hosts, packets, slow_disk):
-        self.hosts, self.packets, self.slow_disk = hosts, packets, slow_disk
-        self.verdicts = Verdicts(Path(hosts.dir, f"{PLACEMENT}.log"))
+    def __init__(self, hosts, packets, slow_disk, etcd=None):
+        self.hosts, self.packets, self.slow_disk, self.etcd = hosts, packets, slow_disk, etcd
+        self.said = {name: Verdicts(Path(hosts.dir, f"{name}.log")) for name in hosts.managers}
         self.oracle = Oracle()
         self.clients = {}
         self.job = None
+        self.away = ""  # the manager that is asked nothing
+        self.afterwards = []  # what an operation has looked at once its fault is over
+        self._stores = itertools.count()
 
     # The processes.
 
@@ -74,8 +89,9 @@ class Ground:
         return None
 
     def up(self):
-        self.hosts.start(PLACEMENT)
-        for name in NAMES[1:]:
+        if self.etcd:
+            self.hosts.store = f"{self.etcd.url}/ground-{next(self._stores)}"
+        for name in self.hosts.names:
             self.start(name)
         return self
 
@@ -84,29 +100,61 @@ class Ground:
         self.packets.heal()
         self.slow_disk.off()
         self.hosts.end()
-        for name in NAMES[1:]:
+        for name in self.hosts.servers:
             self.free_disk(name)
         self.oracle = Oracle()
         self.clients.clear()
+        self.afterwards.clear()
+        self.away = ""
         self.hosts.forget()
         self.up()
 
+    @property
+    def _asked(self):
+        at = ",".join(address for name, address in self.hosts.addresses.items() if name != self.away)
+        return ["-o", "json", "--placement", at]
+
     def ask(self, *arguments):
         """What the CLI says of this cluster as JSON, or the words with which it refuses."""
-        pids = {name: self.hosts.pid(name) for name in NAMES}
-        process = {name: {"pid": pid, "start_ticks": start_ticks(pid)} for name, pid in pids.items()}
-        facts = {"version": 1, "cluster": "", "dir": self.hosts.dir, "placement": self.hosts.listen, "memory_bytes": 1,
-                 "slab_bytes": 1, "placement_process": process[PLACEMENT],
-                 "pids": {"placement": process[PLACEMENT]["pid"], "servers": [
-                     {"id": "", "name": n, "pid": process[n]["pid"], "socket": self.hosts.socket(n), "data_address": "",
-                      "process": process[n]} for n in NAMES[1:]]}}
-        Path(self.hosts.dir, "cluster.json").write_text(json.dumps(facts))
-        done = gemel(*arguments, "-o", "json", "--dir", self.hosts.dir)
-        return json.loads(done.out) if done.code == 0 else {"refused": done.err}
+        done = gemel(*arguments, *self._asked, timeout_s=COMMAND_S)
+        return json.loads(done.out) if done.code == 0 else {"refused": done.err, "code": done.code}
+
+    def behind(self, *arguments):
+        """The CLI at work on this cluster while others work too."""
+        return subprocess.Popen([str(GEMEL), *arguments, *self._asked], env=environment(), text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def states(self):
         said = self.ask("status")
         return {s["name"]: s["state"] for s in said["servers"]} if "servers" in said else said
+
+    def incarnation_of(self, server):
+        return next(s["incarnation"] for s in self.ask("status")["servers"] if s["name"] == server)
+
+    def leader(self):
+        """(its name, its term)."""
+        said = self.ask("status")
+        assert "leader" in said, said
+        return said["leader"], said["term"]
+
+    def elected_after(self, since):
+        """(the placement that was elected first since then, when)."""
+        at, _, name, _ = min(seen for said in self.said.values() for seen in said.of("elected", since=since))
+        return name, at
+
+    def holders(self):
+        """Rank to the servers that have its shard of the newest snapshot, verified."""
+        found = {}
+        for copy in self.ask("verify", NAME).get("copies", []):
+            found.setdefault(copy["rank"], set()).update({copy["server"]} if copy["good"] else ())
+        return found
+
+    def held(self, server):
+        return sum(server in servers for servers in self.holders().values())
+
+    def taken_over(self, server):
+        """(sealed objects kept, dropped) of each start that found memory with its keeper."""
+        return [tuple(map(int, found)) for found in _TAKEN_OVER.findall(self.hosts.log(server))]
 
     def copies(self, step):
         """How many copies there are of the step's shards, the fewest; 0 when it is not listed."""
@@ -115,8 +163,8 @@ class Ground:
 
     def await_well(self):
         end = time.monotonic() + WELL_S
-        while [*(states := self.states()).values()] != ["ALIVE"] * 3:
-            assert time.monotonic() < end, f"after {WELL_S:.0f} s not all three are members: {states}"
+        while [*(states := self.states()).values()] != ["ALIVE"] * len(self.hosts.servers):
+            assert time.monotonic() < end, f"after {WELL_S:.0f} s not all are members: {states}"
             time.sleep(0.02)
 
     # The faults.
@@ -163,7 +211,8 @@ class Ground:
         """When placement called the victim dead; the fault's own time where it gives no reason to."""
         if fault not in WITH_VERDICT:
             return since
-        at = self.verdicts.wait("member_dead", VICTIM, since, timeout_s)
+        (said,) = self.said.values()
+        at = said.wait("member_dead", VICTIM, since, timeout_s)
         assert at, f"{fault}: no verdict on {VICTIM} within {timeout_s:.0f} s"
         return at
 
@@ -198,16 +247,38 @@ class Ground:
         """The step, once all ranks were told."""
         step = self.oracle.begun
         for said in self.job.together(lambda rank: self.job.patiently(writers[rank].wait)):
-            self.oracle.commit(said["sequence"], step)
+            self.oracle.commit(said["sequence"], step, said["redundancy"] == "FULL")
         return step
 
     def save(self):
         return self.commit(self.begin_save())
 
-    def settle(self):
+    def save_again(self, limit_s):
+        """The same trainers go on: what they save while their server is away may fail by name."""
+        end = time.monotonic() + limit_s
+        while True:
+            try:
+                return self.save()
+            except (errors.Unavailable, errors.Aborted):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    def read(self, server):
+        """Without an epoch: the newest at this server is what was told or newer, in every bit."""
+        with self.oracle.lock:
+            floor = self.oracle.told
+        record = self.clients[server].begin_read(NAME, None, CALL_S)
+        assert (record.sequence, int(record.name)) >= floor, f"LOST: told {floor}, read {record.sequence, record.name}"
+        for shard in record.shards:
+            data = bytes(record.read(shard["rank"], 0, shard["bytes"]))
+            wanted = content(NAME, tuple(record.epoch), int(record.name), shard["rank"], shard["bytes"])
+            assert data == wanted, f"rank {shard['rank']} of step {record.name} differs"
+
+    def settle(self, servers=RANKS):
         """Before a cell: all are members, and a fresh commit is at full redundancy."""
         self.await_well()
-        self.restore()
+        self.restore(servers)
         step = self.save()
         until(f"step {step} has two copies", lambda: self.copies(step) >= 2, WELL_S)
 
@@ -233,18 +304,22 @@ def _preload(folder):
 
 
 @contextlib.contextmanager
-def ground():
-    packets = Filter(NAMES)
-    hosts = Hosts(groups=packets.groups)
+def ground(shape):
+    hosts = Hosts(servers=shape.servers, managers=shape.managers)
+    hosts.keepers = True
     disk = hosts.folder(VICTIM)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(disk)], capture_output=True,
                              text=True)
     try:
         if mounted.returncode != 0:
             raise NotPermitted(f"a full disk needs the right to mount a file system: {mounted.stderr.strip()}")
+        packets = Filter(hosts.names)
+        hosts.groups = packets.groups
         library, marker = _preload(hosts.dir)
         hosts.environment[VICTIM] = {"LD_PRELOAD": str(library)}
-        yield Ground(hosts, packets, SlowDisk(marker)).up()
+        with Etcd("debian", 1) if shape.managers > 1 else contextlib.nullcontext() as etcd:
+            yield Ground(hosts, packets, SlowDisk(marker), etcd).up()
+            hosts.end()
     finally:
         hosts.end()
         if mounted.returncode == 0:

@@ -21,7 +21,11 @@ def run(program, *arguments, timeout_s):
 
 
 def test_every_operation_under_every_fault_of_one_server():
-    run("matrix.py", timeout_s=600)
+    run("matrix.py", "--brief", timeout_s=600)
+
+
+def test_who_was_stopped_in_a_save_changes_nothing_when_it_wakes():
+    run("paused.py", "--rounds", "3", timeout_s=200)
 
 
 def test_dead_hanging_and_cut_off_servers_are_found_and_slow_ones_are_not_evicted():
@@ -30,8 +34,13 @@ def test_dead_hanging_and_cut_off_servers_are_found_and_slow_ones_are_not_evicte
 
 
 @pytest.mark.long
-def test_every_operation_under_every_fault_five_times():
-    run("matrix.py", "--reps", "5", timeout_s=3600)
+def test_every_operation_under_every_fault_twice():
+    run("matrix.py", "--reps", "2", timeout_s=3600)
+
+
+@pytest.mark.long
+def test_a_hundred_pauses_two_of_them_for_a_minute():
+    run("paused.py", "--rounds", "100", "--minute-long", "2", timeout_s=3600)
 
 
 @pytest.mark.long

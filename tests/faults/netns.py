@@ -41,13 +41,15 @@ def _nft(rules):
 
 
 class Filter:
-    """The rules of one namespace. ``names``: the daemons, in the order of their groups."""
+    """The rules of one namespace, instead of those it had. ``names``: the daemons, in the order of their groups."""
 
     def __init__(self, names):
         self.groups = {name: GROUP_FIRST + i for i, name in enumerate(names)}
         self._bits = {name: 1 << i for i, name in enumerate(names)}
         marks = "\n".join(f"meta skgid {self.groups[n]} ct mark set ct mark or {self._bits[n]}" for n in names)
-        _nft(f"""table inet gemel {{
+        _nft(f"""table inet gemel
+        delete table inet gemel
+        table inet gemel {{
           chain cuts {{ }}
           chain out {{ type filter hook output priority 0; policy accept;
             {marks}

@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done under a fault, each with its own limits. An operation begins the fault itself, at its own moment."""
 
+import json
+import signal
 import time
 
 from cluster import until
-from faults import RANKS, VICTIM, WITH_VERDICT
+from faults import COMMAND_S, RANKS, VICTIM, WITH_VERDICT, Shape
 from hosts import PLACEMENT
 
 RESUME_S = 2.0  # from the verdict to a commit
 GRACE_S = 2.0  # that a restarted manager gives its members to join again
 REPAIR_S = 10.0
 READ_S = 8.0
+DRAIN_S = 10.0
+UPGRADE_S = 8.0  # an orderly end of a server takes up to 5 s
+ELECTED_S = 2.0  # from the end of the leader to the next one
+DEPOSED_S = 5.0  # from its waking until the former leader says that it leads no more
+DRAINED, REST = "server-1", ("server-2", "server-3")
+REFUSED = 5
 
 # Cells that fail for a reason that is known and open; each is done all the same, and told as what it is.
-KNOWN = {("failover", "full disk"): "a server that cannot write its identity refuses copies of a new epoch, and the save "
-                                    "waits for it instead of going to another server"}
-# Operations that there are none of yet.
-PENDING = {"drain": "`gemel drain` does not exist yet", "upgrade": "there is one protocol version yet"}
+_UNSAVED = ("a server that cannot write its identity refuses copies of a new epoch and joins no new leader, and a save waits "
+            "for it instead of going to another server")
+KNOWN = {(name, "full disk"): _UNSAVED for name in ("failover", "upgrade", "drain", "leader killed", "leader paused")}
 
 
 def _since(at):
@@ -105,5 +112,140 @@ def restart(made, fault):
     return _say(at, GRACE_S + RESUME_S, "a save beside the restart")
 
 
+def drain(made, fault):
+    """A rank's own server is emptied while its job saves and is read; stopped then, it is not missed."""
+    at = made.begin(fault)
+    draining = made.behind("drain", DRAINED)
+    try:
+        while draining.poll() is None:
+            made.save()
+            made.read(RANKS[1])
+            assert _since(at) < DRAIN_S, f"after {DRAIN_S:.0f} s `gemel drain` has neither ended nor given up"
+    finally:
+        draining.kill()
+    out, err = draining.communicate(timeout=COMMAND_S)
+    assert draining.returncode == 0 and json.loads(out)["state"] == "READY_TO_STOP", (draining.returncode, out, err)
+    told = _say(at, DRAIN_S, "the drain")
+    # A victim that is called dead only now is repaired.
+    until(f"two copies of each shard without {DRAINED}", lambda: (held := made.holders()) and all(
+        len(servers - {DRAINED}) >= 2 for servers in held.values()), REPAIR_S)
+    made.hosts.kill(DRAINED)
+    made.check_all(REST)
+    made.save()
+    made.start(DRAINED)
+    assert made.ask("drain", DRAINED, "--cancel").get("state") == "TAKES_WORK"
+    return told
+
+
+def drain_itself(made, fault):
+    """The victim is emptied under its fault: ready to stop, or a refusal that says that it is dead. Nothing waits."""
+    at = made.begin(fault)
+    said = made.ask("drain", VICTIM)
+    told = _say(at, DRAIN_S, "the drain of the victim")
+    if said.get("state") == "READY_TO_STOP":
+        made.hosts.kill(VICTIM)
+    else:
+        words = said.get("refused", "")
+        honest = said.get("code") == REFUSED and VICTIM in words and ("is dead" in words or "died" in words)
+        assert honest and fault in WITH_VERDICT, said
+        told = told.replace("pass", "refused")
+    made.save()
+    made.read(RANKS[0])
+    made.check_all(RANKS)
+    assert made.ask("drain", VICTIM, "--cancel").get("state") == "TAKES_WORK"
+    return told
+
+
+def _expect_taken_over(made, server, held):
+    """That this start of it kept at least what it held, all whole."""
+    starts, incarnation = len(made.taken_over(server)), made.incarnation_of(server)
+    assert held > 0, f"{server} holds nothing, so nothing would be shown"
+
+    def check():
+        found = made.taken_over(server)[starts:]
+        assert len(found) == 1 and found[0][0] >= held and found[0][1] == 0, f"held {held}, (kept, dropped): {found}"
+        assert made.incarnation_of(server) != incarnation
+
+    return check
+
+
+def upgrade(made, fault):
+    """A rank's own server ends in order and starts again on what its keeper holds; the same trainers go on."""
+    name = RANKS[0]
+    came_back = _expect_taken_over(made, name, made.held(name))
+    made.begin(fault)
+    at = time.time()
+    made.hosts.stop(name)
+    made.start(name)
+    made.read(name)
+    made.save_again(UPGRADE_S)
+    told = _say(at, UPGRADE_S, "a save after the upgrade")
+    came_back()
+    made.check_all(RANKS)
+    return told
+
+
+def upgrade_itself(made, fault):
+    """The victim's process is replaced under its fault, and what it held is there again; a dead host has no keeper."""
+    made.settle((VICTIM, RANKS[0]))  # so that it holds something
+    came_back = _expect_taken_over(made, VICTIM, made.held(VICTIM))
+    made.restore(RANKS)
+    made.begin(fault)
+    made.hosts.kill_process(VICTIM)
+    made.start(VICTIM, wait=False)
+    at = time.time()
+    made.save()
+    if fault != "kill":
+        made.afterwards.append(came_back)
+    return _say(at, GRACE_S + RESUME_S, "a save beside the upgrade")
+
+
+def _fail_over(made, fault, number):
+    """The leading one of three placements is gone: a sealed save commits, all is restored, another save commits."""
+    was, term = made.leader()
+    writers = made.begin_save()
+    made.begin(fault)
+    at = time.time()
+    made.away = was
+    made.hosts.kill(was) if number == signal.SIGKILL else made.hosts.signal(was, number)
+    made.commit(writers)
+    made.check_all(RANKS)
+    made.save()
+    told = _say(at, ELECTED_S + GRACE_S + 2 * RESUME_S, "commit, restore and save after the end of the leader")
+    leads, elected = made.elected_after(at)
+    assert elected - at <= ELECTED_S, f"{leads} was elected {elected - at:.2f} s after the end of {was}"
+    assert made.leader()[1] > term, f"{made.leader()} leads, {was} led in term {term}"
+    return was, told
+
+
+def leader_killed(made, fault):
+    was, told = _fail_over(made, fault, signal.SIGKILL)
+    made.start(was)
+    made.away = ""
+    return told
+
+
+def leader_paused(made, fault):
+    """It wakes after the others went on, and changes nothing."""
+    was, told = _fail_over(made, fault, signal.SIGSTOP)
+    now = made.leader()
+    woken = time.time()
+    made.hosts.signal(was, signal.SIGCONT)
+    assert made.said[was].wait("deposed", was, woken, DEPOSED_S), f"{was} never said that it leads no more"
+    made.away = ""
+    made.save()
+    assert made.leader() == now, f"{now} led before {was} woke, then {made.leader()}"
+    return told
+
+
 OPERATIONS = {"save": save, "restore": restore, "commit": commit, "join": join, "repair": repair, "failover": failover,
-              "server restart": restart}
+              "server restart": restart, "upgrade": upgrade, "upgrade itself": upgrade_itself, "drain": drain,
+              "drain itself": drain_itself, "leader killed": leader_killed, "leader paused": leader_paused}
+# A drain leaves three servers, of which the fault takes one; the others' ground is one manager and three servers.
+SHAPES = {"drain": Shape(servers=4), "drain itself": Shape(servers=4), "leader killed": Shape(managers=3),
+          "leader paused": Shape(managers=3)}
+
+
+def in_brief(name, fault):
+    """Of the cells that are known to fail, which take longest, one is enough."""
+    return (name, fault) not in KNOWN or name == "failover"

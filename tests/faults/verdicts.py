@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What placement says of its members, read from its log as it is written."""
+"""What placement says of its members and of itself, read from its log as it is written."""
 
 import datetime
 import re
 import time
 
-_LINE = re.compile(r"^\[([\d-]+ [\d:.]+)\] \[placement\] \[\w+\] (\w+): server ([\w-]+)[ ,]")
+_LINE = re.compile(r"^\[([\d-]+ [\d:.]+)\] \[placement\] \[\w+\] (\w+): (?:server|placement) ([\w-]+)[ ,]")
 
 
 class Verdicts:
@@ -13,7 +13,7 @@ class Verdicts:
 
     def __init__(self, path):
         self._path, self._at, self._rest = path, 0, ""
-        self.seen = []  # (time, event, server, line)
+        self.seen = []  # (time, event, server or placement, line)
 
     def read(self):
         with open(self._path, encoding="utf-8", errors="replace") as file:
@@ -27,15 +27,15 @@ class Verdicts:
                 self.seen.append((at, match[2], match[3], line))
         return self.seen
 
-    def of(self, event, server=None, since=0.0):
-        return [seen for seen in self.read() if seen[1] == event and server in (None, seen[2]) and seen[0] >= since]
+    def of(self, event, name=None, since=0.0):
+        return [seen for seen in self.read() if seen[1] == event and name in (None, seen[2]) and seen[0] >= since]
 
-    def wait(self, event, server, since, timeout_s):
+    def wait(self, event, name, since, timeout_s):
         """When placement said it, or None."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             # The log's clock is cut to milliseconds.
-            if found := self.of(event, server, since - 0.001):
+            if found := self.of(event, name, since - 0.001):
                 return found[0][0]
             time.sleep(0.002)
         return None
