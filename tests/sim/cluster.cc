@@ -131,6 +131,9 @@ void Cluster::Follow(const Timeline::Event& event) {
     ServerSlot& slot = servers_[i];
     const std::string named = fmt::format("server {} ", NameOf(i));
     if (of_placement && event.name == "member_joined" && event.text.starts_with(named)) {
+      if (!IsOfPresentLife(i, IncarnationIn(event.text))) {
+        continue;
+      }
       slot.member = IncarnationIn(event.text);
       slot.member_since = event.at;
     } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named) &&
@@ -145,6 +148,13 @@ void Cluster::Follow(const Timeline::Event& event) {
       slot.answered = event.text.starts_with("placement answers");
     }
   }
+}
+
+// A join may come late, from a life that has ended, and may have been another member's.
+bool Cluster::IsOfPresentLife(uint32_t index, const std::string& incarnation) const {
+  const ServerLife* life = servers_[index].life.get();
+  return life != nullptr && life->server != nullptr &&
+         life->server->incarnation().ToShort() == incarnation;
 }
 
 // Of the member that placement took in. A manager that was just elected may declare one dead that
@@ -325,6 +335,8 @@ void Cluster::CountInjected(FaultCounts* counts) const {
   add(Fault::kStragglers, links.stragglers);
   add(Fault::kResets, links.resets);
   add(Fault::kLateWrites, links.late_writes);
+  add(Fault::kLateCalls, links.late_calls);
+  add(Fault::kSlowLanding, links.slow_landings);
   add(Fault::kCorruption, links.corruptions);
   for (const ServerSlot& slot : servers_) {
     const SimDiskState::Stats& disk = slot.disk->stats();
