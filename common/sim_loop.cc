@@ -45,7 +45,9 @@ bool SimScheduler::RunOne(TimePoint limit) {
   }
   events_run_ += 1;
   MixIntoHistory(static_cast<uint64_t>(now_.time_since_epoch().count()) ^ (key.second << 20));
+  running_ = event.loop;
   event.callback();
+  running_ = nullptr;
   return true;
 }
 

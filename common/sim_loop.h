@@ -39,6 +39,9 @@ class SimScheduler {
 
   uint64_t events_run() const { return events_run_; }
 
+  // Whose event is running; null: an event of the world itself, or none.
+  const SimLoop* running() const { return running_; }
+
   // A running hash of (time, sequence) of all events: equal seeds must give equal hashes.
   uint64_t history_hash() const { return history_hash_; }
 
@@ -61,6 +64,7 @@ class SimScheduler {
   TimePoint now_{};
   uint64_t next_sequence_ = 1;
   uint64_t events_run_ = 0;
+  const SimLoop* running_ = nullptr;
   uint64_t history_hash_ = 0x9e3779b97f4a7c15ULL;
   std::map<Key, Event> events_;
 };

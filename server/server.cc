@@ -27,7 +27,9 @@ Server::~Server() = default;
 
 ServerId Server::id() const { return control_->server(); }
 
-Incarnation Server::incarnation() const { return control_->incarnation(); }
+Incarnation Server::incarnation() const {
+  return control_ == nullptr ? Incarnation() : control_->incarnation();
+}
 
 std::string Server::data_address() const {
   GEMEL_CHECK(data_listener_ != nullptr);

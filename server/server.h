@@ -65,6 +65,7 @@ class Server {
   Task<void> Stop();
 
   ServerId id() const;
+  // Zero until Start() has read the disk.
   Incarnation incarnation() const;
   // With the port that the system chose.
   std::string data_address() const;

@@ -14,38 +14,10 @@
 #include "common/points.h"
 #include "common/status_macros.h"
 #include "server/persist/io_threads.h"
+#include "server/persist/persist_points.h"
 #include "server/persist/rocksdb_database.h"
 
 namespace gemel {
-
-namespace {
-
-CrashPoint PointOf(PersistStep step) {
-  switch (step) {
-    case PersistStep::kChunkWritten:
-      return CrashPoint::kPersistChunkWritten;
-    case PersistStep::kFileSynced:
-      return CrashPoint::kPersistFileSynced;
-    case PersistStep::kDirectorySynced:
-      return CrashPoint::kPersistDirectorySynced;
-    case PersistStep::kRenamed:
-      return CrashPoint::kPersistRenamed;
-    case PersistStep::kRenameSynced:
-      return CrashPoint::kPersistRenameSynced;
-    case PersistStep::kIngested:
-      return CrashPoint::kPersistIngested;
-    case PersistStep::kRecorded:
-      return CrashPoint::kPersistRecorded;
-    case PersistStep::kUnrecorded:
-      return CrashPoint::kPersistUnrecorded;
-    case PersistStep::kRetired:
-      return CrashPoint::kPersistRetired;
-  }
-  GEMEL_CHECK(false) << static_cast<int>(step);
-  return CrashPoint::kPersistRetired;
-}
-
-}  // namespace
 
 // What loop and threads share.
 class RocksdbPersist::Core : public std::enable_shared_from_this<RocksdbPersist::Core> {

@@ -10,6 +10,7 @@
 #include "common/status_macros.h"
 #include "common/xxh3.h"
 #include "server/limits.h"
+#include "server/persist/persist_points.h"
 #include "server/persist/persist_record.h"
 
 namespace gemel {
@@ -203,6 +204,7 @@ Task<absl::Status> SimPersist::Pass(UsePtr use, bool writes) {
 }
 
 Task<absl::Status> SimPersist::Step(UsePtr use, PersistStep step) {
+  Reach(PointOf(step));
   if (use->at_step) {
     use->at_step(step);
   }

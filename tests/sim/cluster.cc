@@ -164,8 +164,9 @@ void Cluster::Follow(const Timeline::Event& event) {
     ServerSlot& slot = servers_[i];
     const std::string named = fmt::format("server {} ", NameOf(i));
     if (of_placement && event.name == "member_joined" && event.text.starts_with(named)) {
-      slot.members[IdIn(event.text)] = IncarnationIn(event.text);
-      slot.member_since = event.at;
+      const std::string joined = IncarnationIn(event.text);
+      slot.members[IdIn(event.text)] = joined;
+      slot.member_since = IsOfPresentLife(i, joined) ? event.at : slot.member_since;
     } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named)) {
       if (Leaves(&slot, IdIn(event.text), IncarnationIn(event.text)) && !IsMember(i) && on_dead_) {
         on_dead_(i);
@@ -176,6 +177,13 @@ void Cluster::Follow(const Timeline::Event& event) {
       slot.answered = event.text.starts_with("placement answers");
     }
   }
+}
+
+// A join may come late, from a life that has ended, and may have been another member's.
+bool Cluster::IsOfPresentLife(uint32_t index, const std::string& incarnation) const {
+  const ServerLife* life = servers_[index].life.get();
+  return life != nullptr && life->server != nullptr &&
+         life->server->incarnation().ToShort() == incarnation;
 }
 
 // Whether it was counted. A manager that was just elected may declare one dead that it has not seen
@@ -395,6 +403,8 @@ void Cluster::CountInjected(FaultCounts* counts) const {
   add(Fault::kStragglers, links.stragglers);
   add(Fault::kResets, links.resets);
   add(Fault::kLateWrites, links.late_writes);
+  add(Fault::kLateCalls, links.late_calls);
+  add(Fault::kSlowLanding, links.slow_landings);
   add(Fault::kCorruption, links.corruptions);
   for (const ServerSlot& slot : servers_) {
     const SimDiskState::Stats& disk = slot.disk->stats();

@@ -79,6 +79,9 @@ class Cluster {
   // For a while now it is a member, answered when it calls placement, and not held up.
   bool IsHeard(uint32_t index) const;
 
+  // Since when; in the past for good when it is none.
+  TimePoint MemberSince(uint32_t index) const { return servers_[index].member_since; }
+
   // Called when placement declares a server dead.
   void OnMemberDead(std::function<void(uint32_t)> on_dead) { on_dead_ = std::move(on_dead); }
 
@@ -155,6 +158,7 @@ class Cluster {
 
   void Follow(const Timeline::Event& event);
   static bool Leaves(ServerSlot* slot, const std::string& id, const std::string& incarnation);
+  bool IsOfPresentLife(uint32_t index, const std::string& incarnation) const;
   void NobodyIsMember();
   static Task<void> RunPlacement(PlacementLife* life);
   static Task<void> RunServer(ServerLife* life);

@@ -14,6 +14,7 @@
 #include "placement/manager/stored.h"
 #include "placement/model/assignment.h"
 #include "placement/model/records.h"
+#include "server/identity.h"
 
 namespace gemel::sim {
 namespace {
@@ -108,7 +109,7 @@ std::string Convergence::WithoutCommit() const {
   std::string without;
   for (const std::unique_ptr<SimJob>& job : *jobs_) {
     const std::string& name = job->plan().name;
-    if (oracle_->newest_told(name) <= told_before_.at(name) || !job->settled()) {
+    if (oracle_->newest_opened_at(name) < healed_at_ || !job->settled()) {
       without += fmt::format("{}{}, which says {}", without.empty() ? "" : "; ", name,
                              ToText(job->failure()));
     }
@@ -322,11 +323,33 @@ void Convergence::ReadAll() {
   }
 }
 
+// A fence that a restart would take away is none.
+void Convergence::CheckFences() {
+  if (hurt_.disks || hurt_.refused) {
+    return;
+  }
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const Server* server = cluster_->ServerAt(i);
+    const SimDiskState::Contents files = cluster_->disk(i)->contents();
+    const auto found = files.find("identity");
+    if (server == nullptr || found == files.end()) {
+      continue;
+    }
+    const absl::StatusOr<IdentityFile> on_disk = DecodeIdentity(found->second);
+    GEMEL_CHECK(on_disk.ok()) << ToText(on_disk.status());
+    for (const auto& [job, epoch] : server->identity().epochs()) {
+      const auto seen = on_disk->epochs.find(job);
+      if (seen == on_disk->epochs.end() || seen->second < epoch) {
+        oracle_->Violation(fmt::format("fence: {} has seen epoch {} of {}, and its disk has not",
+                                       Cluster::HostOf(i), epoch.ToString(), job));
+      }
+    }
+  }
+}
+
 void Convergence::Check(Hurt hurt) {
   hurt_ = hurt;
-  for (const std::unique_ptr<SimJob>& job : *jobs_) {
-    told_before_[job->plan().name] = oracle_->newest_told(job->plan().name);
-  }
+  healed_at_ = cluster_->scheduler()->now();
   const TimePoint give_up = cluster_->scheduler()->now() + kCommitWithin;
   while (!WithoutCommit().empty() && cluster_->scheduler()->now() < give_up && !over_()) {
     run_for_();
@@ -334,7 +357,6 @@ void Convergence::Check(Hurt hurt) {
       if (job->lost()) {
         RemoveJob(job->plan().name);
         job->StartOver();
-        told_before_[job->plan().name] = 0;
       }
     }
   }
@@ -359,6 +381,7 @@ void Convergence::Check(Hurt hurt) {
       !Within(kQuietWithin, "disks keep what nobody needs", [this] { return Unreconciled(); })) {
     return;
   }
+  CheckFences();
   ReadAll();
 }
 

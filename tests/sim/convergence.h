@@ -4,7 +4,8 @@
 //
 //   every job commits again; every committed snapshot has all its copies again, as many as
 //   placement says and in different domains where that can be; once the jobs have ended nothing of
-//   theirs is left over, and a fresh reader reads every snapshot that is committed.
+//   theirs is left over, a fresh reader reads every snapshot that is committed, and the epochs that
+//   a server has seen are on its disk.
 //
 // Thread safety: one thread. Ownership: everything given outlives it.
 #pragma once
@@ -40,6 +41,7 @@ class Convergence {
   struct Hurt {
     bool memory = false;
     bool disks = false;
+    bool refused = false;  // writes: what was not acknowledged need not be on disk
   };
 
   // Violations go to the oracle.
@@ -59,6 +61,7 @@ class Convergence {
   std::string WrongCopies(const model::CommitRecord& record, uint32_t copies_now);
   bool IsReadable(const model::CommitRecord& record) const;
   void ReadAll();
+  void CheckFences();
   absl::Status ReadAt(uint32_t host, const SnapshotId& snapshot);
   static Task<void> Read(Convergence* self, ClientCore* core, SnapshotId snapshot,
                          std::shared_ptr<std::optional<absl::Status>> done);
@@ -73,7 +76,7 @@ class Convergence {
   const std::function<void()> run_for_;
   const std::function<bool()> over_;
   Hurt hurt_;
-  std::map<std::string, uint64_t> told_before_;
+  TimePoint healed_at_;
   std::unique_ptr<Node> operator_;
   std::unique_ptr<RpcChannel> placement_;
 };

@@ -48,11 +48,20 @@ namespace gemel::sim {
   X(kFsyncErrors, "fsync-errors")                                                           \
   X(kFullDisk, "full-disk")                                                                 \
   X(kHungDisk, "hung-disk")                                                                 \
-  X(kSlow, "slow")                  /* a CPU, a disk, a link */                             \
-  X(kClockRate, "clock-rate")       /* monotonic clocks that go at different rates */       \
-  X(kClockJump, "clock-jump")       /* wall clocks, by days */                              \
-  X(kStoreTrouble, "store-trouble") /* transactions with unknown outcome */                 \
-  X(kBuggify, "buggify")            /* rare but legal turns of production code */
+  X(kSlow, "slow")                    /* a CPU, a disk, a link */                           \
+  X(kClockRate, "clock-rate")         /* monotonic clocks that go at different rates */     \
+  X(kClockJump, "clock-jump")         /* wall clocks, by days */                            \
+  X(kStoreTrouble, "store-trouble")   /* transactions with unknown outcome */               \
+  X(kAtPoint, "at-point")             /* killed at a named point of its work */             \
+  X(kRackDown, "rack-down")           /* all servers of a rack at once */                   \
+  X(kLateCalls, "late-calls")         /* executed again, after their sender's restart */    \
+  X(kSlowLanding, "slow-landing")     /* a payload that lands in two parts, far apart */    \
+  X(kRotEverywhere, "rot-everywhere") /* every copy of one shard */                         \
+  X(kSlowDisks, "slow-disks")         /* one of them, or all, by far */                     \
+  X(kStoreOutage, "store-outage")     /* the MetaStore is gone or full for a while */       \
+  X(kRemoval, "removal")              /* a person removes a job that goes on */             \
+  X(kOddRank, "odd-rank")             /* a rank that disagrees about the layout */          \
+  X(kBuggify, "buggify")              /* rare but legal turns of production code */
 
 #define GEMEL_SIM_FAULT_ENUM(symbol, name) symbol,
 enum class Fault : uint8_t { GEMEL_SIM_FAULTS(GEMEL_SIM_FAULT_ENUM) kCount };

@@ -84,7 +84,7 @@ void Oracle::MemoryLost(uint32_t server) {
   lost_.emplace_back(cluster_->scheduler()->now(), server);
 }
 
-void Oracle::DiskLost() { disks_lost_ += 1; }
+void Oracle::DiskLost(uint32_t server) { disks_lost_.emplace_back(cluster_->now(), server); }
 
 bool Oracle::CanLose(uint32_t server) const {
   return std::all_of(jobs_.begin(), jobs_.end(), [&](const auto& entry) {
@@ -105,7 +105,7 @@ bool Oracle::OnDisksOnly() const {
 // Epochs that have not restored yet will do so from disk.
 void Oracle::PowerCut() {
   for (auto& [name, job] : jobs_) {
-    const uint64_t persisted = disks_lost_ == 0 ? newest_persisted(name) : 0;
+    const uint64_t persisted = disks_lost_.empty() ? newest_persisted(name) : 0;
     const uint64_t kept = std::max(truth_->NewestWholeOnDisks(name), persisted);
     job.newest_told = std::min(job.newest_told, kept);
     for (auto& [id, epoch] : job.epochs) {
@@ -166,7 +166,7 @@ void Oracle::Committed(const SnapshotId& snapshot, bool full) {
     job.on_disks = false;
   }
   for (const auto& [id, newer] : job.epochs) {
-    if (id > snapshot.epoch && newer.restored && !job.removing &&
+    if (id > snapshot.epoch && newer.restored && !newer.told_lost && !job.removing &&
         (!newer.from.has_value() || newer.from->sequence < snapshot.sequence)) {
       Violation(fmt::format(
           "fenced: {} was told committed after epoch {} restored from sequence {}",
@@ -174,7 +174,7 @@ void Oracle::Committed(const SnapshotId& snapshot, bool full) {
     }
   }
   const size_t needed = job.plan.copies;  // min_copies is copies
-  if (disks_lost_ == 0 && job.stored.contains(snapshot.sequence) &&
+  if (disks_lost_.empty() && job.stored.contains(snapshot.sequence) &&
       truth_->DisksWithRecord(snapshot) < needed) {
     Violation(fmt::format("on record: {} was told committed, and {} disks of {} have its record",
                           snapshot.ToString(), truth_->DisksWithRecord(snapshot), needed));
@@ -225,6 +225,7 @@ void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t ra
         epoch.ToString(), name, text, known));
   }
   state.restored = true;
+  state.told_lost = told_lost;
   state.from = snapshot;
   if (sequence < state.floor || told_lost) {
     losses_told_ += told_lost ? 1 : 0;

@@ -22,10 +22,18 @@
 //   once         a (epoch, name, attempt) is committed once, and only what was open is [I13]
 //   shape        a commit record has world, layout and copies of its open [I1]
 //   freed        a snapshot leaves the MetaStore only beside a newer one, or by a person [I7]
+//   pinned       and not while the ranks of the present epoch restore from it
+//   copies       when a commit record is written, min_copies servers have each shard sealed and
+//                whole, in as many domains as there are for them, but for memories that were lost
+//                a moment ago [I2, I9]
+//   whole        a sealed shard equals its digests as long as nobody damages it [I3]
+//   dropped      no server lets go of a shard that is needed while its record is in the MetaStore
+//   odd rank     a save whose ranks disagree about the layout is never committed [I1]
 //   on record    when COMMITTED is told, min_copies disks have the record, as far as no disk was
 //                replaced or put back
 //   on disk      PERSISTED is written with a commit record and never goes back, and is taken away
-//                only beside a newer one; after a power cut a restore gives at least the newest
+//                only beside newer ones that are whole on disk; every shard is on a disk when it is
+//                written; after a power cut a restore gives at least the newest
 //                that was PERSISTED then, or committed and whole on the disks together
 //   fenced       no commit record of a superseded epoch is ever written, and no commit is told with
 //                a sequence above what a newer epoch restored from [I6]
@@ -39,6 +47,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -99,8 +108,28 @@ class Oracle {
 
   // A server's memory is gone, or some of it is damaged.
   void MemoryLost(uint32_t server);
-  // What was on a disk is gone, old or damaged.
-  void DiskLost();
+  // What was on the disk of this server is gone, old or damaged.
+  void DiskLost(uint32_t server);
+
+  // A test flips bits of it.
+  void Damaged(const Object& object) { damaged_.insert(object.shard()); }
+
+  // Of memory, at every tick before anything strikes.
+  void CheckHolders();
+
+  // A rank was let in with another layout than the rest of its save.
+  void OddRank(const SnapshotId& snapshot) { odd_.insert(snapshot.ToString()); }
+
+  // A rank tries to be let in so.
+  void OddRankTried() { odd_tries_ += 1; }
+
+  uint64_t odd_tries() const { return odd_tries_; }
+
+  // A rank of this epoch is about to say that it has verified its state.
+  void Reporting(const std::string& job, const EpochId& epoch, uint32_t rank) {
+    jobs_.at(job).epochs[epoch].reporting.insert(rank);
+  }
+
   // May this server's memory go, and every job keep what it was told?
   bool CanLose(uint32_t server) const;
   // All memory is gone at once: what was told may be lost, what is on disk may not.
@@ -114,6 +143,19 @@ class Oracle {
   // A person removes the job.
   void Removing(const std::string& job);
   void RemovalEnded(const std::string& job);
+
+  bool IsRemoving(const std::string& job) const { return jobs_.at(job).removal_runs; }
+
+  // Something that is committed would survive a power cut.
+  bool IsOnDisk(const std::string& job) const;
+  // What was told of every job has each shard in the memory of a server that is not one of these.
+  bool IsKeptBeside(const std::vector<uint32_t>& servers) const;
+
+  // Two committed snapshots at least.
+  bool HasOlder(const std::string& job) const { return jobs_.at(job).stored.size() > 1; }
+
+  // Any shard of the newest committed snapshot.
+  std::optional<ShardId> ShardOfLatest(const std::string& job, uint64_t draw) const;
 
   bool overkill() const { return overkill_; }
 
@@ -142,6 +184,12 @@ class Oracle {
 
   uint64_t newest_told(const std::string& job) const { return jobs_.at(job).newest_told; }
 
+  // When the newest that was told was opened; long ago when there is none.
+  TimePoint newest_opened_at(const std::string& job) const {
+    const auto found = jobs_.at(job).opened_at.find(newest_told(job));
+    return found == jobs_.at(job).opened_at.end() ? TimePoint() : found->second;
+  }
+
   uint64_t newest_persisted(const std::string& job) const {
     const std::set<uint64_t>& persisted = jobs_.at(job).persisted;
     return persisted.empty() ? 0 : *persisted.rbegin();
@@ -151,7 +199,9 @@ class Oracle {
   struct Epoch {
     uint64_t floor = 0;  // newest that was told when it was acquired
     bool restored = false;
+    bool told_lost = false;
     std::optional<SnapshotId> from;
+    std::set<uint32_t> reporting;  // ranks that have verified, or say so just now
   };
 
   struct Job {
@@ -168,13 +218,23 @@ class Oracle {
     bool removing = false;         // by a person
     bool removal_runs = false;     // and an epoch that is acquired may come before it
     std::set<uint64_t> persisted;  // sequences that are PERSISTED
-    std::map<uint64_t, OpenRecord> open;        // by sequence
-    std::map<uint64_t, TimePoint> opened_at;    // of every sequence
-    std::set<uint64_t> stored;                  // sequences that have a commit record
-    std::map<std::string, SnapshotId> by_text;  // every snapshot that was committed
+    std::map<uint64_t, std::string> persisted_names;  // and ever were
+    std::map<uint64_t, OpenRecord> open;              // by sequence
+    std::map<uint64_t, TimePoint> opened_at;          // of every sequence
+    std::set<uint64_t> stored;                        // sequences that have a commit record
+    std::map<std::string, SnapshotId> by_text;        // every snapshot that was committed
     std::set<std::tuple<EpochId, std::string, uint32_t>> named;  // committed ones
     std::map<EpochId, EpochToken> tokens;
     std::set<std::string> losses;  // sentences that were examined
+  };
+
+  using Losses = std::vector<std::pair<TimePoint, uint32_t>>;  // when, and whose
+  using Sealed = std::vector<std::shared_ptr<Object>>;
+
+  // What one life of a server had sealed.
+  struct Held {
+    uint64_t pid = 0;
+    std::map<ShardId, std::weak_ptr<Object>> sealed;
   };
 
   // Watches every transaction that is applied to the store: oracle_store.cc.
@@ -192,6 +252,17 @@ class Oracle {
   void RestoreWritten(const std::string& key, const std::string& value);
   void JobWritten(const std::string& key, const std::string& value);
   bool IsLost(const SnapshotId& id) const;
+  // oracle_holders.cc
+  std::optional<model::CommitRecord> LatestRecord(const Job& job) const;
+  bool IsExcused(const Losses& lost, uint32_t server, TimePoint since) const;
+  bool IsStarting(uint32_t server) const;
+  bool IsSettled() const;
+  void CheckCopies(const Job& job, const model::CommitRecord& record, uint32_t level);
+  bool IsWholeOnDisks(const Job& job, const model::CommitRecord& record) const;
+  void CheckRetiredOnDisk(const Job& job, const std::string& key, uint64_t sequence);
+  void CheckPinned(const Job& job, const std::string& key, uint64_t sequence);
+  void CheckSealed(uint32_t server, const Sealed& sealed, bool all);
+  void CheckDropped(uint32_t server, const Sealed& sealed);
   void CheckLoss(Job* job, const std::string& sentence);
 
   std::set<uint32_t> CountedDead() const;
@@ -205,10 +276,16 @@ class Oracle {
   JobRecorder calls_;
   uint32_t processes_ = 0;
   bool undecided_ = false;
-  uint64_t term_ = 0;                                 // of the newest leader
-  std::vector<std::pair<TimePoint, uint32_t>> lost_;  // servers' memories
+  uint64_t term_ = 0;  // of the newest leader
+  Losses lost_;        // servers' memories
+  Losses disks_lost_;
+  std::set<ShardId> damaged_;
+  bool late_store_ = false;  // transactions may be applied late
+  uint64_t odd_tries_ = 0;
+  std::map<uint32_t, Held> held_;  // by server, at the last tick
+  std::set<std::string> odd_;      // snapshots whose ranks disagree
+  uint64_t ticks_ = 0;
   std::vector<std::string> violations_;
-  uint64_t disks_lost_ = 0;
   uint64_t persists_ = 0;
   uint64_t commits_ = 0;
   uint64_t restores_ = 0;

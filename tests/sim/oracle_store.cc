@@ -164,6 +164,13 @@ void Oracle::SnapshotWritten(const std::string& key, const std::string& value) {
                     id.ToString(), record.world_size, record.copies, open->second.world_size,
                     open->second.copies));
   }
+  if (open != job.open.end()) {
+    CheckCopies(job, record, open->second.level);
+  }
+  if (odd_.contains(id.ToString())) {
+    Violation(fmt::format("odd rank: {} is committed, and its ranks disagree about the layout",
+                          id.ToString()));
+  }
   if (!job.named.insert({id.epoch, id.name, id.attempt}).second) {
     Violation(fmt::format("once: {} is committed a second time", id.ToString()));
   }
@@ -177,12 +184,19 @@ void Oracle::SnapshotDeleted(const std::string& key) {
   if (job.stored.contains(sequence) && sequence == *job.stored.rbegin() && !job.removing) {
     Violation(fmt::format("freed: {} is the newest, and is retired", key));
   }
+  CheckPinned(job, key, sequence);
   job.stored.erase(sequence);
 }
 
 void Oracle::PersistedWritten(const std::string& key, const std::string& value) {
   const model::CommitRecord record = DecodedCommit(key, value);
-  jobs_.at(record.snapshot.job).persisted.insert(record.snapshot.sequence);
+  Job& job = jobs_.at(record.snapshot.job);
+  if (!IsWholeOnDisks(job, record)) {
+    Violation(fmt::format("on disk: {} is PERSISTED, and a shard of it is on no disk",
+                          record.snapshot.ToString()));
+  }
+  job.persisted.insert(record.snapshot.sequence);
+  job.persisted_names[record.snapshot.sequence] = record.snapshot.name;
   persists_ += 1;
 }
 
@@ -192,6 +206,7 @@ void Oracle::PersistedDeleted(const std::string& key) {
   if (job.persisted.contains(sequence) && sequence == *job.persisted.rbegin() && !job.removing) {
     Violation(fmt::format("on disk: {} is retired, and nothing newer is PERSISTED", key));
   }
+  CheckRetiredOnDisk(job, key, sequence);
   job.persisted.erase(sequence);
 }
 

@@ -102,6 +102,18 @@ TEST(SimPlan, EveryClassAndEveryShapeIsDrawn) {
   EXPECT_GT(overkills, 40U);
 }
 
+TEST(SimPoints, WhoWaitsForAPointIsToldOfEachThatIsReached) {
+  SimPoints points(Random(1), false);
+  std::vector<CrashPoint> told;
+  points.OnReached([&told](CrashPoint point) { told.push_back(point); });
+  Reach(CrashPoint::kCommitDurable);
+  Reach(CrashPoint::kCommitDurable);
+  points.OnReached({});
+  Reach(CrashPoint::kOpenDurable);
+  EXPECT_EQ(told, std::vector<CrashPoint>(2, CrashPoint::kCommitDurable));
+  EXPECT_EQ(points.reached()[static_cast<size_t>(CrashPoint::kOpenDurable)], 1U);
+}
+
 TEST(SimPoints, ASiteFiresFromItsOwnStreamAndNotWhenCalm) {
   std::vector<bool> alone;
   std::vector<bool> beside;

@@ -139,6 +139,9 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
     shape.placement = DrawPlacement(knobs);
   }
   DrawFaults(options, random.Split("faults"), &plan);
+  for (JobPlan& job : plan.jobs) {
+    job.odd_permille = plan.Has(Fault::kOddRank) ? 1 + plan.StrengthOf(Fault::kOddRank) / 10 : 0;
+  }
   plan.overkill = random.Split("overkill").Chance(1, 6) && options.overkill;
   return plan;
 }

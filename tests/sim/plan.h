@@ -51,6 +51,7 @@ struct JobPlan {
   uint32_t keep_latest = 1;
   uint32_t persist_every = 0;  // 0: never
   uint32_t persist_copies = 1;
+  uint32_t odd_permille = 0;  // of the opens of a rank: another layout than the others'
 };
 
 struct ClusterShape {

@@ -52,7 +52,7 @@ Run::Run(const ScenarioOptions& options)
       cluster_(options.seed, plan_.shape),
       truth_(&cluster_),
       oracle_(&cluster_, &truth_, plan_.jobs),
-      strikes_(plan_, &cluster_, &oracle_, &jobs_) {
+      strikes_(plan_, &cluster_, &oracle_, &jobs_, &points_) {
   for (const JobPlan& job : plan_.jobs) {
     const Random random = Random(options.seed).Split(job.name);
     jobs_.push_back(std::make_unique<SimJob>(&cluster_, &oracle_, job, random));
@@ -79,7 +79,7 @@ Phase Run::PhaseNow() const {
 
 // To the phase that they struck in, not to the one that they made.
 void Run::CountFaults() {
-  const FaultCounts now = strikes_.Counts(points_);
+  const FaultCounts now = strikes_.Counts();
   ledger_.AddGrowth(counted_, now, phase_);
   counted_ = now;
   phase_ = PhaseNow();
@@ -89,6 +89,7 @@ void Run::CountFaults() {
 void Run::Step() {
   SimScheduler* scheduler = cluster_.scheduler();
   scheduler->RunUntil([] { return false; }, scheduler->now() + kTick);
+  oracle_.CheckHolders();
   strikes_.Tick();
   for (const std::unique_ptr<SimJob>& job : jobs_) {
     job->Tick();
@@ -128,7 +129,9 @@ ScenarioResult Run::Go() {
   }
   if (!Over()) {
     Convergence::Hurt hurt;
-    hurt.memory = ledger_.Sum(Fault::kMemoryRot) > 0 && plan_.shape.scrub_pass == 0s;
+    hurt.memory = ledger_.Sum(Fault::kMemoryRot) + ledger_.Sum(Fault::kRotEverywhere) > 0 &&
+                  plan_.shape.scrub_pass == 0s;
+    hurt.refused = ledger_.Sum(Fault::kFullDisk) + ledger_.Sum(Fault::kFsyncErrors) > 0;
     for (const Fault fault : {Fault::kReformat, Fault::kRollBack, Fault::kDiskRot,
                               Fault::kTornWrites, Fault::kMembers}) {
       hurt.disks = hurt.disks || plan_.Has(fault);

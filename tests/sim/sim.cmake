@@ -3,10 +3,12 @@ gemel_library(sim
   SOURCES ${GEMEL_SIM_DIR}/campaign.cc ${GEMEL_SIM_DIR}/cluster.cc
           ${GEMEL_SIM_DIR}/convergence.cc ${GEMEL_SIM_DIR}/fault.cc
           ${GEMEL_SIM_DIR}/ground_truth.cc ${GEMEL_SIM_DIR}/job.cc ${GEMEL_SIM_DIR}/oracle.cc
-          ${GEMEL_SIM_DIR}/oracle_store.cc ${GEMEL_SIM_DIR}/plan.cc ${GEMEL_SIM_DIR}/report.cc
+          ${GEMEL_SIM_DIR}/oracle_holders.cc ${GEMEL_SIM_DIR}/oracle_store.cc
+          ${GEMEL_SIM_DIR}/plan.cc ${GEMEL_SIM_DIR}/report.cc
           ${GEMEL_SIM_DIR}/scenario.cc ${GEMEL_SIM_DIR}/shrink.cc ${GEMEL_SIM_DIR}/sim_points.cc
           ${GEMEL_SIM_DIR}/strikes.cc ${GEMEL_SIM_DIR}/strikes_media.cc
-          ${GEMEL_SIM_DIR}/strikes_nodes.cc ${GEMEL_SIM_DIR}/timeline.cc ${GEMEL_SIM_DIR}/trainer.cc
+          ${GEMEL_SIM_DIR}/strikes_nodes.cc ${GEMEL_SIM_DIR}/strikes_points.cc
+          ${GEMEL_SIM_DIR}/timeline.cc ${GEMEL_SIM_DIR}/trainer.cc
   DEPS gemel_lincheck gemel_placement_manager gemel_placement_store gemel_server gemel_client gemel_transport)
 # traps.cc stands in each program: the linker takes its symbols before libc's.
 gemel_binary(gemel-sim SOURCES ${GEMEL_SIM_DIR}/gemel_sim.cc ${GEMEL_SIM_DIR}/traps.cc

@@ -24,12 +24,15 @@ uint32_t Ppm(uint32_t strength, uint32_t max) {
 
 }  // namespace
 
-Strikes::Strikes(const RunPlan& plan, Cluster* cluster, Oracle* oracle, Jobs* jobs)
+Strikes::Strikes(const RunPlan& plan, Cluster* cluster, Oracle* oracle, Jobs* jobs,
+                 SimPoints* points)
     : plan_(plan),
       cluster_(cluster),
       oracle_(oracle),
       jobs_(jobs),
+      points_(points),
       own_(Random(cluster->seed()).Split("strikes")),
+      at_points_(own_.Split("at points")),
       slots_(plan.shape.slots()),
       restart_manager_at_(plan.shape.managers, kTimeNever) {
   for (uint32_t i = 0; i < plan.shape.servers; ++i) {
@@ -40,7 +43,10 @@ Strikes::Strikes(const RunPlan& plan, Cluster* cluster, Oracle* oracle, Jobs* jo
       schedules_.emplace(fault, Schedule{strike, own_.Split(NameOf(fault))});
     }
   }
+  points->OnReached([this](CrashPoint point) { PointReached(point); });
 }
+
+Strikes::~Strikes() { points_->OnReached({}); }
 
 // Null: it holds for the whole phase, or production code fires it.
 Strikes::Strike Strikes::StrikeOf(Fault fault) {
@@ -56,6 +62,12 @@ Strikes::Strike Strikes::StrikeOf(Fault fault) {
       {Fault::kEpochRace, &Strikes::EpochRace},
       {Fault::kPowerCut, &Strikes::PowerCut},
       {Fault::kReformat, &Strikes::Reformat},
+      {Fault::kAtPoint, &Strikes::AtPoint},
+      {Fault::kRackDown, &Strikes::RackDown},
+      {Fault::kRemoval, &Strikes::Removal},
+      {Fault::kRotEverywhere, &Strikes::RotEverywhere},
+      {Fault::kSlowDisks, &Strikes::SlowDisks},
+      {Fault::kStoreOutage, &Strikes::StoreOutage},
       {Fault::kRollBack, &Strikes::RollBack},
       {Fault::kMembers, &Strikes::ChangeMembers},
       {Fault::kUpgrade, &Strikes::Upgrade},
@@ -133,6 +145,10 @@ void Strikes::SetLinkFaults() {
   faults.reset_ppm = ppm(Fault::kResets, 4'000);
   faults.late_write_ppm = ppm(Fault::kLateWrites, 150'000);
   faults.corrupt_ppm = ppm(Fault::kCorruption, 4'000);
+  faults.late_call_ppm = ppm(Fault::kLateCalls, 200'000);
+  if (plan_.Has(Fault::kSlowLanding)) {
+    faults.landing_max += std::chrono::microseconds(plan_.StrengthOf(Fault::kSlowLanding) * 500);
+  }
   cluster_->world()->SetDefaultFaults(faults);
   if (plan_.Has(Fault::kStoreTrouble)) {
     const uint32_t strength = plan_.StrengthOf(Fault::kStoreTrouble);
@@ -230,7 +246,7 @@ void Strikes::Restart() {
           end.code() == absl::StatusCode::kInvalidArgument) {
         Note(fmt::format("a new disk for {}", Cluster::HostOf(i)));
         cluster_->ReplaceDisk(i);
-        oracle_->DiskLost();
+        oracle_->DiskLost(i);
       } else if (MessageOf(end).find("End this gemel-keeper") != std::string_view::npos) {
         cluster_->EndKeeper(i);  // its disk lied about the identity that the keeper knows
       }
@@ -282,7 +298,7 @@ void Strikes::BeginOverkill() {
     Down(server, 300ms, true);
     if (random.Chance(1, 3)) {
       cluster_->ReplaceDisk(server);
-      oracle_->DiskLost();
+      oracle_->DiskLost(server);
     }
     slots_[server].restart_at = After(50, 1500);
   }
@@ -293,12 +309,15 @@ void Strikes::HealAll() {
   Note("heal");
   striking_ = false;
   soon_.clear();
+  waiting_.reset();
   RunDue(&heals_, kTimeNever);
   cluster_->world()->Heal();
   cluster_->world()->SetDefaultFaults(LinkFaults());
   cluster_->store()->unknown_permille = 0;
   cluster_->store()->stale_permille = 0;
   cluster_->store()->unavailable_permille = 0;
+  cluster_->store()->unavailable = false;
+  cluster_->store()->full = false;
   Attribute();
   for (uint32_t i = 0; i < slots_.size(); ++i) {
     cluster_->tier(i)->Calm();
@@ -309,12 +328,13 @@ void Strikes::HealAll() {
   }
 }
 
-FaultCounts Strikes::Counts(const SimPoints& points) const {
+FaultCounts Strikes::Counts() const {
   FaultCounts counts = struck_;
   cluster_->CountInjected(&counts);
-  counts[static_cast<size_t>(Fault::kBuggify)] = points.fired_total();
+  counts[static_cast<size_t>(Fault::kOddRank)] = oracle_->odd_tries();
+  counts[static_cast<size_t>(Fault::kBuggify)] = points_->fired_total();
   counts[static_cast<size_t>(Fault::kStoreTrouble)] =
-      points.met()[static_cast<size_t>(Situation::kStoreOutcomeUnknown)];
+      points_->met()[static_cast<size_t>(Situation::kStoreOutcomeUnknown)];
   return counts;
 }
 

@@ -29,7 +29,10 @@ class Strikes {
  public:
   using Jobs = std::vector<std::unique_ptr<SimJob>>;
 
-  Strikes(const RunPlan& plan, Cluster* cluster, Oracle* oracle, Jobs* jobs);
+  Strikes(const RunPlan& plan, Cluster* cluster, Oracle* oracle, Jobs* jobs, SimPoints* points);
+  ~Strikes();
+  Strikes(const Strikes&) = delete;
+  Strikes& operator=(const Strikes&) = delete;
 
   // From here on faults strike.
   void Begin();
@@ -46,7 +49,7 @@ class Strikes {
   std::vector<uint32_t> Members() const;
 
   // By class, what links, disks and production code counted and what was struck from here.
-  FaultCounts Counts(const SimPoints& points) const;
+  FaultCounts Counts() const;
 
   uint64_t servers_killed() const { return servers_killed_; }
 
@@ -54,6 +57,15 @@ class Strikes {
 
  private:
   using Strike = void (Strikes::*)();
+  // After `loop` came past a point.
+  using PointAct = void (Strikes::*)(CrashPoint, const SimLoop*);
+
+  struct Waiting {
+    CrashPoint point{};
+    uint64_t before = 0;  // so often it is let pass
+    TimePoint until{};
+    PointAct act = nullptr;
+  };
 
   struct Schedule {
     Strike strike;
@@ -86,6 +98,8 @@ class Strikes {
   std::optional<uint32_t> PickUp();
   std::optional<uint32_t> PickToLose();
   bool MayHurtDisks() const;
+  // Every shard that was told has a copy in another rack.
+  bool CanLoseRack(const std::vector<uint32_t>& rack) const;
   void Down(uint32_t server, Duration relaunch_after, bool with_host);
   void Restart();
   uint32_t PickManager();
@@ -106,13 +120,25 @@ class Strikes {
   void Zombie();
   void Upgrade();
   void EpochRace();
-  void PowerCut();
+  void CutPower();
+  void HangADisk();
   void Reformat();
+  void RackDown();
+  void Removal();
   void RollBack();
   void ChangeMembers();
   void Slow();
   void ClockRate();
   void ClockJump();
+
+  // strikes_points.cc
+  std::optional<CrashPoint> PickPoint();
+  void WaitFor(CrashPoint point, PointAct act);
+  void PointReached(CrashPoint point);
+  void AtPoint();
+  void KillAt(CrashPoint point, const SimLoop* loop);
+  void PowerCut();
+  void CutPowerAt(CrashPoint point, const SimLoop* loop);
 
   // strikes_media.cc
   void Partition();
@@ -125,14 +151,21 @@ class Strikes {
   void FsyncErrors();
   void FullDisk();
   void HungDisk();
+  void FlipBitOf(const std::shared_ptr<Object>& object);
+  void RotEverywhere();
+  void SlowDisks();
+  void StoreOutage();
 
   const RunPlan& plan_;
   Cluster* const cluster_;
   Oracle* const oracle_;
   Jobs* const jobs_;
+  SimPoints* const points_;
   std::map<Fault, Schedule> schedules_;
   Random* random_ = nullptr;  // of the strike under way
   Random own_;
+  Random at_points_;
+  std::optional<Waiting> waiting_;
   std::vector<Slot> slots_;
   using Timed = std::vector<std::pair<TimePoint, std::function<void()>>>;
   static void RunDue(Timed* timed, TimePoint now);
@@ -140,6 +173,8 @@ class Strikes {
   Timed heals_;
   Timed soon_;
   std::vector<TimePoint> restart_manager_at_;
+  std::unique_ptr<Node> person_;
+  std::unique_ptr<RpcChannel> placement_;  // of the person
   bool striking_ = false;
   FaultCounts struck_{};
   uint64_t held_ = 0;  // of the links, as far as it was attributed

@@ -94,13 +94,87 @@ void Strikes::MemoryRot() {
   }
   Note(fmt::format("{} bits of the memory of {} flip", flips, Cluster::HostOf(*victim)));
   oracle_->MemoryLost(*victim);
+  if (random_->Chance(1, 2)) {
+    // They are read before anybody else has looked.
+    Soon(After(0, 100), [this] {
+      for (const std::unique_ptr<SimJob>& job : *jobs_) {
+        job->KillTrainers(10ms);
+      }
+    });
+  }
   for (uint64_t i = 0; i < flips; ++i) {
     Struck(Fault::kMemoryRot);
     const std::shared_ptr<Object>& object = sealed[random_->Below(sealed.size())];
-    MutableByteSpan chunk = object->Chunk(static_cast<uint32_t>(random_->Below(object->chunks())));
-    const uint64_t bit = random_->Below(chunk.size() * kBitsPerByte);
-    chunk[bit / kBitsPerByte] ^= static_cast<std::byte>(1U << (bit % kBitsPerByte));
+    FlipBitOf(object);
   }
+}
+
+void Strikes::FlipBitOf(const std::shared_ptr<Object>& object) {
+  MutableByteSpan chunk = object->Chunk(static_cast<uint32_t>(random_->Below(object->chunks())));
+  const uint64_t bit = random_->Below(chunk.size() * kBitsPerByte);
+  oracle_->Damaged(*object);
+  chunk[bit / kBitsPerByte] ^= static_cast<std::byte>(1U << (bit % kBitsPerByte));
+}
+
+// All copies of one shard, around the time that a launch restores: it begins from the next older
+// snapshot, all ranks of it. Only where there is one.
+void Strikes::RotEverywhere() {
+  const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
+  const std::string name = job->plan().name;
+  if (!oracle_->HasOlder(name) || (!oracle_->overkill() && !MayHurtDisks())) {
+    return;
+  }
+  job->KillTrainers(10ms);
+  Soon(After(0, 60), [this, name] {
+    const std::optional<ShardId> shard = oracle_->ShardOfLatest(name, at_points_.Next());
+    if (!shard.has_value() || !oracle_->HasOlder(name)) {
+      return;
+    }
+    Note("every copy of " + shard->ToString() + " decays");
+    random_ = &at_points_;
+    for (const uint32_t server : Members()) {
+      const Server* holder = cluster_->ServerAt(server);
+      const std::shared_ptr<Object> object =
+          holder == nullptr ? nullptr : holder->objects().Find(*shard);
+      if (object != nullptr && object->state() == ObjectState::kSealed) {
+        Struck(Fault::kRotEverywhere);
+        oracle_->MemoryLost(server);
+        FlipBitOf(object);
+      }
+    }
+    random_ = nullptr;
+  });
+}
+
+void Strikes::SlowDisks() {
+  const std::vector<uint32_t> members = Members();
+  const uint64_t one = random_->Below(2 * members.size());
+  const auto factor = static_cast<uint32_t>(10 + random_->Below(140));
+  const TimePoint until = After(300, 2500);
+  Note(fmt::format("{} is {} times as slow", one < members.size() ? "a disk" : "every disk",
+                   factor));
+  for (size_t i = 0; i < members.size(); ++i) {
+    const uint32_t server = members[i];
+    if (one < members.size() && one != i) {
+      continue;
+    }
+    Struck(Fault::kSlowDisks);
+    cluster_->disk(server)->set_slowness(factor);
+    cluster_->tier(server)->set_slowness(factor);
+    Later(until, [this, server] {
+      cluster_->disk(server)->set_slowness(1);
+      cluster_->tier(server)->set_slowness(1);
+    });
+  }
+}
+
+void Strikes::StoreOutage() {
+  SimStoreState* store = cluster_->store();
+  const bool full = random_->Chance(1, 2);
+  Note(full ? "the MetaStore is full" : "the MetaStore does not answer");
+  Struck(Fault::kStoreOutage);
+  (full ? store->full : store->unavailable) = true;
+  Later(After(50, 1500), [store, full] { (full ? store->full : store->unavailable) = false; });
 }
 
 void Strikes::DiskRot() {
@@ -110,7 +184,7 @@ void Strikes::DiskRot() {
   }
   const auto shards = cluster_->tier(*victim)->Durable();
   const std::vector<std::string> files = cluster_->disk(*victim)->Names();
-  oracle_->DiskLost();
+  oracle_->DiskLost(*victim);
   if (random_->Chance(1, 2) && !shards.empty()) {
     const ShardId& shard = shards[random_->Below(shards.size())].first;
     Note(fmt::format("{} decays on the disk of {}", shard.ToString(), Cluster::HostOf(*victim)));
@@ -127,7 +201,7 @@ void Strikes::TornWrites() {
   if (!victim.has_value() || !MayHurtDisks()) {
     return;
   }
-  oracle_->DiskLost();
+  oracle_->DiskLost(*victim);
   Note("the next write of a disk goes wrong: " + Cluster::HostOf(*victim));
   if (random_->Chance(1, 2)) {
     cluster_->disk(*victim)->MisdirectNextWrite();

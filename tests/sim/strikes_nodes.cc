@@ -6,6 +6,8 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "common/control_protocol.h"
+#include "placement/manager/wire.h"
 #include "tests/sim/strikes.h"
 
 namespace gemel::sim {
@@ -13,6 +15,9 @@ namespace {
 
 constexpr uint64_t kPowerCutsMax = 2;  // of one run
 constexpr int64_t kDayS = 86'400;
+constexpr uint32_t kRemovalStrengthMin = 60;  // seldom: what was told before counts no more
+constexpr Duration kRemoveWithin = 5s;
+constexpr const char* kPerson = "operator";
 
 }  // namespace
 
@@ -45,6 +50,10 @@ void Strikes::KillPlacement() {
   if (cluster_->placement_up(manager)) {
     Struck(Fault::kKillPlacement);
     KillManager(manager, After(20, 1500));
+    // A job that restores while the next one does not yet know what servers hold.
+    if (random_->Chance(1, 3)) {
+      (*jobs_)[random_->Below(jobs_->size())]->KillTrainers(10ms);
+    }
   }
 }
 
@@ -129,22 +138,29 @@ void Strikes::Zombie() {
   Note("a launch stops, a new one begins");
   Struck(Fault::kZombieLaunch);
   job->LeaveZombie();
-  Later(After(200, 2500), [&job = *job] { job.ResumeAll(); });
+  // It wakes just as the new one takes over, or later.
+  const TimePoint wakes = random_->Chance(1, 2) ? After(0, 60) : After(200, 2500);
+  Later(wakes, [&job = *job] { job.ResumeAll(); });
 }
 
 void Strikes::EpochRace() {
   Note("a second launch beside the first");
   Struck(Fault::kEpochRace);
-  (*jobs_)[random_->Below(jobs_->size())]->Race();
+  const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
+  job->Race();
+  // Both new: ranks of one acquire their epoch after ranks of the other.
+  if (random_->Chance(1, 2)) {
+    Soon(After(0, 40), [&job = *job] { job.Race(); });
+  }
 }
 
 // Only when something is on disk: otherwise everything that was told would be lost, honestly.
-void Strikes::PowerCut() {
+void Strikes::CutPower() {
   const std::vector<uint32_t> members = Members();
   const bool all_up = std::all_of(members.begin(), members.end(),
                                   [this](uint32_t i) { return cluster_->server_up(i); });
   const bool on_disk = std::any_of(jobs_->begin(), jobs_->end(), [this](const auto& job) {
-    return oracle_->newest_persisted(job->plan().name) > 0;
+    return oracle_->IsOnDisk(job->plan().name);
   });
   if (!on_disk || !all_up || power_cuts_ >= kPowerCutsMax || !MayHurtDisks()) {
     return;
@@ -170,7 +186,100 @@ void Strikes::PowerCut() {
       KillManager(manager, After(20, 1500));
     }
   }
+  if (random_->Chance(1, 3)) {
+    HangADisk();
+  }
   oracle_->PowerCut();
+}
+
+// Its server comes back, joins, and cannot say what is there while the jobs restore.
+void Strikes::HangADisk() {
+  const std::vector<uint32_t> members = Members();
+  const uint32_t server = members[random_->Below(members.size())];
+  Note("its tier hangs: " + Cluster::HostOf(server));
+  SimPersistState* tier = cluster_->tier(server);
+  tier->set_hung(true);
+  Later(After(2300, 4000), [tier] { tier->set_hung(false); });
+}
+
+bool Strikes::CanLoseRack(const std::vector<uint32_t>& rack) const {
+  return oracle_->overkill() ||
+         (MayHurtDisks() && oracle_->CanLose(rack.front()) && oracle_->IsKeptBeside(rack));
+}
+
+void Strikes::RackDown() {
+  const std::optional<uint32_t> victim = PickUp();
+  const uint32_t racks = plan_.shape.racks;
+  if (!victim.has_value() || racks < 2) {
+    return;
+  }
+  std::vector<uint32_t> rack;
+  for (const uint32_t server : Members()) {
+    if (server % racks == *victim % racks && cluster_->server_up(server)) {
+      rack.push_back(server);
+    }
+  }
+  GEMEL_CHECK(!rack.empty());
+  if (!CanLoseRack(rack)) {
+    return;
+  }
+  Note(fmt::format("rack {} goes, with {} servers", *victim % racks, rack.size()));
+  Struck(Fault::kRackDown);
+  const TimePoint back = After(50, 2500);
+  const bool with_hosts = random_->Chance(1, 2);
+  for (const uint32_t server : rack) {
+    Down(server, 100ms, with_hosts);
+    slots_[server].restart_at = back;
+  }
+}
+
+namespace {
+
+Task<void> Remove(Oracle* oracle, RpcChannel* placement, std::string job, TimePoint deadline) {
+  pb::RemoveSnapshotsRequest request;
+  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  request.set_job(job);
+  const OperationIndex call = oracle->calls()->Remove(oracle->NextProcess(), job);
+  std::string method = "RemoveSnapshots";
+  std::string body = request.SerializeAsString();
+  const absl::StatusOr<std::string> told =
+      co_await placement->Call(std::move(method), std::move(body), deadline);
+  oracle->RemovalEnded(job);
+  oracle->calls()->Ended(call, told.status());
+}
+
+}  // namespace
+
+// Now and then while its ranks restore. A refusal is an answer, too.
+void Strikes::Removal() {
+  const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
+  const std::string name = job->plan().name;
+  if (plan_.StrengthOf(Fault::kRemoval) < kRemovalStrengthMin || oracle_->IsRemoving(name)) {
+    return;
+  }
+  if (person_ == nullptr) {
+    person_ = cluster_->StartOperator();
+    placement_ = cluster_->ChannelToPlacement(person_.get());
+    for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
+      // Twice is another thing than once: their network repeats nothing.
+      const std::string other = Cluster::ManagerNode(manager);
+      cluster_->world()->SetLink(kPerson, other, LinkFaults());
+      cluster_->world()->SetLink(other, kPerson, LinkFaults());
+    }
+  }
+  if (random_->Chance(1, 2)) {
+    job->KillTrainers(20ms);
+  }
+  Soon(After(0, 80), [this, name] {
+    if (oracle_->IsRemoving(name)) {
+      return;
+    }
+    Note("a person removes " + name);
+    Struck(Fault::kRemoval);
+    oracle_->Removing(name);
+    person_->loop.Spawn(
+        Remove(oracle_, placement_.get(), name, Add(person_->loop.Now(), kRemoveWithin)));
+  });
 }
 
 void Strikes::Reformat() {
@@ -182,7 +291,7 @@ void Strikes::Reformat() {
   Struck(Fault::kReformat);
   Down(*victim, 300ms, true);
   cluster_->ReplaceDisk(*victim);
-  oracle_->DiskLost();
+  oracle_->DiskLost(*victim);
   slots_[*victim].restart_at = After(50, 1500);
 }
 
@@ -207,7 +316,7 @@ void Strikes::RollBack() {
   Down(*victim, 300ms, true);
   cluster_->disk(*victim)->RollBackTo(slot.disk_picture);
   cluster_->tier(*victim)->RollBackTo(*slot.tier_picture);
-  oracle_->DiskLost();
+  oracle_->DiskLost(*victim);
   slot.has_picture = false;
   slot.restart_at = After(50, 1500);
 }
@@ -261,7 +370,7 @@ void Strikes::ChangeMembers() {
     slots_[*victim].member = false;
     slots_[*victim].gone = true;
     cluster_->ReplaceDisk(*victim);
-    oracle_->DiskLost();
+    oracle_->DiskLost(*victim);
     return;
   }
   const uint64_t percent = 80 + random_->Below(60);

@@ -19,6 +19,7 @@ constexpr uint32_t kLayoutBytes = 1;
 constexpr uint32_t kStaleTries = 45;  // of a rank that was told that it is superseded
 constexpr Duration kStaleWithin = 500ms;
 constexpr Duration kStalePause = 1ms;
+constexpr uint64_t kThousand = 1000;
 
 bool MayTryAgain(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnavailable ||
@@ -35,6 +36,7 @@ Launch::Launch(Cluster* cluster, Oracle* oracle, JobPlan plan, std::vector<uint3
       plan_(std::move(plan)),
       hosts_(std::move(hosts)),
       random_(random),
+      odd_(random.Split("odd")),
       token_(EpochToken::Draw(&random_)),
       saves_in_flight_max_(static_cast<uint32_t>(random_.Below(2)) + 1) {
   GEMEL_CHECK(!hosts_.empty());
@@ -258,6 +260,9 @@ Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
       read.Update(status);
     }
   }
+  if (read.ok()) {
+    oracle_->Reporting(plan_.name, epoch, rank);
+  }
   absl::Status reported =
       co_await reader->Report(read.ok(), unreadable, std::string(MessageOf(read)));
   if (!reported.ok()) {
@@ -312,6 +317,12 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   options.persist_copies = plan_.persist_copies;
   options.deadline = Add(loop->Now(), kRestoreWithin);
   options.save_timeout = 30s;
+  const bool odd =
+      world > 1 && plan_.odd_permille > 0 && odd_.Chance(plan_.odd_permille, kThousand);
+  if (odd) {
+    options.layout_hash = Digest128{.low = rank + 1, .high = step};
+    oracle_->OddRankTried();
+  }
   const OperationIndex open =
       calls_->Open(self.process, plan_.name, epoch, options.name, options.attempt);
   auto writer = co_await ShardWriter::Open(self.core.get(), options);
@@ -319,6 +330,13 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
     co_return writer.status();
   }
   calls_->Opened(open, (*writer)->snapshot());
+  if (odd) {
+    oracle_->OddRank((*writer)->snapshot());
+  }
+  if ((*writer)->snapshot().epoch != epoch) {
+    oracle_->Violation(fmt::format("fenced: a save of epoch {} was opened as {}", epoch.ToString(),
+                                   (*writer)->snapshot().ToString()));
+  }
   ByteSpan rest(content);
   while (!rest.empty()) {
     const size_t piece = std::min<size_t>(rest.size(), 700 * kKiB);

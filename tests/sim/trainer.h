@@ -75,6 +75,7 @@ class Launch {
   const JobPlan plan_;
   const std::vector<uint32_t> hosts_;
   Random random_;
+  Random odd_;
   const EpochToken token_;
   const uint32_t saves_in_flight_max_;
   std::vector<Rank> ranks_;

@@ -124,6 +124,19 @@ TEST_F(SimRpc, ADuplicatedCallIsExecutedTwiceAndAnsweredOnce) {
   EXPECT_EQ(world_.world.TotalStats().duplicate_calls, 1U);
 }
 
+TEST_F(SimRpc, ALateCallIsExecutedAgainAfterItsAnswer) {
+  LinkFaults& faults = world_.world.Faults("client", "manager");
+  faults.late_call_ppm = kAlways;
+  faults.late_max = 2s;
+  EXPECT_EQ(*Call("echo", "x"), "echo x");
+  const int before = service_->executed;
+  faults.late_call_ppm = 0;
+  world_.RunFor(3s);
+  EXPECT_EQ(before, 1);
+  EXPECT_EQ(service_->executed, 2);
+  EXPECT_EQ(world_.world.TotalStats().late_calls, 1U);
+}
+
 TEST_F(SimRpc, AStragglerIsOvertakenByACallSentLater) {
   LinkFaults& faults = world_.world.Faults("client", "manager");
   faults.straggle_ppm = kAlways;

@@ -9,7 +9,7 @@
 namespace gemel {
 namespace {
 
-constexpr Duration kLandingGapMax = 200us;
+constexpr Duration kQuickLanding = 1ms;
 
 }  // namespace
 
@@ -190,7 +190,9 @@ void SimEndpoint::BeginLanding() {
   }
   LandUpTo(first_part);
   const bool at_once = !frame.cut && (frame.payload.empty() || link.Below(2) == 0);
-  const Duration gap = at_once ? Duration::zero() : link.Between(Duration::zero(), kLandingGapMax);
+  const Duration gap =
+      at_once ? Duration::zero() : link.Between(Duration::zero(), link.faults.landing_max);
+  link.stats.slow_landings += gap > kQuickLanding ? 1 : 0;
   SimLoop* loop = process_->loop();
   if (at_once) {
     FinishLanding();

@@ -51,7 +51,12 @@ struct LinkFaults {
   // Per kWrite frame: the same write lands once more up to late_max afterwards, on the same
   // connection or, when that is closed, on another one between the same two processes.
   uint32_t late_write_ppm = 0;
+  // Per call: the request is executed once more up to late_max afterwards, whatever became of its
+  // caller meanwhile; nobody hears of that.
+  uint32_t late_call_ppm = 0;
   Duration late_max = 2s;
+  // How long at most the rest of a payload takes to land after its first part.
+  Duration landing_max = 200us;
   // Per reply and per kWrite frame: it arrives twice in a row.
   uint32_t duplicate_ppm = 0;
   // Per call: the request is executed a second time, and nobody hears of that.
@@ -76,6 +81,8 @@ struct LinkStats {
   uint64_t duplicates = 0;
   uint64_t duplicate_calls = 0;
   uint64_t late_writes = 0;
+  uint64_t late_calls = 0;
+  uint64_t slow_landings = 0;
   uint64_t requests_lost = 0;
   uint64_t replies_lost = 0;
 };

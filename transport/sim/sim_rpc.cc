@@ -48,6 +48,19 @@ void Carry(SimWorld* world, std::shared_ptr<SimCall> call, SimRequest request) {
                   });
 }
 
+// As it would come out of a queue that outlived its sender, with the time that it was given.
+void CarryLate(SimWorld* world, const std::shared_ptr<SimCall>& call, SimRequest request) {
+  SimLink& link = world->Link(call->route());
+  link.stats.late_calls += 1;
+  const Duration late = link.Between(Duration::zero(), link.faults.late_max);
+  const TimePoint deadline = Add(call->deadline(), late);
+  auto ghost = std::make_shared<SimCall>(call->caller(), call->target(), deadline);
+  auto set_off = [world, ghost = std::move(ghost), request = std::move(request)]() mutable {
+    Carry(world, std::move(ghost), std::move(request));
+  };
+  world->scheduler()->At(Add(world->now(), late), std::move(set_off));
+}
+
 void SendRequest(const std::shared_ptr<SimCall>& call, SimRequest request) {
   SimWorld* world = call->caller()->world();
   SimLink& link = world->Link(call->route());
@@ -61,6 +74,9 @@ void SendRequest(const std::shared_ptr<SimCall>& call, SimRequest request) {
     link.stats.duplicate_calls += 1;
     auto ghost = std::make_shared<SimCall>(call->caller(), call->target(), call->deadline());
     Carry(world, std::move(ghost), request);
+  }
+  if (link.Happens(link.faults.late_call_ppm)) {
+    CarryLate(world, call, request);
   }
   Carry(world, call, std::move(request));
 }

@@ -27,6 +27,8 @@ void AddUp(LinkStats* total, const LinkStats& one) {
   total->duplicates += one.duplicates;
   total->duplicate_calls += one.duplicate_calls;
   total->late_writes += one.late_writes;
+  total->late_calls += one.late_calls;
+  total->slow_landings += one.slow_landings;
   total->requests_lost += one.requests_lost;
   total->replies_lost += one.replies_lost;
 }
