@@ -44,6 +44,8 @@ constexpr PastSeed kPastSeeds[] = {
     {46, "staging of a superseded epoch stayed where the newer one was learned from an offer"},
     {68, "a directive whose reply was lost was never told again while newer ones followed"},
     {70, "the oracle took a server that joined a moment later for one that was there"},
+    {248,
+     "shards of a persist that a power cut ended stayed when a save of the same name replaced it"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {
