@@ -203,6 +203,9 @@ void PlacementCore::Tell(Job* job, Committed* snapshot) {
   const SnapshotId& id = snapshot->record.snapshot;
   for (const SnapshotId& old : snapshot->replaced) {
     DropEverywhere(old);
+    if (!job->snapshots.contains(OrderOf(old.epoch, old.sequence))) {
+      DropPersistedEverywhere(old);  // shards of a persist that came to no end
+    }
   }
   snapshot->replaced.clear();
   Remember(job, EndedOf(*snapshot));

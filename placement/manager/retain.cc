@@ -102,6 +102,9 @@ void PlacementCore::ForgetSnapshot(Job* job, const model::SnapshotOrder& order) 
   DropEverywhere(id);
   for (const SnapshotId& old : replaced) {
     DropEverywhere(old);
+    if (!job->snapshots.contains(OrderOf(old.epoch, old.sequence))) {
+      DropPersistedEverywhere(old);
+    }
   }
 }
 
