@@ -129,6 +129,9 @@ absl::StatusOr<bool> PlacementCore::FillEnded(const Job& job, const SnapshotId& 
     if (finished.id != id) {
       continue;
     }
+    if (finished.committed) {
+      GEMEL_RETURN_IF_ERROR(CheckNotPassedOver(job, id));
+    }
     reply->set_state(finished.committed ? pb::SNAPSHOT_COMMITTED : pb::SNAPSHOT_ABORTED);
     reply->set_redundancy_full(finished.full);
     reply->set_copies(finished.copies);
@@ -136,6 +139,11 @@ absl::StatusOr<bool> PlacementCore::FillEnded(const Job& job, const SnapshotId& 
     reply->set_why(std::string(MessageOf(finished.why)));
     reply->set_code(static_cast<uint32_t>(finished.why.code()));
     return true;
+  }
+  if (id.epoch < job.record.epoch) {
+    return error::FailedPrecondition(
+        "{} was superseded by epoch {}, and how it ended is not remembered; stop this incarnation",
+        id.ToString(), job.record.epoch.ToString());
   }
   return error::NotFound("{} is neither open nor kept: it was retired or aborted; read `latest`",
                          id.ToString());
