@@ -28,6 +28,11 @@ Directives::Directives(const ServerSeams& seams, const Parts& parts)
   GEMEL_CHECK(parts.tier != nullptr);
 }
 
+void Directives::Hold(bool held) {
+  held_ = held;
+  inventories_ += held ? 1 : 0;
+}
+
 Task<void> Directives::Run(Gate* gate) {
   const Gate::Pass pass = gate->Enter();
   RetryDelay delay;
@@ -69,11 +74,14 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
         told.contains(directive.id())) {
       continue;
     }
-    anything = true;
-    running_.insert(directive.id());
     if (Buggify(BuggifySite::kDirectiveLate)) {
       co_await seams_.loop->Sleep(kPollPause);
     }
+    if (held_) {
+      break;
+    }
+    anything = true;
+    running_.insert(directive.id());
     if (RunsInBackground(directive)) {
       seams_.loop->Spawn(DoInBackground(gate, directive));
       continue;
@@ -93,9 +101,14 @@ Task<void> Directives::DoInBackground(Gate* gate, pb::Directive directive) {
   if (!pass) {
     co_return;
   }
+  const uint64_t inventories = inventories_;
   std::string manifest;
   const absl::Status status = co_await Do(directive, &manifest);
   Finish(directive.id(), status, std::move(manifest));
+  // Placement forgot the directive at the join, and the inventory was made before its end.
+  if (inventories != inventories_ && directive.has_persist_shard() && status.ok() && rejoin_) {
+    rejoin_("a shard came to disk after the inventory was made: joining again");
+  }
 }
 
 void Directives::Finish(uint64_t id, const absl::Status& status, std::string manifest) {

@@ -53,6 +53,9 @@ class Directives {
 
   void OnCorrupt(Corrupt corrupt) { corrupt_ = std::move(corrupt); }
 
+  // From before an inventory is made until placement has taken it: nothing begins that would make
+  // it untrue. What is not begun is given again, or is no longer wanted.
+  void Hold(bool held);
   Task<void> Run(Gate* gate);
 
   // One directive; its status is the result's. `manifest` is set by FetchManifest. For Run() and
@@ -79,6 +82,8 @@ class Directives {
   const Parts parts_;
   Rejoin rejoin_;
   Corrupt corrupt_;
+  bool held_ = false;
+  uint64_t inventories_ = 0;  // that were made
   std::set<uint64_t> running_;
   std::map<uint64_t, pb::DirectiveResult> results_;  // not acknowledged
 };

@@ -15,7 +15,7 @@ Membership::Membership(const ServerSeams& seams, const Parts& parts)
     : seams_(seams), parts_(parts), interval_(kHeartbeatDefault) {
   GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr && parts.pool != nullptr);
   GEMEL_CHECK(parts.objects != nullptr && parts.peers != nullptr && parts.receipts != nullptr);
-  GEMEL_CHECK(parts.tier != nullptr);
+  GEMEL_CHECK(parts.tier != nullptr && parts.directives != nullptr);
 }
 
 bool Membership::IsFinal(const absl::Status& status) {
@@ -55,6 +55,7 @@ pb::JoinRequest Membership::JoinRequest(std::set<ShardId>* reported) const {
 Task<absl::Status> Membership::JoinOnce() {
   std::set<ShardId> reported;
   parts_.receipts->Hold(true);
+  parts_.directives->Hold(true);
   pb::JoinRequest request = JoinRequest(&reported);
   parts_.control->SpeakNewest();
   joins_ += 1;
@@ -88,6 +89,7 @@ Task<absl::Status> Membership::JoinOnce() {
     }
   }
   parts_.receipts->Hold(false);
+  parts_.directives->Hold(false);
   seams_.events->Emit(
       Severity::kInfo, "joined",
       fmt::format("server {} ({}) joined cluster {} with {} sealed objects and {} shards on disk",

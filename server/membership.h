@@ -27,6 +27,7 @@
 
 #include "common/sync.h"
 #include "server/control.h"
+#include "server/directives.h"
 #include "server/identity.h"
 #include "server/objects.h"
 #include "server/peers.h"
@@ -45,6 +46,7 @@ class Membership {
     Peers* peers = nullptr;
     Receipts* receipts = nullptr;
     Tier* tier = nullptr;
+    Directives* directives = nullptr;
   };
 
   struct Self {

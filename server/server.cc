@@ -94,12 +94,12 @@ void Server::MakeParts() {
   restores_ = std::make_unique<Restores>(seams_, control_.get(), fetches_.get());
   restores_->SetGate(&gate_, random_.Split("reads"));
   stages_ = std::make_unique<Stages>(seams_, pool_.get(), objects_.get());
-  Membership::Parts members{control_.get(), identity_.get(), pool_.get(), objects_.get(),
-                            peers_.get(),   receipts_.get(), tier_.get()};
-  membership_ = std::make_unique<Membership>(seams_, members);
   Directives::Parts work{control_.get(), identity_.get(), objects_.get(), uploads_.get(),
                          holder_.get(),  fetches_.get(),  tier_.get()};
   directives_ = std::make_unique<Directives>(seams_, work);
+  Membership::Parts members{control_.get(), identity_.get(), pool_.get(), objects_.get(),
+                            peers_.get(),   receipts_.get(), tier_.get(), directives_.get()};
+  membership_ = std::make_unique<Membership>(seams_, members);
   const Scrub::Parts scrubbed{objects_.get(), pool_.get(), tier_.get()};
   scrub_ = std::make_unique<Scrub>(seams_, scrubbed, options_.scrub);
   ClientParts clients{control_.get(), identity_.get(), pool_.get(),

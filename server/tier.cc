@@ -208,6 +208,9 @@ bool Tier::IsOurs(const Entry& entry) const {
 
 void Tier::WriteInventory(pb::JoinRequest* request) const {
   for (const auto& [snapshot, entry] : inventory_) {
+    if (dropping_.contains(snapshot)) {
+      continue;  // placement wants it gone
+    }
     bool any = false;
     for (const auto& [rank, held] : entry.shards) {
       if (held.damaged || !IsOurs(entry)) {

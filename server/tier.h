@@ -25,6 +25,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -135,6 +136,7 @@ class Tier {
   const Control* const control_;
   Changed changed_;
   Inventory inventory_;
+  std::multiset<SnapshotId> dropping_;  // by directives under way: no inventory names them
   bool listed_ = false;
   bool late_ = false;  // joined before it was listed
   uint64_t listed_opening_ = 0;

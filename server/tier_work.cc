@@ -103,7 +103,9 @@ Task<absl::Status> Tier::Drop(SnapshotId snapshot) {
     co_return absl::OkStatus();  // nothing of it is here
   }
   Task<absl::Status> operation = store_->Drop(snapshot);
+  dropping_.insert(snapshot);
   const absl::Status dropped = co_await Change(std::move(operation));
+  dropping_.erase(dropping_.find(snapshot));
   const auto entry = inventory_.find(snapshot);
   if (!dropped.ok() || entry == inventory_.end()) {
     undropped_ = undropped_ || entry != inventory_.end();

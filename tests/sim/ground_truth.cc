@@ -48,6 +48,14 @@ std::vector<uint32_t> GroundTruth::MemoriesWith(const ShardId& shard) const {
   return holders;
 }
 
+std::vector<uint32_t> GroundTruth::CopiesOf(const ShardId& shard) const {
+  std::vector<uint32_t> holders = MemoriesWith(shard);
+  std::erase_if(holders, [&](uint32_t server) {
+    return cluster_->ServerAt(server)->objects().Find(shard)->token().IsZero();
+  });
+  return holders;
+}
+
 std::vector<uint32_t> GroundTruth::DisksWith(const ShardId& shard) const {
   std::vector<uint32_t> holders;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {

@@ -22,6 +22,8 @@ class GroundTruth {
   // Servers in whose memory the shard is sealed and every chunk matches its digest, and that
   // placement counts: members, alive, in their present incarnation.
   std::vector<uint32_t> MemoriesWith(const ShardId& shard) const;
+  // Without what was only brought there for a reader: of that placement is told at no receipt.
+  std::vector<uint32_t> CopiesOf(const ShardId& shard) const;
   // The same, on disk.
   std::vector<uint32_t> DisksWith(const ShardId& shard) const;
   // Disks that have its commit record, whoever is up.

@@ -233,7 +233,7 @@ bool Oracle::IsLost(const SnapshotId& id) const {
   }
   const uint32_t world = DecodedCommit(stored->first, stored->second.value).world_size;
   for (uint32_t rank = 0; rank < world; ++rank) {
-    std::vector<uint32_t> holders = truth_->MemoriesWith({id, rank});
+    std::vector<uint32_t> holders = truth_->CopiesOf({id, rank});
     const std::vector<uint32_t> disks = truth_->DisksWith({id, rank});
     holders.insert(holders.end(), disks.begin(), disks.end());
     if (std::none_of(holders.begin(), holders.end(),
@@ -262,7 +262,7 @@ void Oracle::CheckLoss(Job* job, const std::string& sentence) {
   while (*at >= '0' && *at <= '9') {
     char* end = nullptr;
     const ShardId shard{id->second, static_cast<uint32_t>(std::strtoul(at, &end, 10))};
-    for (const uint32_t server : truth_->MemoriesWith(shard)) {
+    for (const uint32_t server : truth_->CopiesOf(shard)) {
       if (cluster_->IsHeard(server)) {
         Violation(fmt::format("honest loss: {} is told lost, and {} has it", shard.ToString(),
                               Cluster::HostOf(server)));

@@ -70,6 +70,22 @@ TEST(Directives, DropSnapshotForgetsRecordAndObjects) {
   EXPECT_EQ(r.Do(0, drop).code(), 0U) << "a second time it is not there";
 }
 
+TEST(Directives, NothingBeginsThatWouldMakeAnInventoryUntrue) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  r.fake().failures["Join"].assign(4, absl::UnavailableError("not now"));
+  r.fake().named("server-0").rejoin = true;
+  const uint32_t asked = r.fake().calls["Join"];
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().calls["Join"] > asked; }, 2s));
+  pb::Directive drop;
+  WriteSnapshotId(shard.snapshot, drop.mutable_drop_snapshot()->mutable_snapshot());
+  const uint64_t id = r.fake().Direct("server-0", drop);
+  const uint32_t joins = r.fake().named("server-0").joins;
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().ResultOf("server-0", id) != nullptr; }, 30s));
+  EXPECT_GT(r.fake().named("server-0").joins, joins) << "it began while a join was under way";
+  EXPECT_EQ(r.server(0).objects().Find(shard), nullptr);
+}
+
 TEST(Directives, DropStagingNeverTakesACommittedSnapshot) {
   Running r;
   const ShardId shard = r.Committed("7");

@@ -443,6 +443,35 @@ TEST(Tier, AServerJoinsWithoutADiskThatHangsAndAgainWhenItWasRead) {
   EXPECT_FALSE(t.JoinOf(0).tier().unread());
 }
 
+TEST(Tier, AShardThatComesToDiskAfterAnInventoryIsToldByAnotherJoin) {
+  Tiered t;
+  const ShardId shard = t.Committed("7");
+  t.tiers[0]->set_hung(true);
+  t.fake().Direct("server-0", t.Persist(shard));
+  t.world.RunFor(300ms);
+  const uint32_t joins = t.fake().named("server-0").joins;
+  t.fake().named("server-0").rejoin = true;
+  ASSERT_TRUE(t.world.RunUntil([&] { return t.fake().named("server-0").joins > joins; }));
+  EXPECT_EQ(t.JoinOf(0).persisted_size(), 0);
+  t.tiers[0]->set_hung(false);
+  ASSERT_TRUE(t.world.RunUntil([&] { return t.JoinOf(0).persisted_size() == 1; }));
+}
+
+TEST(Tier, AnInventoryDoesNotNameWhatIsBeingDropped) {
+  Tiered t;
+  const ShardId shard = t.Persisted("7");
+  t.tiers[0]->set_hung(true);
+  pb::Directive drop;
+  WriteSnapshotId(shard.snapshot, drop.mutable_drop_persisted()->mutable_snapshot());
+  t.fake().Direct("server-0", drop);
+  t.world.RunFor(300ms);
+  const uint32_t joins = t.fake().named("server-0").joins;
+  t.fake().named("server-0").rejoin = true;
+  ASSERT_TRUE(t.world.RunUntil([&] { return t.fake().named("server-0").joins > joins; }));
+  EXPECT_EQ(t.JoinOf(0).persisted_size(), 0);
+  t.tiers[0]->set_hung(false);
+}
+
 TEST(Tier, AReadOfADiskThatHangsEnds) {
   Tiered t;
   const ShardId shard = t.Persisted("7");
