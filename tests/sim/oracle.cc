@@ -262,8 +262,8 @@ void Oracle::CheckContent(const SnapshotId& snapshot, uint32_t world, uint32_t r
   }
 }
 
-void Oracle::CheckCalls() {
-  const Verdict verdict = calls_.Check({.steps_max = kCheckStepsMax});
+void Oracle::CheckCalls(bool ghosts) {
+  const Verdict verdict = calls_.Check({.steps_max = kCheckStepsMax}, ghosts);
   undecided_ = verdict.answer == Linearisable::kUndecided;
   if (verdict.answer == Linearisable::kNo) {
     Violation("linearisable: " + verdict.text);

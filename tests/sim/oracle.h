@@ -85,7 +85,8 @@ class Oracle {
   uint32_t NextProcess() { return ++processes_; }
 
   // At the end of a run: is there an order of all calls that explains every answer?
-  void CheckCalls();
+  // `ghosts`: calls were executed once more, late (JobModel).
+  void CheckCalls(bool ghosts);
 
   // Too many calls of unknown outcome: CheckCalls() came to no verdict.
   bool undecided() const { return undecided_; }

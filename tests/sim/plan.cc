@@ -139,6 +139,12 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
     shape.placement = DrawPlacement(knobs);
   }
   DrawFaults(options, random.Split("faults"), &plan);
+  if (shape.control_protocol < kControlProtocolNumbersJoins || plan.Has(Fault::kUpgrade)) {
+    // A join that is executed once more, late: nothing tells that it is old. Hence version 2.
+    for (const Fault fault : {Fault::kLateCalls, Fault::kDuplicates, Fault::kStragglers}) {
+      plan.enabled.erase(fault);
+    }
+  }
   for (JobPlan& job : plan.jobs) {
     job.odd_permille = plan.Has(Fault::kOddRank) ? 1 + plan.StrengthOf(Fault::kOddRank) / 10 : 0;
   }

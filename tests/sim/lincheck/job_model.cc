@@ -56,7 +56,7 @@ void JobModel::Acquire(const State& state, const Operation<JobCall>& operation,
 }
 
 void JobModel::Open(const State& state, const Operation<JobCall>& operation,
-                    std::vector<State>* after) {
+                    std::vector<State>* after) const {
   const JobCall& call = operation.call;
   if (call.epoch != state.epoch) {
     return;
@@ -71,6 +71,9 @@ void JobModel::Open(const State& state, const Operation<JobCall>& operation,
   }
   State next = state;
   next.last_sequence += 1;
+  if (Told(operation) && ghosts_) {
+    next.last_sequence = std::max(next.last_sequence, call.sequence);
+  }
   if (Told(operation) && call.sequence != next.last_sequence) {
     return;
   }
@@ -336,7 +339,7 @@ void ToldInHistory::MakeAlike(Operation<JobCall>* operation) const {
 
 }  // namespace
 
-Verdict CheckJobs(const History<JobCall>& history, CheckLimits limits) {
+Verdict CheckJobs(const History<JobCall>& history, CheckLimits limits, bool ghosts) {
   Verdict worst;
   uint64_t steps = 0;
   for (auto& [job, part] : SplitByJob(history)) {
@@ -345,7 +348,7 @@ Verdict CheckJobs(const History<JobCall>& history, CheckLimits limits) {
     for (Operation<JobCall>& operation : part) {
       told.MakeAlike(&operation);
     }
-    Verdict verdict = gemel::sim::Check(JobModel(), part, limits);
+    Verdict verdict = gemel::sim::Check(JobModel(ghosts), part, limits);
     steps += verdict.steps;
     const bool worse =
         worst.answer == Linearisable::kYes ||
@@ -455,9 +458,9 @@ void JobRecorder::Ended(OperationIndex index, const absl::Status& answer, uint64
   recorder_.Return(index, Outcome::kTold, std::move(call));
 }
 
-Verdict JobRecorder::Check(CheckLimits limits) const {
+Verdict JobRecorder::Check(CheckLimits limits, bool ghosts) const {
   if (recorder_.whole()) {
-    return CheckJobs(recorder_.history(), limits);
+    return CheckJobs(recorder_.history(), limits, ghosts);
   }
   Verdict verdict;
   verdict.answer = Linearisable::kUndecided;

@@ -69,6 +69,10 @@ class JobModel {
  public:
   using Call = JobCall;
 
+  // `ghosts`: calls may be executed once more long after their answer. An open of a name that is
+  // forgotten since takes a sequence then, and nobody waits for it.
+  explicit JobModel(bool ghosts = false) : ghosts_(ghosts) {}
+
   struct State {
     EpochId epoch;
     std::map<EpochToken, uint64_t> counters;  // of epochs, by token
@@ -96,18 +100,20 @@ class JobModel {
  private:
   static void Acquire(const State& state, const Operation<Call>& operation,
                       std::vector<State>* after);
-  static void Open(const State& state, const Operation<Call>& operation, std::vector<State>* after);
+  void Open(const State& state, const Operation<Call>& operation, std::vector<State>* after) const;
   static void Commit(const State& state, const Operation<Call>& operation,
                      std::vector<State>* after);
   static void Restore(const State& state, const Operation<Call>& operation,
                       std::vector<State>* after);
+
+  bool ghosts_;
 };
 
 // The parts of a history that are judged alone, by job.
 std::map<std::string, History<JobCall>> SplitByJob(const History<JobCall>& history);
 
 // Judges all jobs; the verdict names the job of the first that is not linearisable.
-Verdict CheckJobs(const History<JobCall>& history, CheckLimits limits = {});
+Verdict CheckJobs(const History<JobCall>& history, CheckLimits limits = {}, bool ghosts = false);
 
 class JobRecorder {
  public:
@@ -135,7 +141,7 @@ class JobRecorder {
   const Recorder<JobCall>& recorder() const { return recorder_; }
 
   // Of everything so far. A history that was too long is kUndecided.
-  Verdict Check(CheckLimits limits = {}) const;
+  Verdict Check(CheckLimits limits = {}, bool ghosts = false) const;
 
   // The MetaStore was lost and what servers knew was taken for it: another object begins.
   void Clear() { recorder_.Clear(); }
