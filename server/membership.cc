@@ -82,6 +82,9 @@ Task<absl::Status> Membership::JoinOnce() {
     interval_ = std::chrono::milliseconds(reply->heartbeat_ms());
   }
   joined_ = true;
+  // What a deposed leader last said of a member may have never come to its store: the map of the
+  // same version may differ.
+  map_version_ = 0;
   unanswered_ = 0;
   for (const std::shared_ptr<Object>& object : parts_.objects->Sealed()) {
     if (!reported.contains(object->shard())) {

@@ -145,10 +145,15 @@ void Oracle::Removing(const std::string& name) {
   Job& job = jobs_.at(name);
   job.removing = true;
   job.removal_runs = true;
-  job.removed_through = job.opened_at.empty() ? 0 : job.opened_at.rbegin()->first;
-  job.newest_told = 0;
-  job.told_honestly = 0;
-  for (auto& [id, epoch] : job.epochs) {
+  MayBeGone(&job);
+}
+
+// By a person: whatever was opened so far.
+void Oracle::MayBeGone(Job* job) {
+  job->removed_through = job->opened_at.empty() ? 0 : job->opened_at.rbegin()->first;
+  job->newest_told = 0;
+  job->told_honestly = 0;
+  for (auto& [id, epoch] : job->epochs) {
     epoch.floor = 0;
   }
 }
@@ -167,6 +172,7 @@ void Oracle::Committed(const SnapshotId& snapshot, bool full) {
   }
   for (const auto& [id, newer] : job.epochs) {
     if (id > snapshot.epoch && newer.restored && !newer.told_lost && !job.removing &&
+        snapshot.sequence > job.removed_through &&
         (!newer.from.has_value() || newer.from->sequence < snapshot.sequence)) {
       Violation(fmt::format(
           "fenced: {} was told committed after epoch {} restored from sequence {}",
@@ -194,7 +200,7 @@ void Oracle::RemovalEnded(const std::string& name) {
   Job& job = jobs_.at(name);
   GEMEL_CHECK(job.removal_runs) << name;
   job.removal_runs = false;
-  job.removed_through = job.opened_at.empty() ? 0 : job.opened_at.rbegin()->first;
+  MayBeGone(&job);
 }
 
 void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t rank,

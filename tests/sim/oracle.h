@@ -266,6 +266,7 @@ class Oracle {
   void CheckDropped(uint32_t server, const Sealed& sealed);
   void CheckLoss(Job* job, const std::string& sentence);
 
+  static void MayBeGone(Job* job);
   std::set<uint32_t> CountedDead() const;
   size_t Exposure(const Job& job) const;
   bool MayLose(const Job& job) const;

@@ -402,6 +402,19 @@ TEST(Membership, RemembersTheLivingMembersOfTheNewestMap) {
   EXPECT_EQ(r.fake().named("server-0").last_join.last_members_size(), 2);
 }
 
+TEST(Membership, BelievesTheMapOfTheLeaderItJoinsThoughItsVersionIsKnown) {
+  Running r;
+  pb::Member& other = r.fake().named("server-2").member;
+  other.set_state(pb::MEMBER_DEAD);
+  r.fake().map_version += 1;
+  const auto believed = [&r] { return r.server(0).identity().last_members().size(); };
+  ASSERT_TRUE(r.world.RunUntil([&] { return believed() == 2; }, 2s));
+  other.set_state(pb::MEMBER_ALIVE);
+  r.fake().joins_change_map = false;
+  r.fake().named("server-0").rejoin = true;
+  EXPECT_TRUE(r.world.RunUntil([&] { return believed() == 3; }, 2s));
+}
+
 TEST(Membership, RefusesAPlacementOfAnOlderGeneration) {
   ServerWorld s(1);
   s.fake().generation = 3;

@@ -114,7 +114,7 @@ pb::JoinReply FakePlacement::Join(const pb::JoinRequest& request) {
   joined.member.set_domain(request.domain());
   joined.member.set_data_address(request.data_address());
   joined.member.set_state(pb::MEMBER_ALIVE);
-  map_version += 1;
+  map_version += joins_change_map ? 1 : 0;
   pb::JoinReply reply;
   reply.set_cluster_id(cluster.ToBytes());
   reply.set_generation(generation);

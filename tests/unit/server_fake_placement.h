@@ -95,6 +95,7 @@ class FakePlacement final : public RpcService {
   pb::ReportReceiptsReply receipts_reply;  // to the next receipts
   std::vector<pb::ReportRestoreRequest> restore_reports;
   uint64_t map_version = 0;
+  bool joins_change_map = true;
 
  private:
   template <typename Message>
