@@ -75,7 +75,16 @@ Task<absl::Status> Membership::JoinOnce() {
   }
   std::sort(members.begin(), members.end());
   const Identity::Leader leader{cluster, reply->generation(), reply->term()};
-  GEMEL_CO_RETURN_IF_ERROR(co_await parts_.identity->Joined(leader, std::move(members)));
+  const absl::Status kept = co_await parts_.identity->Joined(leader, std::move(members));
+  // Placement has taken the inventory, whatever this server's disk says of the leader.
+  for (const std::shared_ptr<Object>& object : parts_.objects->Sealed()) {
+    if (!reported.contains(object->shard())) {
+      parts_.receipts->Add(*object);
+    }
+  }
+  parts_.receipts->Hold(false);
+  parts_.directives->Hold(false);
+  GEMEL_CO_RETURN_IF_ERROR(kept);
   parts_.control->SetCluster(cluster);
   parts_.control->SetLeader(leader.generation, leader.term);
   if (reply->heartbeat_ms() > 0) {
@@ -86,13 +95,6 @@ Task<absl::Status> Membership::JoinOnce() {
   // same version may differ.
   map_version_ = 0;
   unanswered_ = 0;
-  for (const std::shared_ptr<Object>& object : parts_.objects->Sealed()) {
-    if (!reported.contains(object->shard())) {
-      parts_.receipts->Add(*object);
-    }
-  }
-  parts_.receipts->Hold(false);
-  parts_.directives->Hold(false);
   seams_.events->Emit(
       Severity::kInfo, "joined",
       fmt::format("server {} ({}) joined cluster {} with {} sealed objects and {} shards on disk",

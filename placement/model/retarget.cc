@@ -2,6 +2,7 @@
 #include "placement/model/retarget.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "common/check.h"
 
@@ -46,9 +47,14 @@ std::vector<uint32_t> Candidates(std::span<const Member> members, const Assignme
     }
   }
   std::erase_if(list, [&](uint32_t member) { return !members[member].placeable; });
-  std::stable_partition(list.begin(), list.end(), [&](uint32_t member) {
-    return Contains(shard.old_holders, member) || !Contains(shard.full, member);
-  });
+  // Last: those without room.
+  std::vector<uint32_t> without;
+  const auto has_none = [&](uint32_t member) {
+    return !Contains(shard.old_holders, member) && Contains(shard.full, member);
+  };
+  std::copy_if(list.begin(), list.end(), std::back_inserter(without), has_none);
+  std::erase_if(list, has_none);
+  list.insert(list.end(), without.begin(), without.end());
   return list;
 }
 

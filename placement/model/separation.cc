@@ -2,6 +2,7 @@
 #include "placement/model/separation.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "common/check.h"
@@ -148,8 +149,11 @@ std::vector<uint32_t> RingOrder(std::span<const Member> members, uint32_t level,
   const size_t rows = order.size() / copies;
   const std::vector<uint32_t> ids = DomainIds(members, level);
   const std::vector<uint32_t> sizes = CountByDomain(order, ids);
-  std::stable_partition(order.begin(), order.end(),
-                        [&](uint32_t member) { return sizes[ids[member]] == rows; });
+  std::vector<uint32_t> others;
+  const auto of_others = [&](uint32_t member) { return sizes[ids[member]] != rows; };
+  std::copy_if(order.begin(), order.end(), std::back_inserter(others), of_others);
+  std::erase_if(order, of_others);
+  order.insert(order.end(), others.begin(), others.end());
   std::vector<uint32_t> ring;
   ring.reserve(order.size());
   for (size_t row = 0; row < rows; ++row) {

@@ -18,6 +18,9 @@ using etcdserverpb::TxnResponse;
 
 constexpr Duration kPauseMin = 20ms;
 constexpr Duration kPauseMax = 500ms;
+// The only member of an etcd 3.5 answers reads before it has replayed its log, in the first moments
+// after a crash: what it says is older only for so long.
+constexpr Duration kReplayMax = 2s;
 constexpr std::string_view kKvService = "etcdserverpb.KV";
 constexpr std::string_view kMaintenanceService = "etcdserverpb.Maintenance";
 // A member that knows of no leader says so at once, instead of waiting for one.
@@ -129,7 +132,12 @@ absl::Status EtcdClient::Failed(const absl::Status& why, size_t member, Tries* t
   }
   Leave(member);
   const bool all = std::all_of(tries->wrong.begin(), tries->wrong.end(), [](bool w) { return w; });
-  return wrong && all ? Distrust(why) : absl::OkStatus();
+  if (!wrong || !all) {
+    return absl::OkStatus();
+  }
+  tries->wrong_since = tries->wrong_since.value_or(loop_->Now());
+  const bool lasts = loop_->Now() >= Add(*tries->wrong_since, kReplayMax);
+  return lasts || why.code() != absl::StatusCode::kDataLoss ? Distrust(why) : absl::OkStatus();
 }
 
 Task<absl::StatusOr<std::string>> EtcdClient::Ask(std::shared_ptr<EtcdClient> self, size_t member,

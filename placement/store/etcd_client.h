@@ -72,7 +72,8 @@ class EtcdClient {
     TimePoint deadline;
     Duration pause;
     size_t failures = 0;
-    std::vector<bool> wrong;  // members that answered what is not believed
+    std::vector<bool> wrong;               // members that answered what is not believed
+    std::optional<TimePoint> wrong_since;  // all of them
     absl::Status last;
   };
 
