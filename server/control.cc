@@ -90,6 +90,7 @@ void WriteHeldObject(const Object& object, pb::HeldObject* out) {
 
 void Control::FillCaller(uint32_t protocol, pb::Caller* caller) const {
   GEMEL_CHECK(!server_.IsZero() && !incarnation_.IsZero());
+  GEMEL_CHECK(protocol >= kControlProtocolOldest && protocol <= protocol_max_) << protocol;
   caller->set_protocol_version(protocol);
   caller->set_cluster_id(cluster_.IsZero() ? std::string() : cluster_.ToBytes());
   caller->set_server_id(server_.ToBytes());

@@ -29,8 +29,9 @@ Directives::Directives(const ServerSeams& seams, const Parts& parts)
 }
 
 void Directives::Hold(bool held) {
-  held_ = held;
   inventories_ += held ? 1 : 0;
+  held_ = held;
+  GEMEL_CHECK(!held_ || inventories_ > 0);
 }
 
 Task<void> Directives::Run(Gate* gate) {

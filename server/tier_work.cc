@@ -105,6 +105,7 @@ Task<absl::Status> Tier::Drop(SnapshotId snapshot) {
   Task<absl::Status> operation = store_->Drop(snapshot);
   dropping_.insert(snapshot);
   const absl::Status dropped = co_await Change(std::move(operation));
+  GEMEL_CHECK(dropping_.contains(snapshot)) << snapshot.ToString();
   dropping_.erase(dropping_.find(snapshot));
   const auto entry = inventory_.find(snapshot);
   if (!dropped.ok() || entry == inventory_.end()) {

@@ -78,6 +78,7 @@ std::pair<std::string, std::string> PlacementCore::EndedPut(const Job& job,
     record.saves.erase(record.saves.begin(),
                        record.saves.begin() + static_cast<std::ptrdiff_t>(spare));
   }
+  GEMEL_CHECK(!record.saves.empty() && record.saves.size() <= kEndedStored) << job.name;
   return {EndedKey(job.name), EncodeStored(record)};
 }
 
@@ -87,6 +88,7 @@ void PlacementCore::Remember(Job* job, Finished finished) {
   if (job->finished.size() > kFinishedMax) {
     job->finished.pop_front();
   }
+  GEMEL_CHECK_LE(job->finished.size(), kFinishedMax) << job->name;
 }
 
 void PlacementCore::TellAborted(Job* job, const Attempt& attempt) {
