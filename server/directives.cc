@@ -234,7 +234,7 @@ Task<absl::Status> Directives::VerifyShard(pb::VerifyShard work) {
     co_return co_await parts_.tier->Verify(shard, root);
   }
   GEMEL_CO_RETURN_IF_ERROR(found.status());
-  const std::shared_ptr<Object> object = *found;
+  const std::shared_ptr<Object>& object = *found;
   const absl::Status checked = co_await CheckAllChunks(seams_.loop, object);
   if (!checked.ok()) {
     if (corrupt_) {
