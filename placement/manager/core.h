@@ -170,6 +170,7 @@ class PlacementCore {
   bool CommitCounts(const ServerId& id) const;
   Task<absl::Status> Register(MemberRecord record);
   absl::Status TakeInventory(MemberEntry* member, const pb::JoinRequest& request);
+  void TakeBackReceipts(MemberEntry* member);
   void Reconcile(MemberEntry* member, const pb::JoinRequest& request);
   void ReconcileJob(MemberEntry* member, Job* job);
   void ForgetSoftState(MemberEntry* member);

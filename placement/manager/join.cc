@@ -194,6 +194,7 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   GEMEL_CO_RETURN_IF_ERROR(TakeInventory(member, request));
   member->join = request.join();
   member->must_rejoin = false;  // first: what reconciling directs must not be dropped
+  TakeBackReceipts(member);
   Reconcile(member, request);
   member->reported = !member->must_rejoin;
   awaited_.erase(id);

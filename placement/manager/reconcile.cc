@@ -113,6 +113,31 @@ absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinReq
   return absl::OkStatus();
 }
 
+// A copy that was sealed for an open save and is not in the inventory is gone, damaged as it was
+// found: it counts no more, and is made anew from another.
+void PlacementCore::TakeBackReceipts(MemberEntry* member) {
+  for (auto& [name, job] : jobs_) {
+    for (auto& [sequence, attempt] : job->attempts) {
+      const auto held = member->held.find(KeyOf(attempt->id()));
+      for (uint32_t rank = 0; attempt->open() && rank < attempt->slots.size(); ++rank) {
+        RankSlot& slot = attempt->slots[rank];
+        const bool here = held != member->held.end() && held->second.contains(rank);
+        const auto is_its = [member](const SlotReceipt& receipt) {
+          return receipt.server == member->record.id &&
+                 receipt.incarnation == member->record.incarnation;
+        };
+        if (here || std::erase_if(slot.receipts, is_its) == 0) {
+          continue;
+        }
+        Evaluate(attempt.get(), &slot);
+        if (slot.root.has_value() && !LiveReceipts(slot).empty()) {
+          PullSealed(attempt, rank);
+        }
+      }
+    }
+  }
+}
+
 void PlacementCore::Reconcile(MemberEntry* member, const pb::JoinRequest& request) {
   std::map<std::string, EpochId> seen;
   for (const pb::EpochSeen& epoch : request.epochs()) {

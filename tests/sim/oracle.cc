@@ -82,6 +82,7 @@ bool Oracle::MayLose(const Job& job) const {
 
 void Oracle::MemoryLost(uint32_t server) {
   lost_.emplace_back(cluster_->scheduler()->now(), server);
+  memories_lost_.emplace_back(lost_.back());
 }
 
 void Oracle::DiskLost(uint32_t server) { disks_lost_.emplace_back(cluster_->now(), server); }
@@ -115,6 +116,9 @@ void Oracle::PowerCut() {
     job.on_disks = true;
   }
   lost_.clear();
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    memories_lost_.emplace_back(cluster_->now(), i);
+  }
   for (const uint32_t server : CountedDead()) {
     MemoryLost(server);
   }

@@ -278,8 +278,9 @@ class Oracle {
   JobRecorder calls_;
   uint32_t processes_ = 0;
   bool undecided_ = false;
-  uint64_t term_ = 0;  // of the newest leader
-  Losses lost_;        // servers' memories
+  uint64_t term_ = 0;     // of the newest leader
+  Losses lost_;           // servers' memories
+  Losses memories_lost_;  // all of them; those above are counted anew after a power cut
   Losses disks_lost_;
   std::set<ShardId> damaged_;
   bool late_store_ = false;  // transactions may be applied late

@@ -58,7 +58,7 @@ bool Oracle::IsSettled() const {
       return false;
     }
   }
-  return lost_.empty() || Add(lost_.back().first, settled) <= now;
+  return memories_lost_.empty() || Add(memories_lost_.back().first, settled) <= now;
 }
 
 void Oracle::CheckCopies(const Job& job, const model::CommitRecord& record, uint32_t level) {
@@ -74,7 +74,8 @@ void Oracle::CheckCopies(const Job& job, const model::CommitRecord& record, uint
       const auto object = server == nullptr ? nullptr : server->objects().Find(shard);
       if (object != nullptr && object->state() == ObjectState::kSealed && IsWhole(*object)) {
         holders.push_back(i);
-      } else if (IsExcused(lost_, i, opened) || IsStarting(i)) {
+      } else if (IsExcused(memories_lost_, i, opened) || IsStarting(i) ||
+                 (object != nullptr && damaged_.contains(shard))) {  // a join does not look at it
         excused += 1;
       } else {
         others += (others.empty() ? "" : ", ") + Cluster::HostOf(i);

@@ -144,6 +144,40 @@ TEST_F(PlacementSave, OnlyTheNewestOfThoseThatEndedAreStored) {
       [](const EndedSave& a, const EndedSave& b) { return a.sequence < b.sequence; }));
 }
 
+TEST_F(PlacementSave, ACopyThatAnInventoryDoesNotNameCountsNoMoreAndIsMadeAnew) {
+  const JobRun run = cluster.NewRun();
+  std::vector<pb::OpenReply> opened;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    opened.push_back(*cluster.OpenRank(run, "1", rank));
+  }
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  const ShardId shard{*FromProto(snapshot), 0};
+  for (const pb::Member& holder : opened[0].holders()) {
+    const auto object = Cluster::ObjectOf(run, snapshot, 0);
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
+  }
+  ScriptedServer& damaged = *cluster.Find(opened[0].holders(1).server_id());
+  damaged.objects.erase(shard);
+  damaged.pulls_hang = true;
+  pb::JoinRequest join;
+  *join.mutable_caller() = cluster.CallerOf(damaged);
+  join.set_name(damaged.name);
+  join.set_domain(damaged.domain);
+  join.set_data_address(damaged.address);
+  join.set_capacity_bytes(damaged.capacity);
+  join.set_generation(damaged.generation);
+  ASSERT_TRUE(cluster.Call<pb::JoinReply>("Join", join).ok());
+  for (const pb::Member& holder : opened[1].holders()) {
+    const auto object = Cluster::ObjectOf(run, snapshot, 1);
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
+  }
+  EXPECT_EQ(cluster.Await(snapshot, 0, 500)->state(), pb::SNAPSHOT_OPEN)
+      << "of a copy that is gone";
+  damaged.pulls_hang = false;
+  EXPECT_EQ(cluster.AwaitEnd(snapshot, 0)->state(), pb::SNAPSHOT_COMMITTED);
+  EXPECT_TRUE(damaged.objects.contains(shard));
+}
+
 TEST_F(PlacementSave, TwoTokensAtOnceGetTwoEpochsAndOnlyTheLastStands) {
   Random random(3);
   std::vector<EpochToken> tokens = {EpochToken::Draw(&random), EpochToken::Draw(&random)};
