@@ -26,8 +26,10 @@ bool PlacementCore::IsPinned(const Job& job, const model::SnapshotOrder& order) 
   if (!job.restore.has_value()) {
     return false;
   }
+  // Ranks save when they were told that all have verified, which need not have come to the store.
   const RestoreRecord& record = job.restore->record;
-  return record.epoch == job.record.epoch && record.chosen_sequence != 0 && !RestoreDone(record) &&
+  const bool reads = record.epoch == job.record.epoch && !job.record.epoch_opened;
+  return reads && record.chosen_sequence != 0 && !RestoreDone(record) &&
          OrderOf(record.chosen_epoch, record.chosen_sequence) == order;
 }
 

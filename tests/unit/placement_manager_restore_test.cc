@@ -129,6 +129,15 @@ TEST_F(PlacementRestore, WhatARestoreWentByIsNotToldCommittedToThoseItSuperseded
   EXPECT_EQ(cluster.AwaitEnd(*older, 0)->state(), pb::SNAPSHOT_COMMITTED);
 }
 
+TEST_F(PlacementRestore, ASaveOfTheEpochEndsThePinOfItsRestoreThoughAReportWasLost) {
+  ASSERT_TRUE(cluster.Save(cluster.NewRun(), "1").ok());
+  const JobRun run = cluster.NewRun();
+  ASSERT_EQ(Cluster::NameOf(*cluster.Begin(run, 0, 2)), "1");
+  ASSERT_TRUE(cluster.Report(run, 0, 0, true).ok());
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.Names("gpt") == "2 "; })) << "pinned for ever";
+}
+
 TEST_F(PlacementRestore, AGoodCopyKeepsTheRecordWhereItIs) {
   auto saved = cluster.Save(cluster.NewRun(), "1");
   ASSERT_TRUE(saved.ok());
