@@ -61,9 +61,9 @@ struct ClusterShape {
   uint32_t racks = 0;    // 0: every host is a domain of its own
   uint64_t memory_bytes = 0;
   uint64_t slab_bytes = kMiB;
-  bool keepers = false;           // a gemel-keeper beside each server
-  uint32_t control_protocol = 0;  // of all, at the start
-  Duration scrub_pass{};          // over memory, and over disks; zero: never
+  bool keepers = false;                                 // a gemel-keeper beside each server
+  uint32_t control_protocol = kControlProtocolVersion;  // of all, at the start
+  Duration scrub_pass{};                                // over memory, and over disks; zero: never
   PlacementOptions placement;
 
   uint32_t slots() const { return servers + spares; }
