@@ -103,15 +103,17 @@ class Control {
   Task<absl::StatusOr<Response>> CallWithin(std::string method, RequestMessage request,
                                             Duration limit) {
     const TimePoint deadline = Add(seams_.loop->Now(), limit);
-    absl::StatusOr<std::string> raw = absl::UnimplementedError("");
-    for (uint32_t spoken = protocol_; raw.status().code() == absl::StatusCode::kUnimplemented &&
-                                      spoken >= kControlProtocolOldest;
-         --spoken) {
+    uint32_t spoken = protocol_;
+    FillCaller(spoken, request.mutable_caller());
+    absl::StatusOr<std::string> raw =
+        co_await seams_.placement->Call(method, request.SerializeAsString(), deadline);
+    // An older placement: one version down, as far as this release goes.
+    while (raw.status().code() == absl::StatusCode::kUnimplemented &&
+           spoken > kControlProtocolOldest) {
+      spoken -= 1;
       FillCaller(spoken, request.mutable_caller());
       raw = co_await seams_.placement->Call(method, request.SerializeAsString(), deadline);
-      if (raw.ok()) {
-        protocol_ = std::min(protocol_, spoken);
-      }
+      protocol_ = raw.ok() ? std::min(protocol_, spoken) : protocol_;
     }
     if (!raw.ok()) {
       co_return raw.status();

@@ -101,23 +101,7 @@ void ExpectRing(const std::vector<Member>& members, uint32_t copies) {
   }
 }
 
-TEST(PlacementModelRing, HoldsForEveryShapeOfUpToEightMembers) {
-  for (uint32_t n = 1; n <= 8; ++n) {
-    for (uint32_t copies = 1; copies <= 4; ++copies) {
-      ForEachShape(n, [&](const std::vector<Member>& members) {
-        ExpectRing(members, copies);
-        if (::testing::Test::HasFatalFailure()) {
-          std::string shape;
-          for (const Member& member : members) {
-            shape += " " + member.domain;
-          }
-          FAIL() << copies << " copies on" << shape;
-        }
-      });
-      ASSERT_FALSE(HasFatalFailure());
-    }
-  }
-}
+TEST(PlacementModelRing, HoldsForEveryShapeOfUpToEightMembers) { ExpectOnEveryShape(ExpectRing); }
 
 TEST(PlacementModelRing, HoldsForRandomTreesOfUpToFortyMembers) {
   SplitMix random(12);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <gtest/gtest.h>
+
 #include "placement/model/cluster_map.h"
 
 namespace gemel::model {
@@ -65,6 +67,26 @@ inline void ForEachShape(uint32_t n, const std::function<void(const std::vector<
     }
   };
   extend(0);
+}
+
+// `expect` for 1 to 4 copies on every shape of 1 to 8 members; what failed first is named.
+inline void ExpectOnEveryShape(
+    const std::function<void(const std::vector<Member>&, uint32_t copies)>& expect) {
+  for (uint32_t n = 1; n <= 8; ++n) {
+    for (uint32_t copies = 1; copies <= 4; ++copies) {
+      ForEachShape(n, [&](const std::vector<Member>& members) {
+        expect(members, copies);
+        if (::testing::Test::HasFatalFailure()) {
+          std::string shape;
+          for (const Member& member : members) {
+            shape += " " + member.domain;
+          }
+          FAIL() << copies << " copies on" << shape;
+        }
+      });
+      ASSERT_FALSE(::testing::Test::HasFatalFailure());
+    }
+  }
 }
 
 // 1 to n_max members below a few pods and racks, some paths shorter, some members not placeable.

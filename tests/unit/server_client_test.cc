@@ -104,6 +104,31 @@ class CapturingNet final : public Net {
   Net* const real_;
 };
 
+// A server whose connections of clients are the test's.
+struct Captured : ServerWorld {
+  Captured() : ServerWorld(0), node(&world, "server-0", &disk, {8 * kMiB, 2 * kMiB}) {
+    node.UseNet(&net);
+    GEMEL_CHECK(node.life.Run(node.server->Start()).ok());
+  }
+
+  void Accept(std::unique_ptr<Connection> connection) {
+    net.accepts.at("unix:///server-0")(std::move(connection));
+  }
+
+  static IncomingFrame Frame(FrameType type, std::string body, Handles handles = {}) {
+    IncomingFrame frame;
+    frame.header.type = type;
+    frame.header.op = 1;
+    frame.body = std::move(body);
+    frame.handles = std::move(handles);
+    return frame;
+  }
+
+  SimDiskState disk;
+  ServerNode node;
+  CapturingNet net{&node.life.net};
+};
+
 TEST(Client, LearnsWhoAnswersAtItsHello) {
   Serving s;
   TestClient other(&s.world, "server-0");
@@ -132,18 +157,9 @@ TEST(Client, MaySayHelloOnce) {
 }
 
 TEST(Client, MayLeaveBeforeItsHelloIsHandled) {
-  ServerWorld s(0);
-  SimDiskState disk;
-  ServerNode node(&s.world, "server-0", &disk, {8 * kMiB, 2 * kMiB});
-  CapturingNet net(&node.life.net);
-  node.UseNet(&net);
-  ASSERT_TRUE(node.life.Run(node.server->Start()).ok());
-  IncomingFrame hello;
-  hello.header.type = FrameType::kClientHello;
-  hello.header.op = 1;
-  hello.body = EncodeMessage(ClientHello());
-  hello.handles = {*node.life.host.OwnProcess()};
-  net.accepts.at("unix:///server-0")(std::make_unique<HastyConnection>(std::move(hello)));
+  Captured s;
+  s.Accept(std::make_unique<HastyConnection>(Captured::Frame(
+      FrameType::kClientHello, EncodeMessage(ClientHello()), {*s.node.life.host.OwnProcess()})));
   s.world.RunFor(100ms);
   TestClient client(&s.world, "server-0");
   ASSERT_TRUE(client.Hello("server-0").ok());
@@ -151,32 +167,19 @@ TEST(Client, MayLeaveBeforeItsHelloIsHandled) {
 }
 
 TEST(Client, MayDieBeforeItsRequestIsLookedAt) {
-  ServerWorld s(0);
-  SimDiskState disk;
-  ServerNode node(&s.world, "server-0", &disk, {8 * kMiB, 2 * kMiB});
-  CapturingNet net(&node.life.net);
-  node.UseNet(&net);
-  ASSERT_TRUE(node.life.Run(node.server->Start()).ok());
+  Captured s;
   TestClient dying(&s.world, "server-0");
   ConnectionEvents* events = nullptr;
-  net.accepts.at("unix:///server-0")(std::make_unique<ScriptedConnection>(&events));
-  IncomingFrame hello;
-  hello.header.type = FrameType::kClientHello;
-  hello.header.op = 1;
-  hello.body = EncodeMessage(ClientHello());
-  hello.handles = {*dying.life.host.OwnProcess()};
-  events->OnFrame(std::move(hello));
+  s.Accept(std::make_unique<ScriptedConnection>(&events));
+  events->OnFrame(Captured::Frame(FrameType::kClientHello, EncodeMessage(ClientHello()),
+                                  {*dying.life.host.OwnProcess()}));
   s.world.RunFor(100ms);
   dying.life.Kill();
   PrepareSlabs prepare;
   prepare.bytes = 2 * kMiB;
-  IncomingFrame request;
-  request.header.type = FrameType::kPrepareSlabs;
-  request.header.op = 2;
-  request.body = EncodeMessage(prepare);
-  events->OnFrame(std::move(request));
+  events->OnFrame(Captured::Frame(FrameType::kPrepareSlabs, EncodeMessage(prepare)));
   s.world.RunFor(100ms);
-  EXPECT_EQ(node.server->pool().idle_bytes(), 0U) << "slabs of a process that is dead";
+  EXPECT_EQ(s.node.server->pool().idle_bytes(), 0U) << "slabs of a process that is dead";
   TestClient client(&s.world, "server-0");
   ASSERT_TRUE(client.Hello("server-0").ok());
 }

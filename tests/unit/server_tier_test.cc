@@ -75,6 +75,13 @@ struct Tiered : ServerWorld {
     return fake().named("server-" + std::to_string(i)).last_join;
   }
 
+  // Told to, under its incarnation.
+  bool JoinsAgain(const std::string& server) {
+    const uint32_t joins = fake().named(server).joins;
+    fake().named(server).rejoin = true;
+    return world.RunUntil([&] { return fake().named(server).joins > joins; });
+  }
+
   int64_t Count(uint32_t i, const std::string& name) {
     return nodes[i]->metrics.Counter(name, "").Get();
   }
@@ -449,9 +456,7 @@ TEST(Tier, AShardThatComesToDiskAfterAnInventoryIsToldByAnotherJoin) {
   t.tiers[0]->set_hung(true);
   t.fake().Direct("server-0", t.Persist(shard));
   t.world.RunFor(300ms);
-  const uint32_t joins = t.fake().named("server-0").joins;
-  t.fake().named("server-0").rejoin = true;
-  ASSERT_TRUE(t.world.RunUntil([&] { return t.fake().named("server-0").joins > joins; }));
+  ASSERT_TRUE(t.JoinsAgain("server-0"));
   EXPECT_EQ(t.JoinOf(0).persisted_size(), 0);
   t.tiers[0]->set_hung(false);
   ASSERT_TRUE(t.world.RunUntil([&] { return t.JoinOf(0).persisted_size() == 1; }));
@@ -465,9 +470,7 @@ TEST(Tier, AnInventoryDoesNotNameWhatIsBeingDropped) {
   WriteSnapshotId(shard.snapshot, drop.mutable_drop_persisted()->mutable_snapshot());
   t.fake().Direct("server-0", drop);
   t.world.RunFor(300ms);
-  const uint32_t joins = t.fake().named("server-0").joins;
-  t.fake().named("server-0").rejoin = true;
-  ASSERT_TRUE(t.world.RunUntil([&] { return t.fake().named("server-0").joins > joins; }));
+  ASSERT_TRUE(t.JoinsAgain("server-0"));
   EXPECT_EQ(t.JoinOf(0).persisted_size(), 0);
   t.tiers[0]->set_hung(false);
 }
