@@ -3,12 +3,12 @@
 // Clusters for the tests of placement/model: all small shapes, and random ones from a fixed seed.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "placement/model/cluster_map.h"
 
