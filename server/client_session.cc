@@ -37,7 +37,6 @@ void ClientSession::Close(const absl::Status& why) {
 }
 
 void ClientSession::EndWork(const std::string& why) {
-  ended_ = true;
   for (const std::shared_ptr<Upload>& upload : parts_.uploads->OfClient(client_)) {
     if (upload->sealing) {
       continue;  // all of its bytes are here: the save may still commit
@@ -57,7 +56,9 @@ Placement ClientSession::PlaceRequestPayload(Session* /*session*/, const FrameHe
   return Placement();  // clients send no payloads: their bytes are in slabs
 }
 
-void ClientSession::OnSessionClosed(Session* /*session*/, const absl::Status& /*why*/) {
+void ClientSession::OnSessionClosed(Session* session, const absl::Status& /*why*/) {
+  // Requests that wait for their turn are not begun: the process may be dead before it comes.
+  session->Detach();
   if (owner_.closed) {
     owner_.closed(client_);
   }
@@ -95,9 +96,6 @@ ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {
   if (!hello_done_) {
     co_return error::FailedPrecondition("a client says hello first; frame type {} came",
                                         static_cast<int>(type));
-  }
-  if (ended_) {
-    co_return error::Cancelled("the client left before its request was looked at");
   }
   switch (type) {
     GEMEL_CLIENT_CASE_(AcquireEpoch)

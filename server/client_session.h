@@ -146,7 +146,6 @@ class ClientSession final : public SessionHandler,
   Owner owner_;
   bool hello_begun_ = false;
   bool hello_done_ = false;
-  bool ended_ = false;  // its connection, or its process: what it asked for since is not begun
   HolderKey holder_ = kServerHolder;
   uint64_t next_upload_ = 1;
   // Weak: an upload that ended gives its memory back, whoever still knows its number.

@@ -407,12 +407,17 @@ TEST(Membership, BelievesTheMapOfTheLeaderItJoinsThoughItsVersionIsKnown) {
   pb::Member& other = r.fake().named("server-2").member;
   other.set_state(pb::MEMBER_DEAD);
   r.fake().map_version += 1;
-  const auto believed = [&r] { return r.server(0).identity().last_members().size(); };
-  ASSERT_TRUE(r.world.RunUntil([&] { return believed() == 2; }, 2s));
+  ASSERT_TRUE(
+      r.world.RunUntil([&] { return r.server(0).identity().last_members().size() == 2; }, 2s));
   other.set_state(pb::MEMBER_ALIVE);
   r.fake().joins_change_map = false;
+  r.fake().no_holders = {"server-1"};
+  const uint32_t joins = r.fake().named("server-0").joins;
   r.fake().named("server-0").rejoin = true;
-  EXPECT_TRUE(r.world.RunUntil([&] { return believed() == 3; }, 2s));
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().named("server-0").joins > joins; }, 2s));
+  ASSERT_TRUE(r.client.Save("7", 0, 1, kBytes).ok());
+  EXPECT_TRUE(r.world.RunUntil([&] { return r.server(2).objects().size() == 1; }, 20s))
+      << "no copy goes to a server that is called dead";
 }
 
 TEST(Membership, RefusesAPlacementOfAnOlderGeneration) {
