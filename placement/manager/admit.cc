@@ -80,41 +80,32 @@ model::ServerMemory PlacementCore::MemoryOf(const MemberEntry& member,
   return memory;
 }
 
-// Local copies of the ranks that have yet to open, by member: as of the newest commit; before the
-// first, as large as this one, evenly over the servers.
-std::vector<uint64_t> PlacementCore::ExpectedBytes(const Attempt& attempt, const MemberEntry& owner,
-                                                   const Plan& plan,
-                                                   const pb::OpenRequest& request) {
-  const Job& job = *FindJob(attempt.id().job);
-  const auto world = static_cast<uint32_t>(attempt.slots.size());
-  const bool known = job.homes.size() == world;
-  std::vector<uint64_t> bytes(plan.ids.size(), 0);
-  std::vector<uint32_t> opened(plan.ids.size(), 0);
-  uint32_t coming = 0;
+// Made when the first rank asks, and anew when the members changed; counted on by Admit().
+ExpectedCopies* PlacementCore::ExpectedOf(Attempt* attempt, const Plan& plan) const {
+  ExpectedCopies* expected = &attempt->expected;
+  if (expected->plan == plan.number) {
+    return expected;
+  }
+  const Job& job = *jobs_.at(attempt->id().job);
+  *expected = {.plan = plan.number};
+  expected->bytes.resize(plan.ids.size());
+  expected->opened.resize(plan.ids.size());
+  const auto world = static_cast<uint32_t>(attempt->slots.size());
+  expected->homes.resize(job.homes.size() == world ? world : 0);
   for (uint32_t rank = 0; rank < world; ++rank) {
-    const RankSlot& slot = attempt.slots[rank];
-    if (slot.opened || rank == request.rank()) {
-      const auto here = plan.index.find(slot.opened ? *slot.owner : owner.record.id);
-      if (here != plan.index.end()) {
-        opened[here->second] += 1;
-      }
-      continue;
+    const RankSlot& slot = attempt->slots[rank];
+    const auto owner = slot.opened ? plan.index.find(*slot.owner) : plan.index.end();
+    if (owner != plan.index.end()) {
+      expected->opened[owner->second] += 1;
     }
-    coming += 1;
-    const auto home = known ? plan.index.find(job.homes[rank]) : plan.index.end();
-    if (home != plan.index.end()) {
-      bytes[home->second] += job.home_bytes[rank];
+    expected->coming += slot.opened ? 0 : 1;
+    const auto home = expected->homes.empty() ? plan.index.end() : plan.index.find(job.homes[rank]);
+    if (home != plan.index.end() && !slot.opened) {
+      expected->homes[rank] = {.member = home->second, .bytes = job.home_bytes[rank]};
+      expected->bytes[home->second] += job.home_bytes[rank];
     }
   }
-  if (known) {
-    return bytes;
-  }
-  const auto even = static_cast<uint32_t>(DivideUp(world, std::max(1U, plan.assignment.members)));
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    const uint32_t more = plan.members[i].placeable ? even - std::min(even, opened[i]) : 0;
-    bytes[i] = request.shard_bytes() * std::min(coming, more);
-  }
-  return bytes;
+  return expected;
 }
 
 // Where the copies of this rank should lie: where they were put before in this epoch, else where
@@ -168,26 +159,42 @@ absl::StatusOr<std::vector<ServerId>> PlacementCore::Admit(Attempt* attempt,
                                                            std::string* reason) {
   Job* job = FindJob(attempt->id().job);
   Plan& plan = PlanFor(attempt->record.copies, attempt->record.strategy);
+  const uint32_t own = plan.index.at(owner.record.id);
   const model::ShardRequest shard{
       .bytes = request.shard_bytes(),
-      .preferred =
-          PreferredHolders(*job, *attempt, plan, request.rank(), plan.index.at(owner.record.id))};
-  model::SnapshotRoom room{
+      .preferred = PreferredHolders(*job, *attempt, plan, request.rank(), own)};
+  // This rank is expected no more.
+  ExpectedCopies* expected = ExpectedOf(attempt, plan);
+  GEMEL_CHECK_GT(expected->coming, 0U) << attempt->id().ToString();
+  const ExpectedCopies::Home home =
+      expected->homes.empty() ? ExpectedCopies::Home() : expected->homes[request.rank()];
+  const auto even =
+      static_cast<uint32_t>(DivideUp(attempt->slots.size(), std::max(1U, plan.assignment.members)));
+  const model::SnapshotRoom room{
       .memory = [&](uint32_t i) { return MemoryOf(*members_.at(plan.ids[i]), attempt); },
-      .staged_bytes = std::vector<uint64_t>(plan.ids.size(), 0),
-      .expected_bytes = ExpectedBytes(*attempt, owner, plan, request)};
-  for (const auto& [id, bytes] : attempt->reserved) {
-    const auto found = plan.index.find(id);
-    if (found != plan.index.end()) {
-      room.staged_bytes[found->second] = bytes;
-    }
-  }
+      .staged_bytes =
+          [&](uint32_t i) {
+            const auto reserved = attempt->reserved.find(plan.ids[i]);
+            return reserved == attempt->reserved.end() ? 0 : reserved->second;
+          },
+      .expected_bytes =
+          [&](uint32_t i) {
+            if (!expected->homes.empty()) {
+              return expected->bytes[i] - (i == home.member ? home.bytes : 0);
+            }
+            const uint32_t here = expected->opened[i] + (i == own ? 1 : 0);
+            const uint32_t more = plan.members[i].placeable ? even - std::min(even, here) : 0;
+            return request.shard_bytes() * std::min(expected->coming - 1, more);
+          }};
   const model::PlacedShard placed = model::PlaceShard(*plan.repairs, shard, room);
   std::vector<ServerId> holders;
   for (const uint32_t index : placed.holders) {
     holders.push_back(plan.ids[index]);
   }
   if (placed.verdict == model::Verdict::kAccept) {
+    expected->coming -= 1;
+    expected->opened[own] += 1;
+    expected->bytes[home.member] -= home.bytes;
     if (placed.elsewhere) {
       RememberElsewhere(job, *attempt, request.rank(), holders, placed.status);
     }

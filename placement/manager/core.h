@@ -28,6 +28,7 @@ namespace gemel {
 // The live members as placement/model sees them, and the groups for one number of copies and one
 // strategy.
 struct Plan {
+  uint64_t number = 0;  // no two have the same
   std::vector<ServerId> ids;
   std::vector<model::Member> members;
   std::map<ServerId, uint32_t> index;
@@ -219,8 +220,7 @@ class PlacementCore {
   absl::StatusOr<std::vector<ServerId>> Admit(Attempt* attempt, const MemberEntry& owner,
                                               const pb::OpenRequest& request, std::string* reason);
   model::ServerMemory MemoryOf(const MemberEntry& member, const Attempt* attempt) const;
-  std::vector<uint64_t> ExpectedBytes(const Attempt& attempt, const MemberEntry& owner,
-                                      const Plan& plan, const pb::OpenRequest& request);
+  ExpectedCopies* ExpectedOf(Attempt* attempt, const Plan& plan) const;
   std::vector<uint32_t> PreferredHolders(const Job& job, const Attempt& attempt, const Plan& plan,
                                          uint32_t rank, uint32_t owner) const;
   void RememberElsewhere(Job* job, const Attempt& attempt, uint32_t rank,
@@ -480,6 +480,7 @@ class PlacementCore {
   std::map<std::string, std::unique_ptr<Job>> jobs_;
   std::map<ReadId, ReadPin> reads_;
   uint64_t persist_runs_ = 0;
+  uint64_t plans_made_ = 0;
   std::map<std::pair<uint32_t, StrategyChoice>, Plan> plans_;  // emptied when the members change
   std::map<ServerId, DrainRecord> draining_;
   bool repairing_ = false;

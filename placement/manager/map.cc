@@ -42,6 +42,7 @@ Plan& PlacementCore::PlanFor(uint32_t copies, StrategyChoice strategy) {
   GEMEL_CHECK_EQ(plan.assignment.holders.size(), plan.ids.size());
   GEMEL_CHECK_EQ(plan.index.size(), plan.ids.size());
   Plan& kept = plans_.emplace(std::pair(copies, strategy), std::move(plan)).first->second;
+  kept.number = ++plans_made_;
   kept.AddRepairs();
   return kept;
 }

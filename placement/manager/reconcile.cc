@@ -119,7 +119,8 @@ void PlacementCore::TakeBackReceipts(MemberEntry* member) {
   for (auto& [name, job] : jobs_) {
     for (auto& [sequence, attempt] : job->attempts) {
       const auto held = member->held.find(KeyOf(attempt->id()));
-      for (uint32_t rank = 0; attempt->open() && rank < attempt->slots.size(); ++rank) {
+      for (uint32_t rank = 0; attempt->state == AttemptState::kOpen && rank < attempt->slots.size();
+           ++rank) {
         RankSlot& slot = attempt->slots[rank];
         const bool here = held != member->held.end() && held->second.contains(rank);
         const auto is_its = [member](const SlotReceipt& receipt) {

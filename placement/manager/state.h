@@ -155,6 +155,21 @@ struct RankSlot {
 enum class AttemptState { kOpen, kCommitting, kCommitted, kAborting, kAborted };
 
 // One attempt to save one snapshot. Shared: calls wait on it across its end.
+// Local copies of the ranks of an attempt that have yet to open: as of the newest commit when the
+// first rank opened; before the first commit, evenly over the servers.
+struct ExpectedCopies {
+  struct Home {
+    uint32_t member = 0;
+    uint64_t bytes = 0;  // 0: at no member of the plan
+  };
+
+  uint64_t plan = 0;             // number of the plan whose members these are; 0: of none yet
+  std::vector<Home> homes;       // by rank; empty before the first commit
+  std::vector<uint64_t> bytes;   // by member, of the homes
+  std::vector<uint32_t> opened;  // by member: ranks that did
+  uint32_t coming = 0;           // ranks that did not
+};
+
 struct Attempt {
   explicit Attempt(Loop* loop) : changed(loop) {}
 
@@ -170,6 +185,7 @@ struct Attempt {
   uint32_t enough_count = 0;
   uint32_t full_count = 0;
   std::map<ServerId, uint64_t> reserved;  // bytes of this attempt on each member
+  ExpectedCopies expected;
   WaitQueue changed;
 
   const SnapshotId& id() const { return record.snapshot; }

@@ -24,8 +24,8 @@ class Placing {
  public:
   Placing(const RepairPlanner& planner, const ShardRequest& shard, const SnapshotRoom& room)
       : planner_(planner), shard_(shard), room_(room), owner_(shard.preferred.front()) {
-    GEMEL_CHECK_EQ(room.staged_bytes.size(), planner.members());
-    GEMEL_CHECK_EQ(room.expected_bytes.size(), planner.members());
+    GEMEL_CHECK(room.memory && room.staged_bytes && room.expected_bytes);
+    GEMEL_CHECK_LT(owner_, planner.members());
   }
 
   PlacedShard Run() {
@@ -71,9 +71,9 @@ class Placing {
 
   // What `member` would have to take of this snapshot, this copy included.
   uint64_t Staging(uint32_t member, Expecting expecting) const {
-    uint64_t bytes = room_.staged_bytes[member] + shard_.bytes;
+    uint64_t bytes = room_.staged_bytes(member) + shard_.bytes;
     if (expecting == Expecting::kLocalCopies && member != owner_) {
-      bytes += room_.expected_bytes[member];
+      bytes += room_.expected_bytes(member);
     }
     GEMEL_CHECK_GE(bytes, shard_.bytes) << "more bytes than can be counted";
     return bytes;

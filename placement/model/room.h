@@ -40,12 +40,11 @@ struct ShardRequest {
   std::vector<uint32_t> preferred;
 };
 
-// All by member.
+// Asked only for members that come into question: mostly the preferred ones.
 struct SnapshotRoom {
-  // Asked only for members that come into question, each once.
-  std::function<ServerMemory(uint32_t member)> memory;
-  std::vector<uint64_t> staged_bytes;    // copies of this snapshot that were placed before
-  std::vector<uint64_t> expected_bytes;  // local copies whose ranks have yet to open
+  std::function<ServerMemory(uint32_t member)> memory;      // each once
+  std::function<uint64_t(uint32_t member)> staged_bytes;    // copies that were placed before
+  std::function<uint64_t(uint32_t member)> expected_bytes;  // local copies of ranks yet to open
 };
 
 struct PlacedShard {
@@ -57,7 +56,7 @@ struct PlacedShard {
   absl::Status status;
 };
 
-// REQUIRES: room has one entry a member of the planner's map.
+// REQUIRES: `room` answers for each member of the planner's map.
 PlacedShard PlaceShard(const RepairPlanner& planner, const ShardRequest& shard,
                        const SnapshotRoom& room);
 

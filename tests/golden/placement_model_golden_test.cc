@@ -228,20 +228,22 @@ TEST(PlacementModelGolden, AssignmentByRoom) {
   ASSERT_EQ(assignment.groups, (Table{{0, 3}, {1, 4}, {2, 5}}));
   const RepairPlanner planner(members, assignment);
   const std::vector<uint64_t> capacity_bytes = {1000, 1000, 400, 200, 200, 1000};
+  std::vector<uint64_t> staged_bytes(6, 0);
+  std::vector<uint64_t> expected_bytes(6, 100);
   SnapshotRoom room{.memory =
                         [&](uint32_t member) {
                           return ServerMemory{.name = "s",
                                               .capacity_bytes = capacity_bytes[member]};
                         },
-                    .staged_bytes = std::vector<uint64_t>(6, 0),
-                    .expected_bytes = std::vector<uint64_t>(6, 100)};
+                    .staged_bytes = [&](uint32_t member) { return staged_bytes[member]; },
+                    .expected_bytes = [&](uint32_t member) { return expected_bytes[member]; }};
   Table holders;
   for (uint32_t owner = 0; owner < 6; ++owner) {
-    room.expected_bytes[owner] = 0;
+    expected_bytes[owner] = 0;
     holders.push_back(
         PlaceShard(planner, {.bytes = 100, .preferred = assignment.holders[owner]}, room).holders);
     for (const uint32_t holder : holders.back()) {
-      room.staged_bytes[holder] += 100;
+      staged_bytes[holder] += 100;
     }
   }
   EXPECT_EQ(holders, (Table{{0, 1}, {1, 2}, {2, 5}, {3, 0}, {4, 1}, {5, 0}}));

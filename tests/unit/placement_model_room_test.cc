@@ -40,8 +40,8 @@ struct Servers {
 
   SnapshotRoom Room() const {
     return {.memory = [this](uint32_t member) { return memory.at(member); },
-            .staged_bytes = staged,
-            .expected_bytes = expected};
+            .staged_bytes = [this](uint32_t member) { return staged.at(member); },
+            .expected_bytes = [this](uint32_t member) { return expected.at(member); }};
   }
 
   // Sizes in hundreds, some full, some with pins and saves in flight.
