@@ -14,6 +14,7 @@
 // retried.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,9 @@ constexpr size_t kFileNameBytesMax = 1024;
 constexpr size_t kFileNamePartBytesMax = 200;
 constexpr uint64_t kFileBytesMax = 64 * kMiB;
 
+// How long the content of a file may become that WriteInPlace() makes for `bytes` of it.
+constexpr uint64_t RoomFor(uint64_t bytes) { return std::max(2 * bytes, 16 * kKiB); }
+
 class Disk {
  public:
   virtual ~Disk() = default;
@@ -37,6 +41,9 @@ class Disk {
   // All or nothing, durable when it returns: temporary name, fsync, rename, fsync of the directory.
   // After an error the file holds its old or its new content, whole.
   virtual Task<absl::Status> WriteAtomically(std::string name, std::string content) = 0;
+  // The same promise, for what must be written on a full disk too: the file keeps two copies of its
+  // content in room taken when it was made, and takes more only when the content outgrows that.
+  virtual Task<absl::Status> WriteInPlace(std::string name, std::string content) = 0;
   // Full names of the files at any depth below directory `prefix` ("" is the top), sorted; empty
   // when there is no such directory.
   virtual Task<absl::StatusOr<std::vector<std::string>>> List(std::string prefix) = 0;

@@ -13,22 +13,18 @@
 #include <utility>
 
 #include "common/check.h"
-#include "common/codec.h"
-#include "common/crc32c.h"
 #include "common/disk.h"
 #include "common/errors.h"
+#include "common/file_frame.h"
 #include "common/status_macros.h"
 
 namespace gemel {
 namespace {
 
-constexpr std::string_view kMagic = "GEMLFILE";
-constexpr uint32_t kVersion = 1;
-constexpr size_t kHeaderBytes = 24;
-constexpr size_t kCheckedBytes = kHeaderBytes - sizeof(uint32_t);
 constexpr std::string_view kTemporarySuffix = ".tmp";
-static_assert(kMagic.size() + 4 + 8 + 4 == kHeaderBytes);
 static_assert(kFileNamePartBytesMax + 1 + kTemporarySuffix.size() <= 255);  // NAME_MAX
+
+constexpr uint64_t kFramedBytesMax = 2 * (RoomFor(kFileBytesMax) + kMiB);  // of a pair
 
 constexpr mode_t kFileMode = 0600;
 constexpr mode_t kDirectoryMode = 0700;
@@ -82,10 +78,6 @@ bool IsTemporary(const std::string& base) {
   return base.starts_with('.') && base.ends_with(kTemporarySuffix);
 }
 
-uint32_t ChecksumOf(std::string_view header, std::string_view content) {
-  return Crc32c(AsBytes(content), Crc32c(AsBytes(header.substr(0, kCheckedBytes))));
-}
-
 // Paths of the regular files at any depth below `path`, in no order. `error` as errno.
 std::vector<std::string> FilesBelow(const std::string& path, std::error_code* error) {
   std::vector<std::string> files;
@@ -107,53 +99,6 @@ std::vector<std::string> FilesBelow(const std::string& path, std::error_code* er
 ssize_t FileCalls::Write(int fd, ByteSpan bytes) { return write(fd, bytes.data(), bytes.size()); }
 
 int FileCalls::Sync(int fd) { return fsync(fd); }
-
-std::string FrameFile(std::string_view content) {
-  Encoder header;
-  header.Raw(kMagic).Int(kVersion).Int(static_cast<uint64_t>(content.size()));
-  std::string frame = header.Take();
-  Encoder checksum;
-  checksum.Int(ChecksumOf(frame, content));
-  frame += checksum.Take();
-  GEMEL_CHECK_EQ(frame.size(), kHeaderBytes);
-  frame += content;
-  return frame;
-}
-
-absl::StatusOr<std::string> UnframeFile(std::string_view frame, std::string_view path) {
-  Decoder header(frame.substr(0, kHeaderBytes));
-  const std::string_view magic = header.Raw(kMagic.size(), "magic");
-  const auto version = header.Int<uint32_t>("version");
-  const auto bytes = header.Int<uint64_t>("length");
-  const auto checksum = header.Int<uint32_t>("checksum");
-  if (!header.ok() || magic != kMagic) {
-    return error::DataLoss(
-        "file {} of {} bytes does not begin with a whole header: it is torn or "
-        "not ours; restore it from another copy or remove it",
-        path, frame.size());
-  }
-  const std::string_view content = frame.substr(kHeaderBytes);
-  if (content.size() != bytes) {
-    return error::DataLoss(
-        "file {} holds {} bytes of content and should hold {}: it is torn; "
-        "restore it from another copy or remove it",
-        path, content.size(), bytes);
-  }
-  const uint32_t found = ChecksumOf(frame, content);
-  if (found != checksum) {
-    return error::DataLoss(
-        "file {} of {} bytes has CRC32C {:08x} and should have {:08x}: its bytes "
-        "changed on the disk; restore it from another copy or remove it",
-        path, frame.size(), found, checksum);
-  }
-  if (version != kVersion) {
-    return error::FailedPrecondition(
-        "file {} has format version {}; this program reads {}: use "
-        "the program that wrote it",
-        path, version, kVersion);
-  }
-  return std::string(content);
-}
 
 DiskFiles::DiskFiles(std::string directory, std::unique_ptr<FileCalls> calls)
     : directory_(std::move(directory)), calls_(std::move(calls)) {
@@ -246,6 +191,11 @@ absl::Status DiskFiles::ErrorOf(int error, std::string_view what, std::string_vi
 absl::StatusOr<std::string> DiskFiles::Read(const std::string& name) {
   GEMEL_RETURN_IF_ERROR(CheckFileName(name));
   const std::string path = PathOf(name);
+  GEMEL_ASSIGN_OR_RETURN(const std::string file, ReadWhole(path));
+  return UnframeFile(file, path);
+}
+
+absl::StatusOr<std::string> DiskFiles::ReadWhole(const std::string& path) const {
   Descriptor file(path, O_RDONLY);
   struct stat about{};
   if (file.get() < 0 && errno != ENOTDIR) {
@@ -254,15 +204,15 @@ absl::StatusOr<std::string> DiskFiles::Read(const std::string& name) {
   if (file.get() < 0 || (fstat(file.get(), &about) == 0 && S_ISDIR(about.st_mode))) {
     return ErrorOf(ENOENT, "open", path);
   }
-  if (static_cast<uint64_t>(about.st_size) > kFileBytesMax + kHeaderBytes) {
+  if (static_cast<uint64_t>(about.st_size) > kFramedBytesMax) {
     return error::DataLoss("file {} has {} bytes, more than any file of ours: remove it", path,
                            about.st_size);
   }
-  std::string frame(static_cast<size_t>(about.st_size), '\0');
+  std::string bytes(static_cast<size_t>(about.st_size), '\0');
   size_t done = 0;
-  while (done < frame.size()) {
+  while (done < bytes.size()) {
     const ssize_t got =
-        Uninterrupted([&] { return read(file.get(), frame.data() + done, frame.size() - done); });
+        Uninterrupted([&] { return read(file.get(), bytes.data() + done, bytes.size() - done); });
     if (got < 0) {
       return ErrorOf(errno, "read", path);
     }
@@ -271,7 +221,8 @@ absl::StatusOr<std::string> DiskFiles::Read(const std::string& name) {
     }
     done += static_cast<size_t>(got);
   }
-  return UnframeFile(std::string_view(frame).substr(0, done), path);
+  bytes.resize(done);
+  return bytes;
 }
 
 absl::Status DiskFiles::SyncDirectory(const std::string& path) {
@@ -305,34 +256,37 @@ absl::Status DiskFiles::EnsureDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status DiskFiles::WriteNew(const std::string& path, std::string_view frame) {
+absl::Status DiskFiles::WriteSynced(int fd, std::string_view bytes, std::string_view path) {
+  while (!bytes.empty()) {
+    const ssize_t put = Uninterrupted([&] { return calls_->Write(fd, AsBytes(bytes)); });
+    if (put < 0) {
+      return ErrorOf(errno, "write", path);
+    }
+    GEMEL_CHECK_LE(static_cast<size_t>(put), bytes.size());
+    bytes.remove_prefix(static_cast<size_t>(put));
+  }
+  if (Uninterrupted([&] { return calls_->Sync(fd); }) != 0) {
+    return ErrorOf(errno, "sync", path);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DiskFiles::WriteNew(const std::string& path, std::string_view bytes) {
   Descriptor file(path, O_WRONLY | O_CREAT | O_EXCL);
   if (file.get() < 0) {
     return ErrorOf(errno, "make", path);
   }
-  while (!frame.empty()) {
-    const ssize_t put = Uninterrupted([&] { return calls_->Write(file.get(), AsBytes(frame)); });
-    if (put < 0) {
-      return ErrorOf(errno, "write", path);
-    }
-    GEMEL_CHECK_LE(static_cast<size_t>(put), frame.size());
-    frame.remove_prefix(static_cast<size_t>(put));
-  }
-  if (Uninterrupted([&] { return calls_->Sync(file.get()); }) != 0) {
-    return ErrorOf(errno, "sync", path);
-  }
+  GEMEL_RETURN_IF_ERROR(WriteSynced(file.get(), bytes, path));
   return close(file.Release()) == 0 ? absl::OkStatus() : ErrorOf(errno, "close", path);
 }
 
-absl::Status DiskFiles::WriteAtomically(const std::string& name, std::string_view content) {
-  GEMEL_RETURN_IF_ERROR(CheckFileWrite(name, content.size()));
-  const std::string path = PathOf(name);
+absl::Status DiskFiles::Replace(const std::string& path, std::string_view bytes) {
   const std::string temporary = TemporaryOf(path);
   GEMEL_RETURN_IF_ERROR(EnsureDirectory(ParentOf(path)));
   if (unlink(temporary.c_str()) != 0 && errno != ENOENT) {
     return ErrorOf(errno, "remove", temporary);
   }
-  absl::Status written = WriteNew(temporary, FrameFile(content));
+  absl::Status written = WriteNew(temporary, bytes);
   if (written.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
     written = ErrorOf(errno, "rename to", path);
   }
@@ -341,6 +295,50 @@ absl::Status DiskFiles::WriteAtomically(const std::string& name, std::string_vie
     return written;
   }
   return SyncDirectory(ParentOf(path));
+}
+
+absl::Status DiskFiles::WriteAtomically(const std::string& name, std::string_view content) {
+  GEMEL_RETURN_IF_ERROR(CheckFileWrite(name, content.size()));
+  return Replace(PathOf(name), FrameFile(content));
+}
+
+// One copy after the other, so that at every moment one is whole; the newest last.
+absl::Status DiskFiles::Overwrite(const std::string& path, const FilePair& pair,
+                                  std::string_view copy) {
+  GEMEL_CHECK_LE(copy.size(), pair.room);
+  Descriptor file(path, O_WRONLY);
+  if (file.get() < 0) {
+    return ErrorOf(errno, "open", path);
+  }
+  for (const size_t index : {1 - pair.newest, pair.newest}) {
+    if (lseek(file.get(), static_cast<off_t>(index * pair.room), SEEK_SET) < 0) {
+      return ErrorOf(errno, "seek in", path);
+    }
+    GEMEL_RETURN_IF_ERROR(WriteSynced(file.get(), copy, path));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DiskFiles::WriteInPlace(const std::string& name, std::string_view content) {
+  GEMEL_RETURN_IF_ERROR(CheckFileWrite(name, content.size()));
+  const std::string path = PathOf(name);
+  const absl::StatusOr<std::string> file = ReadWhole(path);
+  const absl::StatusOr<FilePair> pair = file.ok() ? UnframePair(*file, path) : file.status();
+  const uint64_t serial = pair.ok() ? pair->serial + 1 : 1;
+  if (pair.ok() && !doubtful_.contains(name)) {
+    const std::string copy = FrameCopy(content, serial);
+    if (copy.size() <= pair->room) {
+      const absl::Status written = Overwrite(path, *pair, copy);
+      if (written.ok()) {
+        return written;
+      }
+      // What a failed sync left is not known: from now on only a new file will do.
+      doubtful_.insert(name);
+    }
+  }
+  GEMEL_RETURN_IF_ERROR(Replace(path, FramePair(content, serial)));
+  doubtful_.erase(name);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<std::string>> DiskFiles::List(const std::string& prefix) {

@@ -1,14 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// DiskFiles: the blocking file operations under RealDisk. Each file is framed, so that a torn, cut
-// or rotten one is seen when it is read. Format (little endian):
-//
-//   0  8 bytes  magic "GEMLFILE"
-//   8  u32      version, 1
-//  12  u64      length of the content
-//  20  u32      CRC32C of bytes 0..19 followed by the content
-//  24  content
-//
+// DiskFiles: the blocking file operations under RealDisk, on framed files (common/file_frame.h).
 // Temporary files are named "." + name + ".tmp" beside the file; those that a crash left behind are
 // removed by Open(). "LOCK" is held with flock(), so two processes never share a directory.
 //
@@ -16,7 +8,8 @@
 // Ownership: owns the lock until destroyed.
 // Invariants:
 //   (1) a name holds its old or its new content, whole, at every moment and after every crash;
-//   (2) a file whose fsync failed is unlinked and never synced again (its pages may be gone).
+//   (2) a file whose fsync failed is never synced again (its pages may be gone): it is unlinked, or
+//       replaced by a new one before anything else is written to it.
 // Errors: as common/disk.h.
 #pragma once
 
@@ -31,6 +24,7 @@
 #include "absl/status/statusor.h"
 
 #include "common/bytes.h"
+#include "common/file_frame.h"
 
 namespace gemel {
 
@@ -53,6 +47,7 @@ class DiskFiles {
 
   absl::StatusOr<std::string> Read(const std::string& name);
   absl::Status WriteAtomically(const std::string& name, std::string_view content);
+  absl::Status WriteInPlace(const std::string& name, std::string_view content);
   absl::StatusOr<std::vector<std::string>> List(const std::string& prefix);
   absl::Status Remove(const std::string& name);
 
@@ -64,18 +59,18 @@ class DiskFiles {
   absl::Status RemoveTemporaries();
   absl::Status EnsureDirectory(const std::string& path);
   absl::Status SyncDirectory(const std::string& path);
-  absl::Status WriteNew(const std::string& path, std::string_view frame);
+  absl::StatusOr<std::string> ReadWhole(const std::string& path) const;
+  absl::Status WriteSynced(int fd, std::string_view bytes, std::string_view path);
+  absl::Status WriteNew(const std::string& path, std::string_view bytes);
+  absl::Status Replace(const std::string& path, std::string_view bytes);
+  absl::Status Overwrite(const std::string& path, const FilePair& pair, std::string_view copy);
   absl::Status ErrorOf(int error, std::string_view what, std::string_view path) const;
 
   const std::string directory_;
   const std::unique_ptr<FileCalls> calls_;
   int lock_fd_ = -1;
   std::set<std::string> durable_directories_;  // whose entry in their parent we have synced
+  std::set<std::string> doubtful_;             // names whose write in place failed
 };
-
-// The frame around `content`, and back. DataLoss, naming `path` and what differs, for a bad frame;
-// FailedPrecondition for a sound frame of a newer version.
-std::string FrameFile(std::string_view content);
-absl::StatusOr<std::string> UnframeFile(std::string_view frame, std::string_view path);
 
 }  // namespace gemel

@@ -159,6 +159,13 @@ Task<absl::Status> RealDisk::WriteAtomically(std::string name, std::string conte
       });
 }
 
+Task<absl::Status> RealDisk::WriteInPlace(std::string name, std::string content) {
+  return Worker::Do<absl::Status>(
+      worker_, [name = std::move(name), content = std::move(content)](const Worker& worker) {
+        return worker.files().WriteInPlace(name, content);
+      });
+}
+
 Task<absl::StatusOr<std::vector<std::string>>> RealDisk::List(std::string prefix) {
   return Worker::Do<absl::StatusOr<std::vector<std::string>>>(
       worker_,

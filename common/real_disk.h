@@ -36,6 +36,7 @@ class RealDisk final : public Disk {
 
   Task<absl::StatusOr<std::string>> Read(std::string name) override;
   Task<absl::Status> WriteAtomically(std::string name, std::string content) override;
+  Task<absl::Status> WriteInPlace(std::string name, std::string content) override;
   Task<absl::StatusOr<std::vector<std::string>>> List(std::string prefix) override;
   Task<absl::Status> Remove(std::string name) override;
 

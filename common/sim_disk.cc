@@ -37,7 +37,7 @@ void SimDiskState::Crash(Random* random) {
     unfinished_.pop_front();
   }
   if (std::exchange(tear_at_crash_, false) && !unfinished_.empty() &&
-      unfinished_.front().content.has_value()) {
+      unfinished_.front().content.has_value() && !unfinished_.front().in_place) {
     const std::string name = unfinished_.front().name;
     Apply(std::move(unfinished_.front()));
     stats_.torn += Rot(name) ? 1 : 0;
@@ -105,11 +105,21 @@ bool SimDiskState::ClashesWithDirectory(const std::string& name) const {
   return below != files_.end() && below->first.starts_with(name + "/");
 }
 
+// REQUIRES: `change` writes.
+bool SimDiskState::Fits(const Change& change) const {
+  const auto found = files_.find(change.name);
+  return !full_ ||
+         (change.in_place && found != files_.end() && change.content->size() <= found->second.room);
+}
+
 void SimDiskState::Apply(Change change) {
   if (!change.content.has_value()) {
     files_.erase(change.name);
-  } else if (!full_ && !ClashesWithDirectory(change.name)) {
-    files_[change.name] = File{std::move(*change.content), false};
+  } else if (Fits(change) && !ClashesWithDirectory(change.name)) {
+    File& file = files_[change.name];
+    const size_t bytes = change.content->size();
+    const size_t room = !change.in_place ? 0 : bytes <= file.room ? file.room : RoomFor(bytes);
+    file = File{std::move(*change.content), false, room};
   }
 }
 
@@ -119,7 +129,7 @@ absl::Status SimDiskState::Finish(uint64_t serial, Random* random) {
   unfinished_.pop_front();
   GEMEL_CHECK_EQ(change.serial, serial);  // operations end in the order in which they began
   const bool writes = change.content.has_value();
-  if (writes && full_) {
+  if (writes && !Fits(change)) {
     stats_.refused_full += 1;
     return error::ResourceExhausted(
         "cannot write {}: the simulated disk is full; free space there "
@@ -134,6 +144,9 @@ absl::Status SimDiskState::Finish(uint64_t serial, Random* random) {
   }
   if (writes && std::exchange(misdirect_next_write_, false)) {
     Misdirect(change.name, random);
+    if (change.in_place) {
+      Apply(std::move(change));
+    }
     return absl::OkStatus();
   }
   if (std::exchange(fail_next_sync_, false)) {
@@ -230,6 +243,10 @@ Task<absl::StatusOr<std::string>> SimDisk::Read(std::string name) {
 
 Task<absl::Status> SimDisk::WriteAtomically(std::string name, std::string content) {
   return DoChange(use_, {0, std::move(name), std::move(content)});
+}
+
+Task<absl::Status> SimDisk::WriteInPlace(std::string name, std::string content) {
+  return DoChange(use_, {0, std::move(name), std::move(content), true});
 }
 
 Task<absl::StatusOr<std::vector<std::string>>> SimDisk::List(std::string prefix) {

@@ -39,17 +39,18 @@ class SimDiskState {
   // the loop was killed; a new SimDisk does it too.
   void Crash(Random* random);
 
-  // While full, every write gives ResourceExhausted; removing works.
+  // While full, every write gives ResourceExhausted, except one in place into a file that has the
+  // room; removing works.
   void set_full(bool full) { full_ = full; }
 
   // The next write or removal gives Unavailable and leaves its file old or new.
   void FailNextSync() { fail_next_sync_ = true; }
 
   // The next write is reported as done, and its bytes land on another file, which then fails its
-  // checksum; its own file stays as it was.
+  // checksum; its own file stays as it was, unless it is written in place: that has two copies.
   void MisdirectNextWrite() { misdirect_next_write_ = true; }
 
-  // The next crash leaves what was being written torn.
+  // The next crash leaves what was being written torn. One of two copies torn leaves the other.
   void TearAtCrash() { tear_at_crash_ = true; }
 
   // Operations take `factor` times as long. REQUIRES: factor > 0.
@@ -97,6 +98,7 @@ class SimDiskState {
   struct File {
     std::string content;
     bool rotten = false;
+    size_t room = 0;  // for content written in place, in bytes
   };
 
   // One write (content set) or removal.
@@ -104,8 +106,10 @@ class SimDiskState {
     uint64_t serial = 0;
     std::string name;
     std::optional<std::string> content;
+    bool in_place = false;
   };
 
+  bool Fits(const Change& change) const;
   void Apply(Change change);
   absl::Status Finish(uint64_t serial, Random* random);
   void Misdirect(const std::string& name, Random* random);
@@ -134,6 +138,7 @@ class SimDisk final : public Disk {
 
   Task<absl::StatusOr<std::string>> Read(std::string name) override;
   Task<absl::Status> WriteAtomically(std::string name, std::string content) override;
+  Task<absl::Status> WriteInPlace(std::string name, std::string content) override;
   Task<absl::StatusOr<std::vector<std::string>>> List(std::string prefix) override;
   Task<absl::Status> Remove(std::string name) override;
 

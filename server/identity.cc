@@ -118,7 +118,7 @@ Task<absl::Status> Identity::Save() {
   GEMEL_CHECK(!file_.server.IsZero());
   const uint64_t saving = changes_;
   std::string encoded = EncodeIdentity(file_);
-  const absl::Status written = co_await disk_->WriteAtomically(kIdentityName, std::move(encoded));
+  const absl::Status written = co_await disk_->WriteInPlace(kIdentityName, std::move(encoded));
   if (written.ok()) {
     Reach(CrashPoint::kIdentitySaved);
     saved_ = std::max(saved_, saving);

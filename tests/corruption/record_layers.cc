@@ -3,7 +3,7 @@
 // What says what is committed: the commit record with its manifest, as placement reads them back,
 // the files that servers keep of it, and a server's identity.
 #include "common/bytes.h"
-#include "common/disk_files.h"
+#include "common/file_frame.h"
 #include "placement/manager/stored.h"
 #include "placement/model/records.h"
 #include "server/identity.h"
@@ -82,6 +82,8 @@ class RecordFiles final : public Layer {
 // A whole file of another server, or an older one of its own, is no damage that a server could see
 // in the file: placement refuses it by cluster, incarnation and epochs. So only its bytes are hurt.
 class IdentityFiles final : public Layer {
+  static constexpr size_t kFileBytes = 2 * 20 * kKiB;
+
  public:
   std::string_view name() const override { return "identity file"; }
 
@@ -95,10 +97,13 @@ class IdentityFiles final : public Layer {
     return EncodeIdentity(identity);
   }
 
-  std::string Bytes(const Item& item) const override { return FrameFile(Content(item)); }
+  // One of the two in the file; which one is hurt is the same to a reader.
+  std::string Bytes(const Item& item) const override { return FrameCopy(Content(item), 1); }
 
   Reading Read(const Item& wanted, const std::string& bytes) const override {
-    const absl::StatusOr<std::string> content = UnframeFile(bytes, "identity");
+    std::string file = bytes;
+    file.resize(kFileBytes, '\xff');
+    const absl::StatusOr<std::string> content = UnframeFile(file, "identity");
     const bool good = content.ok() && DecodeIdentity(*content).ok();
     const Item older{.identity = wanted.identity, .version = wanted.version - 1};
     const Item other{.identity = wanted.identity + 1, .version = wanted.version};

@@ -21,7 +21,7 @@ def run(program, *arguments, timeout_s):
 
 
 def test_every_operation_under_every_fault_of_one_server():
-    run("matrix.py", "--brief", timeout_s=600)
+    run("matrix.py", timeout_s=600)
 
 
 def test_who_was_stopped_in_a_save_changes_nothing_when_it_wakes():

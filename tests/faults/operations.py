@@ -20,11 +20,6 @@ DEPOSED_S = 5.0  # from its waking until the former leader says that it leads no
 DRAINED, REST = "server-1", ("server-2", "server-3")
 REFUSED = 5
 
-# Cells that fail for a reason that is known and open; each is done all the same, and told as what it is.
-_UNSAVED = ("a server that cannot write its identity refuses copies of a new epoch and joins no new leader, and a save waits "
-            "for it instead of going to another server")
-KNOWN = {(name, "full disk"): _UNSAVED for name in ("failover", "upgrade", "drain", "leader killed", "leader paused")}
-
 
 def _since(at):
     return time.time() - at
@@ -244,8 +239,3 @@ OPERATIONS = {"save": save, "restore": restore, "commit": commit, "join": join, 
 # A drain leaves three servers, of which the fault takes one; the others' ground is one manager and three servers.
 SHAPES = {"drain": Shape(servers=4), "drain itself": Shape(servers=4), "leader killed": Shape(managers=3),
           "leader paused": Shape(managers=3)}
-
-
-def in_brief(name, fault):
-    """Of the cells that are known to fail, which take longest, one is enough."""
-    return (name, fault) not in KNOWN or name == "failover"

@@ -5,7 +5,7 @@
 // tests/unit/common_digest_test.
 #include <gtest/gtest.h>
 
-#include "common/disk_files.h"
+#include "common/file_frame.h"
 #include "common/merkle.h"
 #include "common/xxh3.h"
 #include "tests/golden/golden_bytes.h"
@@ -29,6 +29,22 @@ TEST(FileGolden, FrameOfNothing) {
             "01000000"
             "0000000000000000"
             "c127282e");
+}
+
+TEST(FileGolden, CopyOfAPair) {
+  EXPECT_EQ(BytesToHex(FrameCopy("abc", 9)),
+            "47454d4c50414952"  // magic GEMLPAIR
+            "01000000"          // version
+            "0300000000000000"  // length
+            "0900000000000000"  // serial
+            "610f84a3"          // crc32c of the 28 bytes before it and the content
+            "616263");          // content
+  const std::string pair = FramePair("abc", 9);
+  ASSERT_EQ(pair.size(), 2 * 20U * 1024);  // room for 16 KiB, in whole blocks with its header
+  for (const size_t copy : {0U, 20U * 1024}) {
+    EXPECT_EQ(pair.substr(copy, 35), FrameCopy("abc", 9)) << copy;
+  }
+  EXPECT_EQ(*UnframeFile(pair, "path"), "abc");
 }
 
 TEST(RootGolden, BindsJobEpochNameAttemptSequenceAndRank) {

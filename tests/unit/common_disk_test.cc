@@ -102,6 +102,10 @@ class DiskConformance : public ::testing::Test {
     return world_.Run(world_.disk().WriteAtomically(std::move(name), std::move(content)));
   }
 
+  absl::Status WriteInPlace(std::string name, std::string content) {
+    return world_.Run(world_.disk().WriteInPlace(std::move(name), std::move(content)));
+  }
+
   absl::StatusOr<std::string> Read(std::string name) {
     return world_.Run(world_.disk().Read(std::move(name)));
   }
@@ -203,6 +207,21 @@ TYPED_TEST(DiskConformance, TellsRottenBytesUntilTheFileIsWrittenAnew) {
   EXPECT_TRUE(absl::IsDataLoss(this->Read("record").status()));
   ASSERT_TRUE(this->Write("record", "bytes").ok());
   EXPECT_EQ(*this->Read("record"), "bytes");
+}
+
+TYPED_TEST(DiskConformance, WritesInPlaceWhatFitsAndWhatDoesNot) {
+  for (const size_t bytes : {size_t{0}, size_t{5}, size_t{RoomFor(5)}, size_t{100'000}}) {
+    const std::string content(bytes, 'x');
+    ASSERT_TRUE(this->WriteInPlace("dir/identity", content).ok()) << bytes;
+    EXPECT_EQ(*this->Read("dir/identity"), content);
+    this->world_.Reopen();
+    EXPECT_EQ(*this->Read("dir/identity"), content);
+  }
+  EXPECT_THAT(this->List(""), ElementsAre("dir/identity"));
+  EXPECT_TRUE(absl::IsInvalidArgument(this->WriteInPlace("../x", "1")));
+  EXPECT_TRUE(absl::IsInvalidArgument(this->WriteInPlace("dir", "1")));
+  EXPECT_TRUE(this->Remove("dir/identity").ok());
+  EXPECT_TRUE(absl::IsNotFound(this->Read("dir/identity").status()));
 }
 
 TYPED_TEST(DiskConformance, WorksInTheOrderOfTheCallsAlsoOverItsQueue) {

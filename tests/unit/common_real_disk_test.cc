@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <filesystem>
@@ -190,6 +191,137 @@ TEST_F(DiskFilesTest, KeepsOthersOut) {
   ASSERT_TRUE(files_->WriteAtomically("record", "1").ok());
   ASSERT_EQ(stat((directory_ + "/record").c_str(), &about), 0);
   EXPECT_EQ(about.st_mode & 0777U, 0600U);
+}
+
+// Writes in place take no block that the file does not have: what a full disk allows.
+class FullCalls final : public FileCalls {
+ public:
+  ssize_t Write(int fd, ByteSpan bytes) override {
+    struct stat about{};
+    const off_t at = lseek(fd, 0, SEEK_CUR);
+    if (fstat(fd, &about) != 0 || at + static_cast<off_t>(bytes.size()) > about.st_size) {
+      errno = ENOSPC;
+      return -1;
+    }
+    return FileCalls::Write(fd, bytes);
+  }
+};
+
+TEST_F(DiskFilesTest, AFileWrittenInPlaceIsWrittenOnAFullDiskToo) {
+  ASSERT_TRUE(files_->WriteInPlace("identity", "old").ok());
+  files_.reset();
+  auto full = DiskFiles::Open(directory_, std::make_unique<FullCalls>());
+  ASSERT_TRUE(full.ok()) << full.status();
+  EXPECT_TRUE(absl::IsResourceExhausted((*full)->WriteAtomically("record", "new")));
+  for (const size_t bytes : {size_t{1}, size_t{1000}, size_t{RoomFor(3)}}) {
+    const std::string content(bytes, 'n');
+    EXPECT_TRUE((*full)->WriteInPlace("identity", content).ok()) << bytes;
+    EXPECT_EQ(*(*full)->Read("identity"), content);
+  }
+  const std::string grown(RoomFor(3) + 8192, 'g');
+  EXPECT_TRUE(absl::IsResourceExhausted((*full)->WriteInPlace("identity", grown)));
+  EXPECT_EQ((*full)->Read("identity")->size(), RoomFor(3));
+  full->reset();
+  Reopen();
+  EXPECT_TRUE(files_->WriteInPlace("identity", grown).ok());
+  EXPECT_EQ(*files_->Read("identity"), grown);
+}
+
+// After so many writes and syncs come failures: the disk, or the process, ends there.
+class EndingCalls final : public FileCalls {
+ public:
+  explicit EndingCalls(int calls, int failures = 1'000'000) : left_(calls), failures_(failures) {}
+
+  ssize_t Write(int fd, ByteSpan bytes) override {
+    return Fails() ? -1 : FileCalls::Write(fd, bytes.first(std::min<size_t>(bytes.size(), 7)));
+  }
+
+  int Sync(int fd) override { return Fails() ? -1 : FileCalls::Sync(fd); }
+
+ private:
+  bool Fails() {
+    errno = EIO;
+    return left_-- <= 0 && failures_-- > 0;
+  }
+
+  int left_;
+  int failures_;
+};
+
+constexpr int kCallsOf72Bytes = 11 + 1;  // seven at a time, and the sync
+
+TEST_F(DiskFilesTest, AWriteInPlaceThatEndsAnywhereLeavesTheOldOrTheNewContent) {
+  const std::string old_content(50, 'o'), new_content(40, 'n');
+  for (const size_t rotten : {0U, 1U, 2U}) {  // one of the copies, or none
+    int cut_short = 0, whole = 0;
+    for (int calls = 0; whole < 2; ++calls) {
+      Reopen();
+      ASSERT_TRUE(files_->WriteInPlace("identity", "older").ok());
+      ASSERT_TRUE(files_->WriteInPlace("identity", old_content).ok());
+      files_.reset();
+      std::string bytes = ReadWholeFile(directory_ + "/identity");
+      bytes[std::min(rotten * bytes.size() / 2 + 33, bytes.size() - 1)] ^= 1;
+      WriteWholeFile(directory_ + "/identity", bytes);
+      auto ending = DiskFiles::Open(directory_, std::make_unique<EndingCalls>(calls));
+      const absl::Status written = (*ending)->WriteInPlace("identity", new_content);
+      ending->reset();
+      Reopen();
+      const auto read = files_->Read("identity");
+      ASSERT_TRUE(read.ok()) << calls << ": " << read.status();
+      EXPECT_TRUE(*read == new_content || (!written.ok() && *read == old_content)) << calls;
+      (written.ok() ? whole : cut_short) += 1;
+    }
+    EXPECT_EQ(cut_short, 2 * kCallsOf72Bytes);
+  }
+}
+
+TEST_F(DiskFilesTest, ACopyThatRottedIsNoLossAndIsMadeWholeByTheNextWrite) {
+  const std::string path = directory_ + "/identity";
+  for (const size_t copy : {0U, 1U}) {
+    ASSERT_TRUE(files_->WriteInPlace("identity", "first").ok());
+    std::string bytes = ReadWholeFile(path);
+    bytes[copy * bytes.size() / 2 + 33] ^= 1;
+    WriteWholeFile(path, bytes);
+    EXPECT_EQ(*files_->Read("identity"), "first");
+    ASSERT_TRUE(files_->WriteInPlace("identity", "second").ok());
+    bytes = ReadWholeFile(path);
+    bytes[(1 - copy) * bytes.size() / 2 + 33] ^= 1;  // the other one: what was mended is enough
+    WriteWholeFile(path, bytes);
+    EXPECT_EQ(*files_->Read("identity"), "second");
+    bytes[copy * bytes.size() / 2 + 33] ^= 1;
+    WriteWholeFile(path, bytes);
+    EXPECT_TRUE(absl::IsDataLoss(files_->Read("identity").status()));
+  }
+}
+
+TEST_F(DiskFilesTest, AfterAFailedSyncInPlaceOnlyANewFileWillDo) {
+  const std::string content(40, 'n');
+  for (const int failures : {1, 2}) {  // the sync, and what would be the new file
+    Reopen();
+    ASSERT_TRUE(files_->WriteInPlace("identity", "old").ok());
+    files_.reset();
+    struct stat before{}, after{};
+    ASSERT_EQ(stat((directory_ + "/identity").c_str(), &before), 0);
+    auto files =
+        DiskFiles::Open(directory_, std::make_unique<EndingCalls>(kCallsOf72Bytes - 1, failures));
+    EXPECT_EQ((*files)->WriteInPlace("identity", content).ok(), failures == 1);
+    EXPECT_TRUE((*files)->WriteInPlace("identity", content).ok());
+    ASSERT_EQ(stat((directory_ + "/identity").c_str(), &after), 0);
+    EXPECT_NE(before.st_ino, after.st_ino);
+    EXPECT_EQ(*(*files)->Read("identity"), content);
+  }
+}
+
+TEST_F(DiskFilesTest, AFileOfTheOtherKindIsReadAndWrittenInPlaceFromThenOn) {
+  ASSERT_TRUE(files_->WriteAtomically("identity", "of the release before").ok());
+  EXPECT_EQ(*files_->Read("identity"), "of the release before");
+  ASSERT_TRUE(files_->WriteInPlace("identity", "1").ok());
+  struct stat before{}, after{};
+  ASSERT_EQ(stat((directory_ + "/identity").c_str(), &before), 0);
+  ASSERT_TRUE(files_->WriteInPlace("identity", "2").ok());
+  ASSERT_EQ(stat((directory_ + "/identity").c_str(), &after), 0);
+  EXPECT_EQ(before.st_ino, after.st_ino);
+  EXPECT_EQ(*files_->Read("identity"), "2");
 }
 
 class RealDiskTest : public ::testing::Test {

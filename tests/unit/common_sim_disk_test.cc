@@ -101,6 +101,32 @@ TEST_F(SimDiskTest, AFullDiskTakesNoWriteButRemovals) {
   EXPECT_TRUE(Write("record", "new").ok());
 }
 
+TEST_F(SimDiskTest, AFileWrittenInPlaceIsWrittenOnAFullDiskIsNeverTornAndOutlivesALostWrite) {
+  const auto write = [this](std::string content) {
+    return RunTask(&scheduler_, loop_.get(), disk_->WriteInPlace("identity", std::move(content)));
+  };
+  ASSERT_TRUE(write("old").ok());
+  state_.set_full(true);
+  EXPECT_TRUE(write(std::string(RoomFor(3), 'x')).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(write(std::string(RoomFor(3) + 1, 'x'))));
+  EXPECT_EQ(*Read("identity"), std::string(RoomFor(3), 'x'));
+  state_.set_full(false);
+  state_.MisdirectNextWrite();
+  EXPECT_TRUE(write("new").ok());
+  EXPECT_EQ(*Read("identity"), "new");
+  std::set<std::string> seen;
+  for (uint64_t seed = 1; seed < 30; ++seed) {
+    ASSERT_TRUE(write("old").ok());
+    state_.TearAtCrash();
+    Start(loop_.get(), disk_->WriteInPlace("identity", "new"));
+    scheduler_.RunUntil([] { return false; }, scheduler_.now());
+    Restart(seed);
+    seen.insert(*Read("identity"));
+  }
+  EXPECT_THAT(seen, ElementsAre("new", "old"));
+  EXPECT_EQ(state_.stats().torn, 0U);
+}
+
 TEST_F(SimDiskTest, AFailedSyncLeavesOldOrNewAndFailsOnce) {
   std::set<std::string> seen;
   for (int i = 0; i < 64; ++i) {

@@ -347,13 +347,19 @@ TEST(Holder, AnOfferOfANewerEpochFreesTheStagingOfOlderOnes) {
 
 TEST(Holder, GivesNoGrantForAnEpochThatItCannotRemember) {
   Holding h;
-  h.disks[0]->set_full(true);
-  EXPECT_EQ(h.Ask(Holding::OfferOf("7", {1, 4})).status().code(),
-            absl::StatusCode::kResourceExhausted);
+  h.disks[0]->FailNextSync();
+  EXPECT_EQ(h.Ask(Holding::OfferOf("7", {1, 4})).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(h.server(0).holder().grants(), 0U);
   EXPECT_EQ(h.Ask(Holding::OfferOf("7", {1, 3})).status().code(),
             absl::StatusCode::kFailedPrecondition)
       << "what was seen holds, whatever the disk says";
+}
+
+TEST(Holder, GivesAGrantForANewEpochOnAFullDiskToo) {
+  Holding h;
+  h.disks[0]->set_full(true);
+  EXPECT_TRUE(h.Ask(Holding::OfferOf("7", {1, 4})).ok());
+  EXPECT_EQ(h.server(0).holder().grants(), 1U);
 }
 
 TEST(Holder, RemembersTheEpochOfAnOfferAfterARestart) {

@@ -109,26 +109,36 @@ TEST(Identity, NeverTakesAnEpochBack) {
   EXPECT_TRUE(p.identity->CheckEpoch("other", {0, 1}).ok());
 }
 
-TEST(Identity, HoldsAnEpochInMemoryEvenWhenTheDiskIsFull) {
+TEST(Identity, HoldsAnEpochInMemoryEvenWhenTheDiskFails) {
   Place p;
-  p.state.set_full(true);
-  EXPECT_EQ(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).code(),
-            absl::StatusCode::kResourceExhausted);
+  p.state.FailNextSync();
+  EXPECT_EQ(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).code(), absl::StatusCode::kUnavailable);
   EXPECT_FALSE(p.identity->CheckEpoch("gpt", {1, 6}).ok());
+}
+
+TEST(Identity, IsSavedOnAFullDiskToo) {
+  Place p;
+  ASSERT_TRUE(p.Run(p.identity->Joined({Cluster(1), 3, 1}, {p.identity->server()})).ok());
+  p.state.set_full(true);
+  EXPECT_TRUE(p.Run(p.identity->SeeEpoch("gpt", {3, 7})).ok());
+  EXPECT_TRUE(p.Run(p.identity->Joined({Cluster(1), 3, 2}, {})).ok());
+  ASSERT_TRUE(p.Load().ok());
+  EXPECT_EQ(p.identity->term(), 2U);
+  EXPECT_FALSE(p.identity->CheckEpoch("gpt", {3, 6}).ok());
 }
 
 TEST(Identity, WhatCouldNotBeSavedIsSavedWhenItIsAskedAgain) {
   Place p;
-  p.state.set_full(true);
   for (int i = 0; i < 2; ++i) {
-    EXPECT_EQ(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).code(),
-              absl::StatusCode::kResourceExhausted);
+    p.state.FailNextSync();
+    EXPECT_EQ(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).code(), absl::StatusCode::kUnavailable);
+    p.state.FailNextSync();
     EXPECT_EQ(p.Run(p.identity->Joined({Cluster(1), 3, 1}, {})).code(),
-              absl::StatusCode::kResourceExhausted);
+              absl::StatusCode::kUnavailable);
+    p.state.FailNextSync();
     EXPECT_EQ(p.Run(p.identity->SetMembers({p.identity->server()})).code(),
-              absl::StatusCode::kResourceExhausted);
+              absl::StatusCode::kUnavailable);
   }
-  p.state.set_full(false);
   ASSERT_TRUE(p.Run(p.identity->SeeEpoch("gpt", {1, 7})).ok());
   ASSERT_TRUE(p.Load().ok());
   EXPECT_EQ(p.identity->generation(), 3U);
