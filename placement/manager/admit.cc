@@ -139,6 +139,7 @@ void PlacementCore::RememberElsewhere(Job* job, const Attempt& attempt, uint32_t
   }
   if (kept.holders.empty()) {
     std::vector<std::string> names;
+    names.reserve(holders.size());
     for (const ServerId& id : holders) {
       names.push_back(members_.at(id)->record.name);
     }
@@ -188,6 +189,7 @@ absl::StatusOr<std::vector<ServerId>> PlacementCore::Admit(Attempt* attempt,
           }};
   const model::PlacedShard placed = model::PlaceShard(*plan.repairs, shard, room);
   std::vector<ServerId> holders;
+  holders.reserve(placed.holders.size());
   for (const uint32_t index : placed.holders) {
     holders.push_back(plan.ids[index]);
   }

@@ -210,7 +210,7 @@ absl::StatusOr<MemberEntry*> PlacementCore::FindPresent(const pb::Caller& caller
 // is none the worse: asking again is all it takes.
 absl::StatusOr<MemberEntry*> PlacementCore::AskingFor(const pb::Caller& caller,
                                                       std::string_view job, std::string_view name) {
-  const absl::StatusOr<MemberEntry*> asking = FindPresent(caller);
+  absl::StatusOr<MemberEntry*> asking = FindPresent(caller);
   if (asking.status().code() == absl::StatusCode::kFailedPrecondition) {
     return error::Unavailable("{}@{} waits: {}", job, name, MessageOf(asking.status()));
   }

@@ -172,6 +172,7 @@ class PlacementCore {
   Task<absl::Status> Register(MemberRecord record);
   absl::Status TakeInventory(MemberEntry* member, const pb::JoinRequest& request);
   void TakeBackReceipts(MemberEntry* member);
+  void TakeBackReceiptsOf(const std::shared_ptr<Attempt>& attempt, const MemberEntry& member);
   void Reconcile(MemberEntry* member, const pb::JoinRequest& request);
   void ReconcileJob(MemberEntry* member, Job* job);
   void ForgetSoftState(MemberEntry* member);

@@ -118,23 +118,29 @@ absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinReq
 void PlacementCore::TakeBackReceipts(MemberEntry* member) {
   for (auto& [name, job] : jobs_) {
     for (auto& [sequence, attempt] : job->attempts) {
-      const auto held = member->held.find(KeyOf(attempt->id()));
-      for (uint32_t rank = 0; attempt->state == AttemptState::kOpen && rank < attempt->slots.size();
-           ++rank) {
-        RankSlot& slot = attempt->slots[rank];
-        const bool here = held != member->held.end() && held->second.contains(rank);
-        const auto is_its = [member](const SlotReceipt& receipt) {
-          return receipt.server == member->record.id &&
-                 receipt.incarnation == member->record.incarnation;
-        };
-        if (here || std::erase_if(slot.receipts, is_its) == 0) {
-          continue;
-        }
-        Evaluate(attempt.get(), &slot);
-        if (slot.root.has_value() && !LiveReceipts(slot).empty()) {
-          PullSealed(attempt, rank);
-        }
+      if (attempt->state == AttemptState::kOpen) {
+        TakeBackReceiptsOf(attempt, *member);
       }
+    }
+  }
+}
+
+void PlacementCore::TakeBackReceiptsOf(const std::shared_ptr<Attempt>& attempt,
+                                       const MemberEntry& member) {
+  const auto held = member.held.find(KeyOf(attempt->id()));
+  const auto is_its = [&member](const SlotReceipt& receipt) {
+    return receipt.server == member.record.id && receipt.incarnation == member.record.incarnation;
+  };
+  for (uint32_t rank = 0; attempt->state == AttemptState::kOpen && rank < attempt->slots.size();
+       ++rank) {
+    RankSlot& slot = attempt->slots[rank];
+    const bool here = held != member.held.end() && held->second.contains(rank);
+    if (here || std::erase_if(slot.receipts, is_its) == 0) {
+      continue;
+    }
+    Evaluate(attempt.get(), &slot);
+    if (slot.root.has_value() && !LiveReceipts(slot).empty()) {
+      PullSealed(attempt, rank);
     }
   }
 }

@@ -82,7 +82,7 @@ class RecordFiles final : public Layer {
 // A whole file of another server, or an older one of its own, is no damage that a server could see
 // in the file: placement refuses it by cluster, incarnation and epochs. So only its bytes are hurt.
 class IdentityFiles final : public Layer {
-  static constexpr size_t kFileBytes = 2 * 20 * kKiB;
+  static constexpr size_t kFileBytes = 40 * kKiB;
 
  public:
   std::string_view name() const override { return "identity file"; }

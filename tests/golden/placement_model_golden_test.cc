@@ -19,6 +19,7 @@ using Table = std::vector<std::vector<uint32_t>>;
 
 std::vector<Member> OwnDomains(uint32_t n) {
   std::vector<Member> members;
+  members.reserve(n);
   for (uint32_t i = 0; i < n; ++i) {
     members.push_back({.domain = "rack" + std::to_string(i)});
   }
@@ -128,6 +129,7 @@ const Fraction kHighFreqShare = Fraction::Of(480, 480 + 80);
 std::vector<std::string> Shares(const Fraction& share, const std::vector<Fraction>& failures,
                                 uint32_t minutes) {
   std::vector<std::string> result;
+  result.reserve(failures.size());
   for (const Fraction& failures_per_day : failures) {
     result.push_back(DecimalString(EffectiveTime(share, failures_per_day, minutes), 3));
   }
@@ -150,7 +152,7 @@ TEST(PlacementModelGolden, Figure14aFailuresPerDay) {
 
 TEST(PlacementModelGolden, Figure14bMachines) {
   std::vector<Fraction> failures;  // 1.5 % of the machines a day.
-  for (uint32_t machines = 200; machines <= 1000; machines += 100) {
+  for (uint64_t machines = 200; machines <= 1000; machines += 100) {
     failures.push_back(Fraction::Of(machines * 15, 1000));
   }
   using Row = std::vector<std::string>;

@@ -47,12 +47,12 @@ struct Servers {
   // Sizes in hundreds, some full, some with pins and saves in flight.
   void Randomize(SplitMix& random) {
     for (size_t i = 0; i < members.size(); ++i) {
-      memory[i].capacity_bytes = 100 * (1 + random.Below(12));
-      memory[i].committed_bytes = 100 * random.Below(4);
+      memory[i].capacity_bytes = 100UL * (1 + random.Below(12));
+      memory[i].committed_bytes = 100UL * random.Below(4);
       memory[i].pinned_bytes = random.Below(2) == 0 ? 0 : memory[i].committed_bytes;
-      memory[i].in_flight_bytes = 100 * random.Below(3);
-      staged[i] = 100 * random.Below(2);
-      expected[i] = 100 * random.Below(2);
+      memory[i].in_flight_bytes = 100UL * random.Below(3);
+      staged[i] = 100UL * random.Below(2);
+      expected[i] = 100UL * random.Below(2);
     }
   }
 

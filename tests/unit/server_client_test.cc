@@ -16,7 +16,7 @@ bool Names(const absl::Status& status, std::string_view text) {
 
 struct Serving : ServerWorld {
   explicit Serving(uint32_t servers = 1, uint64_t memory = 32 * kMiB, uint64_t slab = 2 * kMiB)
-      : ServerWorld(servers, memory, slab), client(&world, "server-0") {
+      : ServerWorld(servers, {memory, slab}), client(&world, "server-0") {
     client.slab_bytes = slab;
     GEMEL_CHECK(client.Hello("server-0").ok());
   }

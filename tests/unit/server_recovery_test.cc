@@ -14,7 +14,7 @@ const char* const kSlabName = "gemel-slab";
 const char* const kDirectoryName = "gemel-slab-directory";
 
 struct Kept : ServerWorld {
-  Kept() : ServerWorld(1, 32 * kMiB, 2 * kMiB, false, true) {}
+  Kept() : ServerWorld(1, {32 * kMiB, 2 * kMiB, {}, true}) {}
 
   // A client that has said hello, on a node of the servers.
   std::unique_ptr<TestClient> Client() {
@@ -309,7 +309,7 @@ TEST(Recovery, IsRefusedByTheKeeperOfAnotherServer) {
   Kept k;
   SimDiskState fresh;  // another identity
   k.Kill(0);
-  ServerNode other(&k.world, kNode, &fresh, {k.memory_bytes, k.slab_bytes}, nullptr, true);
+  ServerNode other(&k.world, kNode, &fresh, {k.memory_bytes, k.slab_bytes, {}, true});
   const absl::Status refused = other.life.Run(other.server->Start());
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(MessageOf(refused).find("keeps memory of server"), std::string_view::npos) << refused;

@@ -104,7 +104,7 @@ TEST(Save, PreparedSlabsAreThoseOfTheNextOpen) {
 }
 
 TEST(Save, GivesHandlesThatAReplyHasNoRoomForAfterwards) {
-  ServerWorld s(2, 160 * kMiB, kMiB);
+  ServerWorld s(2, {160 * kMiB, kMiB});
   TestClient client(&s.world, "server-0");
   client.slab_bytes = kMiB;
   ASSERT_TRUE(client.Hello("server-0").ok());

@@ -23,7 +23,7 @@ ServerNode::Pace PaceOf(Duration memory_pass, Duration disk_pass, uint64_t repai
 
 struct Paced : ServerWorld {
   explicit Paced(const ServerNode::Pace& pace, uint64_t memory = 32 * kMiB)
-      : ServerWorld(kServers, memory, 2 * kMiB, true, false, pace), client(&world, "server-0") {
+      : ServerWorld(kServers, {memory, 2 * kMiB, pace}, true), client(&world, "server-0") {
     GEMEL_CHECK(client.Hello("server-0").ok());
   }
 

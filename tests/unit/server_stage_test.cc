@@ -24,7 +24,7 @@ StageId IdOf(uint8_t number) {
 
 struct Staging : ServerWorld {
   explicit Staging(uint32_t servers = 2, uint64_t memory = 32 * kMiB)
-      : ServerWorld(servers, memory), client(&world, "server-0") {
+      : ServerWorld(servers, {memory, 2 * kMiB}), client(&world, "server-0") {
     GEMEL_CHECK(client.Hello("server-0").ok());
   }
 

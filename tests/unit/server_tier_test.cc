@@ -13,7 +13,7 @@ using ::testing::HasSubstr;
 constexpr uint64_t kBytes = 3 * kMiB + 5;
 
 struct Tiered : ServerWorld {
-  Tiered() : ServerWorld(3, 32 * kMiB, 2 * kMiB, true), client(&world, "server-0") {
+  Tiered() : ServerWorld(3, {32 * kMiB, 2 * kMiB}, true), client(&world, "server-0") {
     GEMEL_CHECK(client.Hello("server-0").ok());
   }
 

@@ -78,12 +78,13 @@ struct ServerNode {
     uint64_t bytes;
     uint64_t slab_bytes;
     Pace pace = {};
+    bool kept = false;  // by a keeper
   };
 
   ServerNode(World* world, const std::string& server_name, SimDiskState* disk_state,
-             const Memory& memory, SimPersistState* tier_state = nullptr, bool kept = false)
+             const Memory& memory, SimPersistState* tier_state = nullptr)
       : name(server_name), life(world, server_name), disk(&life.loop, disk_state, Random(7)) {
-    if (kept) {
+    if (memory.kept) {
       keeper =
           std::make_unique<KeeperLink>(&life.loop, &life.net, &events, KeeperNode::AddressAt(name));
     }
@@ -385,16 +386,16 @@ struct TestPeer : Speaker {
 
 class ServerWorld {
  public:
-  explicit ServerWorld(uint32_t servers, uint64_t memory = 32 * kMiB, uint64_t slab = 2 * kMiB,
-                       bool tier = false, bool kept = false, ServerNode::Pace pace = {})
-      : world(1), memory_bytes(memory), slab_bytes(slab), pace(pace) {
+  explicit ServerWorld(uint32_t servers, const ServerNode::Memory& memory = {32 * kMiB, 2 * kMiB},
+                       bool tier = false)
+      : world(1), memory_bytes(memory.bytes), slab_bytes(memory.slab_bytes), pace(memory.pace) {
     placement = std::make_unique<PlacementNode>(&world);
     for (uint32_t i = 0; i < servers; ++i) {
       disks.push_back(std::make_unique<SimDiskState>());
       tiers.push_back(tier ? std::make_unique<SimPersistState>() : nullptr);
       nodes.push_back(nullptr);
       keepers.push_back(nullptr);
-      if (kept) {
+      if (memory.kept) {
         StartKeeper(i);
       }
       GEMEL_CHECK(Start(i).ok()) << "server " << i;
@@ -402,12 +403,15 @@ class ServerWorld {
     world.RunFor(200ms);
   }
 
+  ServerNode::Memory MemoryOf(uint32_t i) const {
+    return {memory_bytes, slab_bytes, pace, keepers[i] != nullptr};
+  }
+
   // A new life of server `i` on its old disk.
   absl::Status Start(uint32_t i) {
     nodes[i] = nullptr;
     nodes[i] = std::make_unique<ServerNode>(&world, "server-" + std::to_string(i), disks[i].get(),
-                                            ServerNode::Memory{memory_bytes, slab_bytes, pace},
-                                            tiers[i].get(), keepers[i] != nullptr);
+                                            MemoryOf(i), tiers[i].get());
     return nodes[i]->life.Run(nodes[i]->server->Start());
   }
 
