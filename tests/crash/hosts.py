@@ -42,6 +42,15 @@ class Died(AssertionError):
     """A daemon ended that nobody had ended."""
 
 
+def _is_stopped(pid):
+    """All its threads are, or it is dead. Of a process that we started and did not wait for."""
+    states = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            states.append(Path(task, "stat").read_text().rsplit(")", 1)[1].split()[0])
+    return all(state in "TXZ" for state in states)
+
+
 class Hosts:
     """Managers, one or several, and servers. Thread safety: start, kill and await_* under one lock each call.
 
@@ -171,6 +180,22 @@ class Hosts:
 
     def signal(self, name, number):
         os.kill(self.pid(name), number)
+
+    @contextlib.contextmanager
+    def held(self, names):
+        """Nothing of these processes runs meanwhile, and no system call of theirs is under way."""
+        pids = [self.pid(name) for name in names if self.is_alive(name)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        end = time.monotonic() + END_S
+        while not all(_is_stopped(pid) for pid in pids):
+            assert time.monotonic() < end, f"of {names} one does not stop at SIGSTOP"
+            time.sleep(0.0005)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def kill(self, name):
         """SIGKILL of a manager or of a whole host, and gone when this returns. False when it had died before."""

@@ -3,6 +3,10 @@
 
 After the cut nothing reaches the image any more: what was not synced, and what the journal had not committed, is lost;
 every call gives an error. Mounting it again replays the journal, as a machine does that comes up.
+
+One thing is not as in a power cut: an fsync that is under way at that moment may say OK, and its bytes are lost (kernel
+6.18: 38 of 600 cuts under a bare program that does nothing else, 0 of 600 when it was stopped before). So whoever
+must be believed is held while its disk is cut (hosts.py).
 """
 
 import contextlib

@@ -108,8 +108,9 @@ class PowerRounds:
 
     def _cut(self, plan):
         names = sorted(self._on_it(plan), key=lambda name: name != plan.victim)
-        for name in names:
-            self.disks[name].cut()
+        with self.hosts.held(names):  # no fsync is under way: it would be told as done, and lost
+            for name in names:
+                self.disks[name].cut()
         if plan.dead_disk_s:
             time.sleep(plan.dead_disk_s)
         for name in names:
