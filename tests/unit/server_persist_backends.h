@@ -9,6 +9,7 @@
 #include <atomic>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -280,12 +281,15 @@ class RocksdbPersistBackend final : public PersistBackend {
  public:
   const std::string dir;
   const std::shared_ptr<FaultyDisk> disk = std::make_shared<FaultyDisk>();
+  // How many syncs there had been when the last write came to a step. Read while none is going on.
+  std::map<PersistStep, uint64_t> syncs_at;
 
  private:
   std::string ImagePath() const { return folder_.path() + "/image"; }
 
   // On the store's thread.
   void OnStep(PersistStep step) {
+    syncs_at[step] = disk->syncs();
     if (armed_ && !crashed_ && step == crash_at_) {
       disk->CopyWhatIsDurable(dir, ImagePath());
       crashed_ = true;

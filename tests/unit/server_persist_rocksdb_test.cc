@@ -106,6 +106,17 @@ TEST(RocksdbPersist, WhicheverSyncFailsNothingIsHalf) {
   }
 }
 
+TEST(RocksdbPersist, EachStepThatSaysSyncedComesAfterASync) {
+  RocksdbPersistBackend backend;
+  const TestSnapshot one(1, 1, kMiB);
+  ASSERT_EQ(backend.Write(one[0]), absl::OkStatus());
+  EXPECT_GT(backend.syncs_at[PersistStep::kFileSynced], 0U);
+  EXPECT_GT(backend.syncs_at[PersistStep::kDirectorySynced],
+            backend.syncs_at[PersistStep::kFileSynced]);
+  EXPECT_GT(backend.syncs_at[PersistStep::kRenameSynced], backend.syncs_at[PersistStep::kRenamed]);
+  EXPECT_GT(backend.syncs_at[PersistStep::kRecorded], backend.syncs_at[PersistStep::kIngested]);
+}
+
 // A power cut also takes what was written and not synced: names and bytes.
 TEST(RocksdbPersist, OnlyWhatWasSyncedIsBelievedAfterAPowerCut) {
   RocksdbPersistBackend backend(kMiB);

@@ -153,12 +153,15 @@ TEST_F(RegionTableTest, ClosingIsAFence) {
   EXPECT_GT(next.generation, grant_.generation);
 }
 
-TEST_F(RegionTableTest, StaleGenerationIsFenced) {
-  grant_.generation += 1;
-  EXPECT_EQ(Begin(Slice(0), one_), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(table_.Close(grant_.region, grant_.generation).status().code(),
-            absl::StatusCode::kFailedPrecondition);
-  EXPECT_TRUE(table_.Contains(grant_.region));
+TEST_F(RegionTableTest, AnotherGenerationIsFenced) {
+  const uint64_t open = grant_.generation;
+  for (const uint64_t other : {open - 1, open + 1}) {
+    grant_.generation = other;
+    EXPECT_EQ(Begin(Slice(0), one_), absl::StatusCode::kFailedPrecondition) << other;
+    EXPECT_EQ(table_.Close(grant_.region, other).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    EXPECT_TRUE(table_.Contains(grant_.region));
+  }
 }
 
 TEST_F(RegionTableTest, OnlyTheWriterOfTheGrantMayWrite) {

@@ -6,9 +6,10 @@
     tests/sim/planted/run.py --five           five of today, each with the seed or the test that found it before
     tests/sim/planted/run.py --table          the table of found.json, as in docs/RELIABILITY.md
 
-Needs build/release with gemel-sim; unit and golden tests that are built there are the second line. Nothing in the
-tree is changed; the patched files lie in build/planted. --record writes what was found to found.json. A seed counts
-only when the program without the bug passes it. Exit code 1 when a bug was not found, 2 when the bench itself failed.
+Needs build/release with gemel-sim; unit and golden tests that are built there are the second line, power cuts of the
+servers and the manager with the bug in them (tests/crash/crashloop) the third. Nothing in the tree is changed; the
+patched files lie in build/planted. --record writes what was found to found.json. A seed counts only when the program
+without the bug passes it. Exit code 1 when a bug was not found, 2 when the bench itself failed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +33,8 @@ ROOT = HERE.parent.parent.parent
 FOUND = HERE / "found.json"
 SEED_SECONDS_MAX = 120  # of one run of the simulator: longer counts as found
 TEST_SECONDS_MAX = 180
+POWER_CUTS = 40  # in a crash loop
+CRASH_SECONDS_MAX = 300
 FIVE = 5
 FIRST_SEED = 1
 MOVED_MINUTES = 2.0  # --five: a recorded seed no longer finds it, for the simulator has changed: look again
@@ -38,7 +42,7 @@ MOVED_MINUTES = 2.0  # --five: a recorded seed no longer finds it, for the simul
 
 @dataclasses.dataclass
 class Finding:
-    by: str = "nothing"  # sim, test or nothing
+    by: str = "nothing"  # sim, test, crash or nothing
     seed: int = 0
     test: str = ""
     what: str = ""  # the violation, the failed test or why nothing finds it
@@ -48,6 +52,8 @@ class Finding:
     def text(self):
         if self.by == "sim":
             return f"seed {self.seed} in {self.seconds:.0f} s"
+        if self.by == "crash":
+            return f"power cuts, seed {self.seed}"
         return f"`{self.test}`" if self.by == "test" else f"not found in {self.seeds} seeds"
 
 
@@ -112,6 +118,32 @@ def tests_of(build, overlay, only=""):
     return Finding()
 
 
+def run_power_cuts(build_dir, seed):
+    """What a crash loop says of the programs in `build_dir`, or an empty text."""
+    loop = [sys.executable, str(ROOT / "tests" / "crash" / "crashloop"), "--mode", "power", "--rounds", str(POWER_CUTS),
+            "--seed", str(seed)]
+    ran = subprocess.run(loop, env={**os.environ, "GEMEL_BUILD_DIR": str(build_dir)}, capture_output=True, text=True,
+                         errors="replace", timeout=CRASH_SECONDS_MAX, check=False)
+    if ran.returncode not in (0, 1):
+        raise BenchError(f"the crash loop ended with {ran.returncode}: {(ran.stdout + ran.stderr).strip()[-300:]}")
+    return ran.stderr.strip().splitlines()[-1] if ran.returncode else ""
+
+
+def crashes_of(build, overlay, seed):
+    """The power cuts that lose or tear something with the bug in the programs."""
+    folder = overlay.folder / "build"
+    if not any([overlay.link(name) for name in ("gemel-server", "gemel-placement")]):
+        return Finding()
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "bin").mkdir(parents=True)
+    (folder / "python").symlink_to(build.folder / "python")
+    for program in (build.folder / "bin").iterdir():
+        with_bug = overlay.folder / "bin" / program.name
+        (folder / "bin" / program.name).symlink_to(with_bug if with_bug.is_file() else program)
+    what = run_power_cuts(folder, seed)
+    return Finding(by="crash", seed=seed, what=what) if what else Finding()
+
+
 class Bench:
     def __init__(self, options):
         self.options = options
@@ -123,13 +155,18 @@ class Bench:
         return Overlay(self.build, HERE / f"{name}.patch", ROOT / "build" / "planted" / name)
 
     def search(self, name):
-        """The simulator first; what it does not find in its time, the tests may."""
+        """The simulator first; what it does not find in its time, the tests or power cuts may."""
         overlay = self.overlay(name)
         program = overlay.link("gemel-sim")
         finding = campaign(program, self.clean, self.options) if program else Finding()
         if finding.by == "nothing":
             seeds, seconds = finding.seeds, finding.seconds
-            finding = dataclasses.replace(tests_of(self.build, overlay), seeds=seeds, seconds=seconds)
+            finding = tests_of(self.build, overlay)
+            if finding.by == "nothing":
+                finding = crashes_of(self.build, overlay, FIRST_SEED)
+                if finding.by == "crash" and run_power_cuts(self.build.folder, FIRST_SEED):
+                    finding = Finding()
+            finding = dataclasses.replace(finding, seeds=seeds, seconds=seconds)
         return finding
 
     def replay(self, name, known):
@@ -143,6 +180,8 @@ class Bench:
                 return dataclasses.replace(known, what=what, seconds=time.monotonic() - started)
             print(f"    seed {known.seed} no longer finds {name}: looking again; run with --record to keep what is found")
             return campaign(program, self.clean, dataclasses.replace(self.options, minutes=MOVED_MINUTES))
+        if known.by == "crash":
+            return crashes_of(self.build, overlay, known.seed)
         program_name = known.test.split(" ")[0]
         self.build.make([program_name])
         return tests_of(self.build, overlay, program_name)
