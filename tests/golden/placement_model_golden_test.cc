@@ -152,8 +152,8 @@ TEST(PlacementModelGolden, Figure14aFailuresPerDay) {
 
 TEST(PlacementModelGolden, Figure14bMachines) {
   std::vector<Fraction> failures;  // 1.5 % of the machines a day.
-  for (uint64_t machines = 200; machines <= 1000; machines += 100) {
-    failures.push_back(Fraction::Of(machines * 15, 1000));
+  for (uint32_t machines = 200; machines <= 1000; machines += 100) {
+    failures.push_back(Fraction::Of(U128{machines} * 15, 1000));
   }
   using Row = std::vector<std::string>;
   EXPECT_EQ(Shares({1, 1}, failures, kGeminiMinutes),

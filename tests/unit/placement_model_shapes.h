@@ -36,6 +36,7 @@ class SplitMix {
 
 inline std::vector<Member> InDomains(const std::vector<std::string>& domains) {
   std::vector<Member> members;
+  members.reserve(domains.size());
   for (const std::string& domain : domains) {
     members.push_back({.domain = domain});
   }
@@ -45,6 +46,7 @@ inline std::vector<Member> InDomains(const std::vector<std::string>& domains) {
 // n members, each in a rack of its own.
 inline std::vector<Member> OwnDomains(uint32_t n) {
   std::vector<Member> members;
+  members.reserve(n);
   for (uint32_t i = 0; i < n; ++i) {
     members.push_back({.domain = "rack" + std::to_string(i)});
   }
@@ -69,23 +71,24 @@ inline void ForEachShape(uint32_t n, const std::function<void(const std::vector<
   extend(0);
 }
 
+inline std::string NameOf(const std::vector<Member>& shape) {
+  std::string name;
+  for (const Member& member : shape) {
+    name += " " + member.domain;
+  }
+  return name;
+}
+
 // `expect` for 1 to 4 copies on every shape of 1 to 8 members; what failed first is named.
 inline void ExpectOnEveryShape(
     const std::function<void(const std::vector<Member>&, uint32_t copies)>& expect) {
   for (uint32_t n = 1; n <= 8; ++n) {
-    for (uint32_t copies = 1; copies <= 4; ++copies) {
-      ForEachShape(n, [&](const std::vector<Member>& members) {
+    ForEachShape(n, [&expect](const std::vector<Member>& members) {
+      for (uint32_t copies = 1; copies <= 4 && !::testing::Test::HasFatalFailure(); ++copies) {
+        SCOPED_TRACE(std::to_string(copies) + " copies on" + NameOf(members));
         expect(members, copies);
-        if (::testing::Test::HasFatalFailure()) {
-          std::string shape;
-          for (const Member& member : members) {
-            shape += " " + member.domain;
-          }
-          FAIL() << copies << " copies on" << shape;
-        }
-      });
-      ASSERT_FALSE(::testing::Test::HasFatalFailure());
-    }
+      }
+    });
   }
 }
 
