@@ -184,7 +184,8 @@ class PlacementCore {
   bool IsDeaf(const MemberEntry& member) const;
   void TakeTierState(MemberEntry* member, const pb::TierState& tier);
   void Suspect(MemberEntry* member, std::string_view why);
-  Task<void> Probe(ServerId id, Incarnation incarnation);
+  Task<void> Probe(ServerId id, Incarnation incarnation, Duration again_max);
+  MemberEntry* FindProbed(ServerId id, Incarnation incarnation);
   Task<void> WatchMembers();
   void JudgeMember(MemberEntry* member);
   void Die(MemberEntry* member, std::string_view why);

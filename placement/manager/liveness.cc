@@ -16,11 +16,14 @@ namespace {
 constexpr uint64_t kMemberLagMaxMs = 2000;  // a member's own starvation stretches its time so far
 constexpr Duration kStoreRetry = 200ms;
 constexpr Duration kMaintainEvery = 1s;
+constexpr Duration kProbeAgainMin = 1ms;
+constexpr Duration kProbeAgainMax = 16ms;
 
 }  // namespace
 
 void PlacementCore::Suspect(MemberEntry* member, std::string_view why) {
-  if (!member->suspect_since.has_value()) {
+  const bool begins = !member->suspect_since.has_value();
+  if (begins) {
     member->suspect_since = loop_->Now();
     member->probe_answered = false;
     Emit(Severity::kWarning, "member_suspect",
@@ -28,32 +31,49 @@ void PlacementCore::Suspect(MemberEntry* member, std::string_view why) {
   }
   if (!member->probing) {
     member->probing = true;
-    SpawnInside(Probe(member->record.id, member->record.incarnation));
+    SpawnInside(Probe(member->record.id, member->record.incarnation,
+                      begins ? kProbeAgainMax : Duration::zero()));
   }
 }
 
-// Refused: nobody listens, so the process is dead. Anything else leaves it to the heartbeats.
-Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation) {
-  std::string address;
-  if (const MemberEntry* member = FindMember(id); member != nullptr) {
-    address = member->record.data_address;
-  }
-  const TimePoint deadline = Add(loop_->Now(), options_.liveness.probe_timeout);
-  absl::StatusOr<std::unique_ptr<Connection>> connected =
-      co_await seams_.net->Connect(address, deadline);
-  const absl::Status status = connected.status();
-  connected = error::Cancelled("the probe is over");
+// Who is being probed; the probe is over, and null, when it no longer lives as this incarnation.
+MemberEntry* PlacementCore::FindProbed(ServerId id, Incarnation incarnation) {
   MemberEntry* member = FindMember(id);
   if (member == nullptr) {
-    co_return;
+    return nullptr;
   }
-  member->probing = false;
-  if (stopping_ || !member->alive() || member->record.incarnation != incarnation) {
-    co_return;
-  }
-  member->probe_answered = status.ok();
-  if (status.code() == absl::StatusCode::kUnavailable) {
-    Die(member, fmt::format("nobody answers at {}: {}", address, MessageOf(status)));
+  GEMEL_CHECK(member->probing) << member->record.name;
+  member->probing = !stopping_ && member->alive() && member->record.incarnation == incarnation;
+  return member->probing ? member : nullptr;
+}
+
+// Refused: nobody listens, so the process is dead. Anything else leaves it to the heartbeats. One
+// that is just dying accepts for some milliseconds after its first connection broke: it is asked
+// again after pauses that double, up to `again_max`.
+Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation, Duration again_max) {
+  Duration pause = kProbeAgainMin;
+  for (MemberEntry* member = FindProbed(id, incarnation); member != nullptr;
+       member = FindProbed(id, incarnation)) {
+    const std::string address = member->record.data_address;
+    const TimePoint deadline = Add(loop_->Now(), options_.liveness.probe_timeout);
+    absl::StatusOr<std::unique_ptr<Connection>> connected =
+        co_await seams_.net->Connect(address, deadline);
+    const absl::Status status = connected.status();
+    connected = error::Cancelled("the probe is over");
+    member = FindProbed(id, incarnation);
+    if (member == nullptr) {
+      co_return;
+    }
+    member->probe_answered = status.ok();
+    member->probing = status.ok() && pause <= again_max;
+    if (status.code() == absl::StatusCode::kUnavailable) {
+      Die(member, fmt::format("nobody answers at {}: {}", address, MessageOf(status)));
+    }
+    if (!member->probing) {
+      co_return;
+    }
+    co_await loop_->Sleep(pause);
+    pause *= 2;
   }
 }
 

@@ -41,6 +41,29 @@ TEST_F(PlacementMembers, BrokenConnectionAndRefusedProbeAreDeathWithinAHundredMi
   EXPECT_EQ(StateOf(cluster, 0), pb::MEMBER_ALIVE);
 }
 
+// Its sockets are closed one by one: the one that placement hears of first, then the one it asks.
+TEST_F(PlacementMembers, OneThatStillAcceptsWhenItsConnectionBreaksIsAskedAgainSoon) {
+  cluster.Run(1s);
+  const TimePoint killed = cluster.scheduler.now();
+  cluster.KillServer(1);
+  auto& answer = cluster.node().net->answers[cluster.server(1).address];
+  answer = ProbedNet::Answer::kAccepts;
+  cluster.Run(5ms);
+  EXPECT_FALSE(cluster.events.Has("member_dead"));
+  answer = ProbedNet::Answer::kRefuses;
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  EXPECT_LE(cluster.scheduler.now() - killed, 15ms);
+}
+
+TEST_F(PlacementMembers, OneThatGoesOnAcceptingIsNotAskedWithoutEnd) {
+  cluster.Run(1s);
+  cluster.KillServer(1);
+  cluster.node().net->answers[cluster.server(1).address] = ProbedNet::Answer::kAccepts;
+  cluster.node().net->connects = 0;
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  EXPECT_LE(cluster.node().net->connects, 6 + 850 / 50);  // at once, then each tick
+}
+
 TEST_F(PlacementMembers, SilenceIsSuspicionAndDeathBelowOneSecond) {
   cluster.Run(1s);
   cluster.server(1).beating = false;
