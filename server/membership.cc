@@ -145,7 +145,7 @@ Task<void> Membership::Run(Gate* gate) {
     CountBeat(beaten);
     next_beat_ =
         Add(seams_.loop->Now(), Buggify(BuggifySite::kHeartbeatEarly) ? interval_ / 2 : interval_);
-    co_await seams_.loop->SleepUntil(next_beat_);
+    co_await parts_.peers->AwaitReset(next_beat_);  // placement hears of it at once
   }
 }
 

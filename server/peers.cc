@@ -25,7 +25,7 @@ absl::Status CheckPeerHello(const PeerHello& hello, const ClusterId& cluster) {
 }
 
 Peers::Peers(const ServerSeams& seams, const Control* control, std::string name)
-    : seams_(seams), control_(control), name_(std::move(name)) {
+    : seams_(seams), control_(control), name_(std::move(name)), was_reset_(seams.loop) {
   GEMEL_CHECK(control != nullptr);
 }
 
@@ -152,7 +152,14 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::OpenSession(PeerMember mem
 std::vector<ServerId> Peers::TakeUnreachable() {
   std::vector<ServerId> taken(unreachable_.begin(), unreachable_.end());
   unreachable_.clear();
+  reset_ = false;
   return taken;
+}
+
+Task<void> Peers::AwaitReset(TimePoint deadline) {
+  while (!reset_ && seams_.loop->Now() < deadline) {
+    co_await was_reset_.WaitUntil(deadline);
+  }
 }
 
 void Peers::SetDead(std::set<Incarnation> dead) {
@@ -191,6 +198,8 @@ void Peers::OnSessionClosed(Session* session, const absl::Status& why) {
   for (auto& [id, peer] : peers_) {
     if (peer->session.get() == session) {
       unreachable_.insert(id);
+      reset_ = true;
+      was_reset_.NotifyAll();
       seams_.events->Emit(
           Severity::kWarning, "peer_session_lost",
           fmt::format("the session with {} ended: {}", session->peer(), MessageOf(why)));

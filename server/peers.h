@@ -40,6 +40,8 @@ class Peers final : private SessionHandler {
 
   // Members whose sessions were reset or could not be opened since the last call.
   std::vector<ServerId> TakeUnreachable();
+  // Until `deadline`, or until a session was reset that TakeUnreachable() has not told.
+  Task<void> AwaitReset(TimePoint deadline);
 
   // What the newest map calls dead. Calls that wait for one of them end now, not at their
   // deadlines, and none begins until a later map has it alive.
@@ -77,6 +79,8 @@ class Peers final : private SessionHandler {
   bool closed_ = false;
   std::map<ServerId, std::unique_ptr<Peer>> peers_;
   std::set<ServerId> unreachable_;
+  bool reset_ = false;  // a session, since unreachable_ was taken
+  WaitQueue was_reset_;
   std::set<Incarnation> dead_;
 };
 

@@ -184,7 +184,7 @@ class PlacementCore {
   bool IsDeaf(const MemberEntry& member) const;
   void TakeTierState(MemberEntry* member, const pb::TierState& tier);
   void Suspect(MemberEntry* member, std::string_view why);
-  Task<void> Probe(ServerId id, Incarnation incarnation, Duration again_max);
+  Task<void> Probe(ServerId id, Incarnation incarnation, TimePoint again_until);
   MemberEntry* FindProbed(ServerId id, Incarnation incarnation);
   Task<void> WatchMembers();
   void JudgeMember(MemberEntry* member);

@@ -18,6 +18,7 @@ constexpr Duration kStoreRetry = 200ms;
 constexpr Duration kMaintainEvery = 1s;
 constexpr Duration kProbeAgainMin = 1ms;
 constexpr Duration kProbeAgainMax = 16ms;
+constexpr Duration kProbeAgainFor = 150ms;
 
 }  // namespace
 
@@ -31,8 +32,8 @@ void PlacementCore::Suspect(MemberEntry* member, std::string_view why) {
   }
   if (!member->probing) {
     member->probing = true;
-    SpawnInside(Probe(member->record.id, member->record.incarnation,
-                      begins ? kProbeAgainMax : Duration::zero()));
+    const Duration again_for = begins ? kProbeAgainFor : Duration::zero();
+    SpawnInside(Probe(member->record.id, member->record.incarnation, Add(loop_->Now(), again_for)));
   }
 }
 
@@ -48,9 +49,9 @@ MemberEntry* PlacementCore::FindProbed(ServerId id, Incarnation incarnation) {
 }
 
 // Refused: nobody listens, so the process is dead. Anything else leaves it to the heartbeats. One
-// that is just dying accepts for some milliseconds after its first connection broke: it is asked
-// again after pauses that double, up to `again_max`.
-Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation, Duration again_max) {
+// that is just dying goes on accepting after its first connection broke, for long where cores are
+// busy: it is asked again until then, after pauses that double.
+Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation, TimePoint again_until) {
   Duration pause = kProbeAgainMin;
   for (MemberEntry* member = FindProbed(id, incarnation); member != nullptr;
        member = FindProbed(id, incarnation)) {
@@ -65,7 +66,7 @@ Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation, Duration a
       co_return;
     }
     member->probe_answered = status.ok();
-    member->probing = status.ok() && pause <= again_max;
+    member->probing = status.ok() && loop_->Now() < again_until;
     if (status.code() == absl::StatusCode::kUnavailable) {
       Die(member, fmt::format("nobody answers at {}: {}", address, MessageOf(status)));
     }
@@ -73,7 +74,7 @@ Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation, Duration a
       co_return;
     }
     co_await loop_->Sleep(pause);
-    pause *= 2;
+    pause = std::min(2 * pause, kProbeAgainMax);
   }
 }
 

@@ -107,6 +107,30 @@ TEST(Peers, ReportsOnceWhoIsUnreachable) {
   EXPECT_TRUE(c.peers->TakeUnreachable().empty());
 }
 
+TEST(Peers, WakesWhoReportsWhenASessionIsReset) {
+  Calling c;
+  const PeerMember member = c.nodes[0]->AsMember();
+  ASSERT_TRUE(c.SessionTo(member).ok());
+  const TimePoint began = c.life.loop.Now();
+  auto woken = std::make_shared<std::optional<int>>();
+  const auto wait = [](Calling* c, std::shared_ptr<std::optional<int>> out) -> Task<void> {
+    co_await c->peers->AwaitReset(Add(c->life.loop.Now(), 100ms));
+    *out = static_cast<int>(c->peers->TakeUnreachable().size());
+  };
+  c.life.loop.Spawn(wait(&c, woken));
+  c.world.RunFor(20ms);
+  EXPECT_FALSE(woken->has_value());
+  c.world.world.BreakConnections("caller", "server-0");
+  ASSERT_TRUE(c.world.RunUntil([&] { return woken->has_value(); }));
+  EXPECT_EQ(**woken, 1);
+  EXPECT_LE(c.life.loop.Now() - began, 40ms);
+  woken->reset();
+  c.life.loop.Spawn(wait(&c, woken));  // what was told is no news
+  ASSERT_TRUE(c.world.RunUntil([&] { return woken->has_value(); }));
+  EXPECT_GE(c.life.loop.Now() - began, 120ms);
+  EXPECT_EQ(**woken, 0);
+}
+
 TEST(Peers, ReportsAPeerWhoseSessionWasReset) {
   Calling c;
   const PeerMember member = c.nodes[0]->AsMember();
