@@ -201,6 +201,30 @@ bool PlacementCore::SourceGone(const RankSlot& slot) const {
          found->second->record.incarnation != slot.owner_incarnation;
 }
 
+// The rank was opened under a former manager, and sealed: its server lost what it had of it since,
+// when its process alone was restarted.
+bool PlacementCore::OwnerIsWithout(const RankSlot& slot) {
+  if (slot.opened || !slot.owner.has_value() || !slot.root.has_value()) {
+    return false;
+  }
+  const std::vector<ServerId> live = LiveReceipts(slot);
+  return !live.empty() && std::find(live.begin(), live.end(), *slot.owner) == live.end();
+}
+
+// A restarted manager learns from a rank's polls where it lives.
+void PlacementCore::LearnOwner(const std::shared_ptr<Attempt>& attempt, uint32_t rank,
+                               const MemberEntry& owner) {
+  RankSlot& slot = attempt->slots.at(rank);
+  GEMEL_CHECK(attempt->recovered && !slot.owner.has_value()) << attempt->id().ToString();
+  slot.owner = owner.record.id;
+  slot.owner_incarnation = owner.record.incarnation;
+  PlanRank(attempt.get(), rank, UsualHolders(*attempt, *slot.owner));
+  slot.plan += 1;
+  if (OwnerIsWithout(slot)) {
+    PullSealed(attempt, rank);
+  }
+}
+
 // A shard whose owner died is copied from a holder that has sealed it.
 void PlacementCore::PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
   const RankSlot& slot = attempt->slots.at(rank);
@@ -253,7 +277,7 @@ void PlacementCore::RetargetAttempt(const std::shared_ptr<Attempt>& attempt) {
     if (RetargetRank(attempt.get(), rank)) {
       changed = true;
       Sometimes(Situation::kRetargeted);
-      if (SourceGone(slot) && slot.root.has_value()) {
+      if ((SourceGone(slot) && slot.root.has_value()) || OwnerIsWithout(slot)) {
         PullSealed(attempt, rank);
       }
     }

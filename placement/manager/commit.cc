@@ -253,11 +253,7 @@ PlacementCore::Answer<pb::AwaitCommitReply> PlacementCore::AwaitCommit(
     RankSlot& slot = attempt->slots[request.rank()];
     const absl::StatusOr<MemberEntry*> caller = FindPresent(request.caller());
     if (attempt->recovered && !slot.owner.has_value() && caller.ok()) {
-      // A restarted manager learns from its polls where the rank lives.
-      slot.owner = (*caller)->record.id;
-      slot.owner_incarnation = (*caller)->record.incarnation;
-      PlanRank(attempt.get(), request.rank(), UsualHolders(*attempt, *slot.owner));
-      slot.plan += 1;
+      LearnOwner(attempt, request.rank(), **caller);
     }
     if (attempt->state == AttemptState::kAborting && !attempt->store_error.ok()) {
       co_return Annotate(

@@ -247,6 +247,8 @@ class PlacementCore {
   bool RetargetRank(Attempt* attempt, uint32_t rank);
   void Reserve(Attempt* attempt);
   bool SourceGone(const RankSlot& slot) const;
+  bool OwnerIsWithout(const RankSlot& slot);
+  void LearnOwner(const std::shared_ptr<Attempt>& attempt, uint32_t rank, const MemberEntry& owner);
   void PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
   std::vector<ServerId> LiveReceipts(const RankSlot& slot);
   std::vector<ServerId> CountedReceipts(const Attempt& attempt, const RankSlot& slot);

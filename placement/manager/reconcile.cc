@@ -141,6 +141,11 @@ void PlacementCore::TakeBackReceiptsOf(const std::shared_ptr<Attempt>& attempt,
     Evaluate(attempt.get(), &slot);
     if (slot.root.has_value() && !LiveReceipts(slot).empty()) {
       PullSealed(attempt, rank);
+    } else if (slot.owner == member.record.id) {
+      // What is left of it is what was found damaged: no copy can be made of that.
+      Abort(attempt, error::DataLoss("{}: {} found its copy damaged before another was made; save "
+                                     "again",
+                                     ShardId{attempt->id(), rank}.ToString(), member.record.name));
     }
   }
 }

@@ -178,6 +178,30 @@ TEST_F(PlacementSave, ACopyThatAnInventoryDoesNotNameCountsNoMoreAndIsMadeAnew) 
   EXPECT_TRUE(damaged.objects.contains(shard));
 }
 
+TEST_F(PlacementSave, TheOnlyCopyThatAnInventoryDoesNotNameEndsTheSaveAtOnce) {
+  const JobRun run = cluster.NewRun();
+  std::vector<pb::OpenReply> opened;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    opened.push_back(*cluster.OpenRank(run, "1", rank));
+  }
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  ScriptedServer& owner = *cluster.Find(opened[0].holders(0).server_id());
+  ASSERT_TRUE(cluster.Seal(owner, Cluster::ObjectOf(run, snapshot, 0)).ok());
+  owner.objects.erase(ShardId{*FromProto(snapshot), 0});
+  pb::JoinRequest join;
+  *join.mutable_caller() = cluster.CallerOf(owner);
+  join.set_name(owner.name);
+  join.set_domain(owner.domain);
+  join.set_data_address(owner.address);
+  join.set_capacity_bytes(owner.capacity);
+  join.set_generation(owner.generation);
+  ASSERT_TRUE(cluster.Call<pb::JoinReply>("Join", join).ok());
+  const auto ended = cluster.Await(snapshot, 0, 500);
+  EXPECT_EQ(ended->state(), pb::SNAPSHOT_ABORTED) << ended->ShortDebugString();
+  EXPECT_NE(ended->why().find("damaged before another was made"), std::string::npos)
+      << ended->ShortDebugString();
+}
+
 TEST_F(PlacementSave, TwoTokensAtOnceGetTwoEpochsAndOnlyTheLastStands) {
   Random random(3);
   std::vector<EpochToken> tokens = {EpochToken::Draw(&random), EpochToken::Draw(&random)};
@@ -381,6 +405,32 @@ TEST_F(PlacementSave, AnOpenSaveOutlivesTheManager) {
   ASSERT_TRUE(committed.ok()) << committed.status();
   EXPECT_EQ(committed->state(), pb::SNAPSHOT_COMMITTED)
       << committed->ShortDebugString() << cluster.events.All();
+}
+
+TEST_F(PlacementSave, ARankWhoseServerLostItsCopyBesideTheManagerIsCopiedFromAHolder) {
+  const JobRun run = cluster.NewRun();
+  std::vector<pb::OpenReply> opened;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    opened.push_back(*cluster.OpenRank(run, "1", rank));
+  }
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  for (const pb::Member& holder : opened[0].holders()) {
+    const auto object = Cluster::ObjectOf(run, snapshot, 0);
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
+  }
+  cluster.Kill();
+  cluster.KillServer(0);
+  cluster.RestartServer(0);  // the rank's process lives on, and waits for its commit
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  EXPECT_EQ(cluster.Await(snapshot, 0, 100)->state(), pb::SNAPSHOT_OPEN);
+  for (const pb::Member& holder : opened[1].holders()) {
+    const auto object = Cluster::ObjectOf(run, snapshot, 1);
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
+  }
+  const auto committed = cluster.Await(snapshot, 0, 2000);
+  EXPECT_EQ(committed->state(), pb::SNAPSHOT_COMMITTED) << committed->ShortDebugString();
+  EXPECT_EQ(cluster.PulledByAll(), 1);
 }
 
 TEST_F(PlacementSave, UnknownOutcomesAreReadAgainAndNothingIsDoneTwice) {
