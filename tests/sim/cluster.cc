@@ -148,7 +148,34 @@ Cluster::~Cluster() = default;
 void Cluster::NobodyIsMember() {
   for (ServerSlot& slot : servers_) {
     slot.members.clear();
+    slot.declared_dead = false;
   }
+  NoteMembers();
+}
+
+void Cluster::NoteMembers() {
+  std::vector<bool> members;
+  members.reserve(servers_.size());
+  for (const ServerSlot& slot : servers_) {
+    members.push_back(!slot.members.empty());
+  }
+  if (member_sets_.empty() || member_sets_.back().second != members) {
+    member_sets_.emplace_back(scheduler_.now(), std::move(members));
+  }
+  if (member_sets_.size() > kMemberSetsMax) {
+    member_sets_.pop_front();
+  }
+}
+
+std::vector<std::vector<bool>> Cluster::MemberSetsSince(TimePoint since) const {
+  std::vector<std::vector<bool>> sets;
+  for (auto at = member_sets_.rbegin(); at != member_sets_.rend(); ++at) {
+    sets.push_back(at->second);
+    if (at->first <= since) {
+      break;
+    }
+  }
+  return sets;
 }
 
 // What placement and servers say of each other, as it happens. A name may be that of a member that
@@ -166,9 +193,14 @@ void Cluster::Follow(const Timeline::Event& event) {
     if (of_placement && event.name == "member_joined" && event.text.starts_with(named)) {
       const std::string joined = IncarnationIn(event.text);
       slot.members[IdIn(event.text)] = joined;
+      slot.declared_dead = false;
+      NoteMembers();
       slot.member_since = IsOfPresentLife(i, joined) ? event.at : slot.member_since;
     } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named)) {
-      if (Leaves(&slot, IdIn(event.text), IncarnationIn(event.text)) && !IsMember(i) && on_dead_) {
+      slot.declared_dead = true;
+      const bool left = Leaves(&slot, IdIn(event.text), IncarnationIn(event.text));
+      NoteMembers();
+      if (left && !IsMember(i) && on_dead_) {
         on_dead_(i);
       }
     } else if (event.node == HostOf(i) && event.name == "joined") {

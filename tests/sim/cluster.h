@@ -9,10 +9,12 @@
 // parts, loop.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "client/core/client_core.h"
@@ -79,8 +81,18 @@ class Cluster {
   // For a while now it is a member, answered when it calls placement, and not held up.
   bool IsHeard(uint32_t index) const;
 
+  // The leading manager has heard it, in whatever life, since it was elected.
+  bool IsListed(uint32_t index) const { return !servers_[index].members.empty(); }
+
+  // It declared the server dead, and has not heard it since.
+  bool IsDeclaredDead(uint32_t index) const { return servers_[index].declared_dead; }
+
   // Since when; in the past for good when it is none.
   TimePoint MemberSince(uint32_t index) const { return servers_[index].member_since; }
+
+  // By server: whether the leading manager counted it, in any life. A set for each time that it
+  // changed since `since`, and the one of then; at most kMemberSetsMax.
+  std::vector<std::vector<bool>> MemberSetsSince(TimePoint since) const;
 
   // Called when placement declares a server dead.
   void OnMemberDead(std::function<void(uint32_t)> on_dead) { on_dead_ = std::move(on_dead); }
@@ -153,10 +165,14 @@ class Cluster {
     uint64_t busy_delays = 0;                     // of former lives
     std::map<std::string, std::string> members;   // incarnations that placement took in, by id
     TimePoint member_since{};
-    bool answered = false;  // its last heartbeat
+    bool answered = false;       // its last heartbeat
+    bool declared_dead = false;  // by the leading manager, and not heard since
   };
 
+  static constexpr size_t kMemberSetsMax = 256;
+
   void Follow(const Timeline::Event& event);
+  void NoteMembers();
   static bool Leaves(ServerSlot* slot, const std::string& id, const std::string& incarnation);
   bool IsOfPresentLife(uint32_t index, const std::string& incarnation) const;
   void NobodyIsMember();
@@ -172,6 +188,7 @@ class Cluster {
   Timeline timeline_;
   std::function<void(uint32_t)> on_dead_;
   std::string leader_;  // node of the manager that was elected last
+  std::deque<std::pair<TimePoint, std::vector<bool>>> member_sets_;  // since when; newest last
   std::vector<ServerSlot> servers_;
   std::vector<std::unique_ptr<PlacementLife>> managers_;
   std::vector<uint32_t> manager_protocols_;

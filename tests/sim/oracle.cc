@@ -85,7 +85,10 @@ void Oracle::MemoryLost(uint32_t server) {
   memories_lost_.emplace_back(lost_.back());
 }
 
-void Oracle::DiskLost(uint32_t server) { disks_lost_.emplace_back(cluster_->now(), server); }
+void Oracle::DiskLost(uint32_t server) {
+  disks_lost_.emplace_back(cluster_->now(), server);
+  on_disk_since_.erase(server);
+}
 
 bool Oracle::CanLose(uint32_t server) const {
   return std::all_of(jobs_.begin(), jobs_.end(), [&](const auto& entry) {

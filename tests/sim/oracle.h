@@ -13,19 +13,22 @@
 //                newest commit at full redundancy was opened [I2]
 //   silent       one that gives less says what was lost; DATA_LOSS is told only then [I14]
 //   honest loss  a shard that is written down as lost is held, whole, in the memory of no member
-//                that placement hears; and some shard of its snapshot is nowhere, on disk neither
-//                [I14]
+//                that placement hears; and some shard of its snapshot is nowhere, on disk neither:
+//                not with one that it hears, not with one that it has yet to hear, and on no disk
+//                whose server joined with it, read or not [I14]
 //   latest       in the MetaStore, after every transaction: `latest`, the epoch, the sequence
 //                numbers, the map's version, the generation and the leader's term never go back,
 //                and `latest` names a commit record that is there [I4, I5]
 //   token        a token's epoch is for ever, and no two tokens share one
 //   once         a (epoch, name, attempt) is committed once, and only what was open is [I13]
 //   shape        a commit record has world, layout and copies of its open [I1]
-//   freed        a snapshot leaves the MetaStore only beside a newer one, or by a person [I7]
+//   freed        a snapshot leaves the MetaStore only beside a newer one that has all its copies,
+//   in
+//                as many domains as there are for them, or by a person [I7]
 //   pinned       and not while the ranks of the present epoch restore from it
 //   copies       when a commit record is written, min_copies servers have each shard sealed and
-//                whole, in as many domains as there are for them, but for memories that were lost
-//                a moment ago [I2, I9]
+//                whole, in as many domains as there are for them; memories that were lost a
+//                moment ago may have been among them [I2, I9]
 //   whole        a sealed shard equals its digests as long as nobody damages it [I3]
 //   dropped      no server lets go of a shard that is needed while its record is in the MetaStore
 //   odd rank     a save whose ranks disagree about the layout is never committed [I1]
@@ -58,6 +61,7 @@
 #include "common/bytes.h"
 #include "common/ids.h"
 #include "placement/manager/stored.h"
+#include "placement/model/cluster_map.h"
 #include "placement/store/sim_store.h"
 #include "tests/sim/ground_truth.h"
 #include "tests/sim/lincheck/job_model.h"
@@ -224,9 +228,23 @@ class Oracle {
     std::map<uint64_t, TimePoint> opened_at;          // of every sequence
     std::set<uint64_t> stored;                        // sequences that have a commit record
     std::map<std::string, SnapshotId> by_text;        // every snapshot that was committed
+    std::map<uint64_t, SnapshotId> by_sequence;       // the same
     std::set<std::tuple<EpochId, std::string, uint32_t>> named;  // committed ones
     std::map<EpochId, EpochToken> tokens;
     std::set<std::string> losses;  // sentences that were examined
+  };
+
+  // Who has a shard, sealed and whole; who may have had it until a moment ago; who has not.
+  struct Standing {
+    std::vector<uint32_t> holders;
+    std::vector<uint32_t> excused;
+    std::vector<uint32_t> without;
+
+    std::vector<uint32_t> All() const {
+      std::vector<uint32_t> all = holders;
+      all.insert(all.end(), excused.begin(), excused.end());
+      return all;
+    }
   };
 
   using Losses = std::vector<std::pair<TimePoint, uint32_t>>;  // when, and whose
@@ -252,13 +270,23 @@ class Oracle {
   void PersistedDeleted(const std::string& key);
   void RestoreWritten(const std::string& key, const std::string& value);
   void JobWritten(const std::string& key, const std::string& value);
+  void MemberWritten(const std::string& key, const std::string& value);
   bool IsLost(const SnapshotId& id) const;
+  bool IsThere(const ShardId& shard) const;
+  bool IsToBeHeard(uint32_t server) const;
+  void LookAtDisks();
   // oracle_holders.cc
   std::optional<model::CommitRecord> LatestRecord(const Job& job) const;
   bool IsExcused(const Losses& lost, uint32_t server, TimePoint since) const;
   bool IsStarting(uint32_t server) const;
-  bool IsSettled() const;
+  static bool IsWhole(const Object& object);
+  // oracle_copies.cc
+  Standing StandingOf(const ShardId& shard, TimePoint opened) const;
+  std::vector<std::vector<model::Member>> MembersLately() const;
   void CheckCopies(const Job& job, const model::CommitRecord& record, uint32_t level);
+  bool IsFull(const Job& job, const model::CommitRecord& record) const;
+  void CheckRetired(const Job& job, const std::string& key, uint64_t sequence);
+  // oracle_holders.cc
   bool IsWholeOnDisks(const Job& job, const model::CommitRecord& record) const;
   void CheckRetiredOnDisk(const Job& job, const std::string& key, uint64_t sequence);
   void CheckPinned(const Job& job, const std::string& key, uint64_t sequence);
@@ -285,8 +313,10 @@ class Oracle {
   std::set<ShardId> damaged_;
   bool late_store_ = false;  // transactions may be applied late
   uint64_t odd_tries_ = 0;
-  std::map<uint32_t, Held> held_;  // by server, at the last tick
-  std::set<std::string> odd_;      // snapshots whose ranks disagree
+  std::map<uint32_t, Held> held_;                                   // by server, at the last tick
+  std::map<uint32_t, std::map<ShardId, TimePoint>> on_disk_since_;  // by server, as far as seen
+  std::map<std::string, std::map<std::string, TimePoint>> alive_since_;  // by name and key
+  std::set<std::string> odd_;  // snapshots whose ranks disagree
   uint64_t ticks_ = 0;
   std::vector<std::string> violations_;
   uint64_t persists_ = 0;

@@ -9,7 +9,6 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "placement/manager/state.h"
-#include "placement/model/cluster_map.h"
 #include "tests/sim/oracle.h"
 
 namespace gemel::sim {
@@ -19,10 +18,12 @@ namespace {
 // has joined anew; longer where transactions are applied late.
 constexpr Duration kUnheard = 400ms;
 constexpr Duration kUnheardLate = 4s;
-constexpr Duration kSettled = 1s;
 constexpr uint64_t kTicksPerFullLook = 25;
+constexpr uint64_t kTicksPerLookAtDisks = 5;
 
-bool IsWhole(const Object& object) {
+}  // namespace
+
+bool Oracle::IsWhole(const Object& object) {
   for (uint32_t chunk = 0; chunk < object.chunks(); ++chunk) {
     if (!object.CheckChunk(chunk).ok()) {
       return false;
@@ -30,8 +31,6 @@ bool IsWhole(const Object& object) {
   }
   return true;
 }
-
-}  // namespace
 
 // It lost memory (or a disk) since then, and placement need not know that yet.
 bool Oracle::IsExcused(const Losses& lost, uint32_t server, TimePoint since) const {
@@ -46,58 +45,6 @@ bool Oracle::IsExcused(const Losses& lost, uint32_t server, TimePoint since) con
 // Peers may write to it already, and nobody can look.
 bool Oracle::IsStarting(uint32_t server) const {
   return cluster_->server_up(server) && cluster_->ServerAt(server) == nullptr;
-}
-
-// Whoever is up is a member, and has been for a while.
-bool Oracle::IsSettled() const {
-  const TimePoint now = cluster_->now();
-  const Duration settled = late_store_ ? kUnheardLate : kSettled;
-  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
-    if (cluster_->server_up(i) &&
-        (!cluster_->IsMember(i) || Add(cluster_->MemberSince(i), settled) > now)) {
-      return false;
-    }
-  }
-  return memories_lost_.empty() || Add(memories_lost_.back().first, settled) <= now;
-}
-
-void Oracle::CheckCopies(const Job& job, const model::CommitRecord& record, uint32_t level) {
-  const TimePoint opened = job.opened_at.at(record.snapshot.sequence);
-  for (uint32_t rank = 0; rank < record.world_size; ++rank) {
-    const ShardId shard{record.snapshot, rank};
-    std::vector<uint32_t> holders;
-    std::vector<model::Member> members;
-    std::string others;
-    size_t excused = 0;
-    for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
-      const Server* server = cluster_->ServerAt(i);
-      const auto object = server == nullptr ? nullptr : server->objects().Find(shard);
-      if (object != nullptr && object->state() == ObjectState::kSealed && IsWhole(*object)) {
-        holders.push_back(i);
-      } else if (IsExcused(memories_lost_, i, opened) || IsStarting(i) ||
-                 (object != nullptr && damaged_.contains(shard))) {  // a join does not look at it
-        excused += 1;
-      } else {
-        others += (others.empty() ? "" : ", ") + Cluster::HostOf(i);
-      }
-      if (cluster_->IsMember(i)) {
-        members.push_back({.domain = cluster_->DomainOf(i)});
-      }
-    }
-    if (holders.size() + excused < record.min_copies) {
-      Violation(
-          fmt::format("copies: {} is committed with {} copies of {}, {} are excused; {} have none",
-                      shard.ToString(), holders.size(), record.min_copies, excused, others));
-    }
-    if (excused > 0 || !IsSettled()) {
-      continue;
-    }
-    const size_t wanted = std::min<size_t>(record.min_copies, model::CountDomains(members, level));
-    if (const size_t apart = truth_->DomainsOf(holders, level); apart < wanted) {
-      Violation(fmt::format("copies: {} is committed in {} of {} domains at level {}",
-                            shard.ToString(), apart, wanted, level));
-    }
-  }
 }
 
 bool Oracle::IsWholeOnDisks(const Job& job, const model::CommitRecord& record) const {
@@ -210,6 +157,9 @@ void Oracle::CheckHolders() {
   ticks_ += 1;
   late_store_ = late_store_ || cluster_->store()->unknown_permille > 0 ||
                 cluster_->store()->unavailable || cluster_->store()->full;
+  if (ticks_ % kTicksPerLookAtDisks == 0) {
+    LookAtDisks();
+  }
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     const Server* server = cluster_->ServerAt(i);
     if (server == nullptr) {

@@ -71,6 +71,8 @@ void Oracle::PutApplied(const std::string& key, const std::string& value) {
     LeaderWritten(key, value);
   } else if (key == kClusterKey) {
     ClusterWritten(key, value);
+  } else if (key.starts_with(kMemberPrefix)) {
+    MemberWritten(key, value);
   } else if (key.starts_with(kTokenPrefix)) {
     TokenWritten(key, value);
   } else if (key.starts_with(kOpenPrefix)) {
@@ -87,6 +89,10 @@ void Oracle::PutApplied(const std::string& key, const std::string& value) {
 void Oracle::DeleteApplied(const std::string& key) {
   if (key.starts_with(kTokenPrefix)) {
     Violation(fmt::format("token: {} was forgotten", key));
+  } else if (key.starts_with(kMemberPrefix)) {
+    for (auto& [name, alive] : alive_since_) {
+      alive.erase(key);
+    }
   } else if (key.starts_with(kOpenPrefix)) {
     jobs_.at(JobOf(key)).open.erase(SequenceOf(key));
   } else if (key.starts_with(kSnapshotPrefix)) {
@@ -176,6 +182,7 @@ void Oracle::SnapshotWritten(const std::string& key, const std::string& value) {
   }
   job.stored.insert(id.sequence);
   job.by_text[id.ToString()] = id;
+  job.by_sequence[id.sequence] = id;
 }
 
 void Oracle::SnapshotDeleted(const std::string& key) {
@@ -183,6 +190,8 @@ void Oracle::SnapshotDeleted(const std::string& key) {
   const uint64_t sequence = SequenceOf(key);
   if (job.stored.contains(sequence) && sequence == *job.stored.rbegin() && !job.removing) {
     Violation(fmt::format("freed: {} is the newest, and is retired", key));
+  } else if (job.stored.contains(sequence) && !job.removing) {
+    CheckRetired(job, key, sequence);
   }
   CheckPinned(job, key, sequence);
   job.stored.erase(sequence);
@@ -208,68 +217,6 @@ void Oracle::PersistedDeleted(const std::string& key) {
   }
   CheckRetiredOnDisk(job, key, sequence);
   job.persisted.erase(sequence);
-}
-
-void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
-  const auto record = Decoded<RestoreRecord>(key, value);
-  Job& job = jobs_.at(key.substr(std::string_view(kRestorePrefix).size()));
-  for (const std::string& sentence : record.lost) {
-    const std::string once = record.epoch.ToString() + sentence;
-    if (job.losses.insert(once).second) {
-      CheckLoss(&job, sentence);
-    }
-  }
-}
-
-// Some shard of it is with nobody that placement hears, in memory or on disk. One that it does not
-// hear may have sealed it since: that is not known to anybody.
-bool Oracle::IsLost(const SnapshotId& id) const {
-  const auto& values = cluster_->store()->values;
-  auto stored = values.find(StoredSnapshotKey(id.job, id.epoch, id.sequence));
-  stored =
-      stored != values.end() ? stored : values.find(PersistedKey(id.job, id.epoch, id.sequence));
-  if (stored == values.end()) {
-    return true;
-  }
-  const uint32_t world = DecodedCommit(stored->first, stored->second.value).world_size;
-  for (uint32_t rank = 0; rank < world; ++rank) {
-    std::vector<uint32_t> holders = truth_->CopiesOf({id, rank});
-    const std::vector<uint32_t> disks = truth_->DisksWith({id, rank});
-    holders.insert(holders.end(), disks.begin(), disks.end());
-    if (std::none_of(holders.begin(), holders.end(),
-                     [this](uint32_t server) { return cluster_->IsHeard(server); })) {
-      return true;
-    }
-  }
-  return false;
-}
-
-// "<snapshot>: no … of ranks 0, 2 …": a shard is lost when nobody has it in memory, a snapshot when
-// a shard is nowhere. What is left of a lost one on disks is dropped.
-void Oracle::CheckLoss(Job* job, const std::string& sentence) {
-  constexpr std::string_view kRanks = " of ranks ";
-  const auto id = job->by_text.find(sentence.substr(0, sentence.find(": ")));
-  const size_t ranks = sentence.find(kRanks);
-  if (id == job->by_text.end() || ranks == std::string::npos) {
-    Violation(fmt::format("honest loss: no snapshot or no ranks are named by '{}'", sentence));
-    return;
-  }
-  if (!IsLost(id->second)) {
-    Violation(fmt::format("honest loss: {} is told lost, and every shard of it is there",
-                          id->second.ToString()));
-  }
-  const char* at = sentence.c_str() + ranks + kRanks.size();
-  while (*at >= '0' && *at <= '9') {
-    char* end = nullptr;
-    const ShardId shard{id->second, static_cast<uint32_t>(std::strtoul(at, &end, 10))};
-    for (const uint32_t server : truth_->CopiesOf(shard)) {
-      if (cluster_->IsHeard(server)) {
-        Violation(fmt::format("honest loss: {} is told lost, and {} has it", shard.ToString(),
-                              Cluster::HostOf(server)));
-      }
-    }
-    at = end + (std::string_view(end).starts_with(", ") ? 2 : 0);
-  }
 }
 
 void Oracle::JobWritten(const std::string& key, const std::string& value) {

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the oracle checks of losses that are told: nothing is called lost that a server still has
+// which placement counts, or has yet to hear. Lost is not unknown (amendment 2).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "placement/model/records.h"
+#include "tests/sim/oracle.h"
+
+namespace gemel::sim {
+namespace {
+
+// So long before a transaction is applied it may have been decided; longer where it may be late.
+constexpr Duration kDecidedBefore = 100ms;
+constexpr Duration kDecidedBeforeLate = 4s;
+
+}  // namespace
+
+void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
+  const absl::StatusOr<RestoreRecord> decoded = DecodeStored<RestoreRecord>(key, value);
+  GEMEL_CHECK(decoded.ok()) << key << ": " << ToText(decoded.status());
+  const RestoreRecord& record = *decoded;
+  Job& job = jobs_.at(key.substr(std::string_view(kRestorePrefix).size()));
+  for (const std::string& sentence : record.lost) {
+    const std::string once = record.epoch.ToString() + sentence;
+    if (job.losses.insert(once).second) {
+      CheckLoss(&job, sentence);
+    }
+  }
+}
+
+// A member that is alive in the store is waited for until it has joined or is declared dead.
+void Oracle::MemberWritten(const std::string& key, const std::string& value) {
+  const absl::StatusOr<MemberRecord> record = DecodeStored<MemberRecord>(key, value);
+  GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
+  if (record->dead) {
+    alive_since_[record->name].erase(key);
+  } else {
+    alive_since_[record->name].try_emplace(key, cluster_->now());
+  }
+}
+
+void Oracle::LookAtDisks() {
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    std::map<ShardId, TimePoint> before = std::exchange(on_disk_since_[i], {});
+    for (const auto& [shard, record] : cluster_->tier(i)->Durable()) {
+      const auto known = before.find(shard);
+      on_disk_since_[i][shard] = known == before.end() ? cluster_->now() : known->second;
+    }
+  }
+}
+
+// The leading manager has no word of it since it was elected, and does not take it for dead.
+bool Oracle::IsToBeHeard(uint32_t server) const {
+  const auto alive = alive_since_.find(Cluster::NameOf(server));
+  if (cluster_->IsListed(server) || cluster_->IsDeclaredDead(server) ||
+      alive == alive_since_.end()) {
+    return false;
+  }
+  const TimePoint decided = cluster_->now() - (late_store_ ? kDecidedBeforeLate : kDecidedBefore);
+  return std::any_of(alive->second.begin(), alive->second.end(),
+                     [decided](const auto& record) { return record.second <= decided; });
+}
+
+// A server that is heard may have sealed it since it joined, which nobody knows for a while; what
+// was on its disk when it joined is in its inventory, or said to be unread.
+bool Oracle::IsThere(const ShardId& shard) const {
+  const std::vector<uint32_t> copies = truth_->CopiesOf(shard);
+  const std::vector<uint32_t> disks = truth_->DisksWith(shard);
+  const auto is_heard = [this](uint32_t server) { return cluster_->IsHeard(server); };
+  if (std::any_of(copies.begin(), copies.end(), is_heard) ||
+      std::any_of(disks.begin(), disks.end(), is_heard)) {
+    return true;
+  }
+  const TimePoint decided = cluster_->now() - (late_store_ ? kDecidedBeforeLate : kDecidedBefore);
+  const bool joined_with_it = std::any_of(disks.begin(), disks.end(), [&](uint32_t server) {
+    const TimePoint joined = cluster_->MemberSince(server);
+    const auto& seen = on_disk_since_.find(server);
+    const bool known = seen != on_disk_since_.end() && seen->second.contains(shard);
+    return joined <= decided && known && seen->second.at(shard) < joined;
+  });
+  if (joined_with_it) {
+    return true;
+  }
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const Server* server = cluster_->ServerAt(i);
+    const auto object = server == nullptr ? nullptr : server->objects().Find(shard);
+    const bool in_memory = object != nullptr && object->state() == ObjectState::kSealed &&
+                           !object->token().IsZero() && IsWhole(*object);
+    if (IsToBeHeard(i) && (in_memory || cluster_->tier(i)->IsSound(shard))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Some shard of it is with nobody, in memory or on disk.
+bool Oracle::IsLost(const SnapshotId& id) const {
+  const auto& values = cluster_->store()->values;
+  auto stored = values.find(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+  stored =
+      stored != values.end() ? stored : values.find(PersistedKey(id.job, id.epoch, id.sequence));
+  if (stored == values.end()) {
+    return true;
+  }
+  const absl::StatusOr<model::CommitRecord> record =
+      model::DecodeCommitRecord(stored->second.value);
+  GEMEL_CHECK(record.ok()) << stored->first;
+  const uint32_t world = record->world_size;
+  for (uint32_t rank = 0; rank < world; ++rank) {
+    if (!IsThere({id, rank})) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// "<snapshot>: no … of ranks 0, 2 …": a shard is lost when nobody has it in memory, a snapshot when
+// a shard is nowhere. What is left of a lost one on disks is dropped.
+void Oracle::CheckLoss(Job* job, const std::string& sentence) {
+  constexpr std::string_view kRanks = " of ranks ";
+  const auto id = job->by_text.find(sentence.substr(0, sentence.find(": ")));
+  const size_t ranks = sentence.find(kRanks);
+  if (id == job->by_text.end() || ranks == std::string::npos) {
+    Violation(fmt::format("honest loss: no snapshot or no ranks are named by '{}'", sentence));
+    return;
+  }
+  if (!IsLost(id->second)) {
+    Violation(fmt::format("honest loss: {} is told lost, and every shard of it is there",
+                          id->second.ToString()));
+  }
+  const char* at = sentence.c_str() + ranks + kRanks.size();
+  while (*at >= '0' && *at <= '9') {
+    char* end = nullptr;
+    const ShardId shard{id->second, static_cast<uint32_t>(std::strtoul(at, &end, 10))};
+    for (const uint32_t server : truth_->CopiesOf(shard)) {
+      if (cluster_->IsHeard(server)) {
+        Violation(fmt::format("honest loss: {} is told lost, and {} has it", shard.ToString(),
+                              Cluster::HostOf(server)));
+      }
+    }
+    at = end + (std::string_view(end).starts_with(", ") ? 2 : 0);
+  }
+}
+
+}  // namespace gemel::sim
