@@ -78,7 +78,7 @@ Task<absl::Status> Server::Load() {
 
 void Server::MakeParts() {
   objects_ = std::make_unique<ObjectTable>(seams_, pool_);
-  tier_ = std::make_unique<Tier>(seams_, control_.get());
+  tier_ = std::make_unique<Tier>(seams_, control_.get(), options_.disk_patience);
   peers_ = std::make_unique<Peers>(seams_, control_.get(), options_.name);
   receipts_ = std::make_unique<Receipts>(seams_, control_.get(), objects_.get());
   uploads_ = std::make_unique<Uploads>(seams_, control_.get(), objects_.get(), peers_.get(),

@@ -45,6 +45,7 @@ struct ServerOptions {
   uint64_t slab_bytes = kSlabBytesDefault;
   uint64_t repair_bytes_per_second = kRepairRateDefault;  // 0: no bound
   ScrubOptions scrub;
+  Duration disk_patience = kPersistListPatience;        // at start; then it joins without its disk
   uint32_t control_protocol = kControlProtocolVersion;  // at most: an older release speaks less
 };
 

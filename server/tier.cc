@@ -12,10 +12,11 @@
 
 namespace gemel {
 
-Tier::Tier(const ServerSeams& seams, const Control* control)
+Tier::Tier(const ServerSeams& seams, const Control* control, Duration patience)
     : seams_(seams),
       store_(seams.persist),
       control_(control),
+      patience_(patience),
       listed_change_(seams.loop),
       activity_(std::make_shared<Activity>()) {
   GEMEL_CHECK(control != nullptr);
@@ -49,16 +50,17 @@ Task<void> Tier::Load(Gate* gate) {
   }
   seams_.loop->Spawn(FollowStore(gate));
   seams_.loop->Spawn(Watch(gate));
-  const TimePoint until = Add(seams_.loop->Now(), kPersistListPatience);
+  const TimePoint until = Add(seams_.loop->Now(), patience_);
   while (!listed_ && seams_.loop->Now() < until) {
     co_await listed_change_.WaitUntil(until);
   }
   late_ = !listed_;
   if (late_) {
-    seams_.events->Emit(Severity::kWarning, "tier_late",
-                        fmt::format("the disk below {} was not read within {} s: this server joins "
-                                    "without it and again when it was",
-                                    store_->place(), kPersistListPatience / 1s));
+    seams_.events->Emit(
+        Severity::kWarning, "tier_late",
+        fmt::format("the disk below {} was not read within {:g} s: this server joins "
+                    "without it and again when it was",
+                    store_->place(), Milliseconds(patience_) / 1e3));
   }
 }
 

@@ -44,7 +44,7 @@ class Tier {
   // What is on disk is not what placement was told: join again.
   using Changed = std::function<void(std::string why)>;
 
-  Tier(const ServerSeams& seams, const Control* control);
+  Tier(const ServerSeams& seams, const Control* control, Duration patience);
 
   void OnChanged(Changed changed) { changed_ = std::move(changed); }
 
@@ -134,6 +134,7 @@ class Tier {
   const ServerSeams seams_;
   PersistStore* const store_;
   const Control* const control_;
+  const Duration patience_;  // at start, with a disk that is not read yet
   Changed changed_;
   Inventory inventory_;
   std::multiset<SnapshotId> dropping_;  // by directives under way: no inventory names them

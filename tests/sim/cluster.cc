@@ -159,19 +159,19 @@ void Cluster::NoteMembers() {
   for (const ServerSlot& slot : servers_) {
     members.push_back(!slot.members.empty());
   }
-  if (member_sets_.empty() || member_sets_.back().second != members) {
-    member_sets_.emplace_back(scheduler_.now(), std::move(members));
+  if (member_sets_.empty() || member_sets_.back().members != members) {
+    member_sets_.push_back({scheduler_.now(), std::move(members)});
   }
   if (member_sets_.size() > kMemberSetsMax) {
-    member_sets_.pop_front();
+    member_sets_.erase(member_sets_.begin());
   }
 }
 
 std::vector<std::vector<bool>> Cluster::MemberSetsSince(TimePoint since) const {
   std::vector<std::vector<bool>> sets;
   for (auto at = member_sets_.rbegin(); at != member_sets_.rend(); ++at) {
-    sets.push_back(at->second);
-    if (at->first <= since) {
+    sets.push_back(at->members);
+    if (at->since <= since) {
       break;
     }
   }
@@ -334,6 +334,7 @@ void Cluster::StartServer(uint32_t index) {
   options.memory_bytes = servers_[index].memory_bytes;
   options.slab_bytes = shape_.slab_bytes;
   options.control_protocol = servers_[index].protocol;
+  options.disk_patience = shape_.disk_patience;
   options.scrub.memory_pass = shape_.scrub_pass;
   options.scrub.disk_pass = shape_.scrub_pass;
   if (shape_.keepers) {

@@ -9,12 +9,10 @@
 // parts, loop.
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "client/core/client_core.h"
@@ -155,6 +153,11 @@ class Cluster {
   struct KeeperLife;
   struct ServerLife;
 
+  struct MemberSet {
+    TimePoint since{};
+    std::vector<bool> members;  // by server
+  };
+
   struct ServerSlot {
     std::unique_ptr<SimDiskState> disk;
     std::unique_ptr<SimPersistState> tier;
@@ -187,8 +190,8 @@ class Cluster {
   SimStoreState store_state_;
   Timeline timeline_;
   std::function<void(uint32_t)> on_dead_;
-  std::string leader_;  // node of the manager that was elected last
-  std::deque<std::pair<TimePoint, std::vector<bool>>> member_sets_;  // since when; newest last
+  std::string leader_;                  // node of the manager that was elected last
+  std::vector<MemberSet> member_sets_;  // newest last
   std::vector<ServerSlot> servers_;
   std::vector<std::unique_ptr<PlacementLife>> managers_;
   std::vector<uint32_t> manager_protocols_;

@@ -122,6 +122,9 @@ RunPlan DrawPlan(const ScenarioOptions& options) {
   shape.keepers = random.Split("keepers").Chance(1, 2);
   Random scrub = random.Split("scrub");
   shape.scrub_pass = scrub.Chance(1, 2) ? kScrubPass : 0s;
+  if (Random patience = random.Split("disk patience"); options.knobs && patience.Chance(1, 2)) {
+    shape.disk_patience = std::chrono::milliseconds(Between(&patience, 50, 1000));
+  }
   shape.control_protocol =
       random.Split("release").Chance(1, 3) ? kControlProtocolOldest : kControlProtocolVersion;
   Random jobs = random.Split("jobs");

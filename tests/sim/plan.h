@@ -22,6 +22,7 @@
 #include "common/strategy.h"
 #include "common/time.h"
 #include "placement/manager/manager.h"
+#include "server/limits.h"
 #include "tests/sim/fault.h"
 
 namespace gemel::sim {
@@ -64,6 +65,7 @@ struct ClusterShape {
   bool keepers = false;                                 // a gemel-keeper beside each server
   uint32_t control_protocol = kControlProtocolVersion;  // of all, at the start
   Duration scrub_pass{};                                // over memory, and over disks; zero: never
+  Duration disk_patience = kPersistListPatience;        // of a server that starts
   PlacementOptions placement;
 
   uint32_t slots() const { return servers + spares; }
