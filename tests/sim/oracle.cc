@@ -12,6 +12,7 @@
 namespace gemel::sim {
 namespace {
 
+constexpr Duration kDecidedBefore = 100ms;    // a restore record, than it is applied
 constexpr uint64_t kCheckStepsMax = 500'000;  // half a second; beyond it a history is undecided
 
 Random ContentStream(const ShardPlace& place) {
@@ -76,8 +77,20 @@ size_t Oracle::Exposure(const Job& job) const {
   return servers.size();
 }
 
+// Where disks are all there is: one of a server that counts as dead, and is not back with it.
+bool Oracle::IsDiskAway(const Job& job) const {
+  const TimePoint decided = cluster_->now() - kDecidedBefore;
+  const auto is_away = [&](const auto& loss) {
+    return loss.first >= job.safe_since &&
+           (!cluster_->IsMember(loss.second) || cluster_->MemberSince(loss.second) > decided);
+  };
+  const auto is_lost = [&job](const auto& loss) { return loss.first >= job.safe_since; };
+  return std::any_of(lost_.begin(), lost_.end(), is_away) ||
+         std::any_of(disks_lost_.begin(), disks_lost_.end(), is_lost);
+}
+
 bool Oracle::MayLose(const Job& job) const {
-  return overkill_ || Exposure(job) >= (job.on_disks ? 1 : job.plan.copies);
+  return overkill_ || (job.on_disks ? IsDiskAway(job) : Exposure(job) >= job.plan.copies);
 }
 
 void Oracle::MemoryLost(uint32_t server) {
@@ -223,7 +236,7 @@ void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t ra
                           state.from.has_value() ? state.from->ToString() : "nothing"));
   }
   const uint64_t sequence = snapshot.has_value() ? snapshot->sequence : 0;
-  if (sequence < state.floor && !MayLose(job)) {
+  if (sequence < state.floor && !state.exposed && !MayLose(job)) {
     Violation(fmt::format(
         "not lost: epoch {} of {} restored from {} though sequence {} was committed, and {} "
         "memories of {} copies were lost since",
@@ -254,7 +267,7 @@ void Oracle::ToldDataLoss(const std::string& name, const EpochId& epoch) {
   GEMEL_CHECK(state != job.epochs.end()) << name << " " << epoch.ToString();
   // What a superseded epoch was refused is told late, when newer saves may be whole again.
   const bool newest = epoch == job.epochs.rbegin()->first;
-  if (newest && state->second.floor > 0 && !MayLose(job)) {
+  if (newest && state->second.floor > 0 && !state->second.exposed && !MayLose(job)) {
     Violation(fmt::format(
         "not lost: epoch {} of {} was told DATA_LOSS though sequence {} was committed, and {} "
         "memories of {} copies were lost since",

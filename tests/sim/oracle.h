@@ -205,6 +205,7 @@ class Oracle {
     uint64_t floor = 0;  // newest that was told when it was acquired
     bool restored = false;
     bool told_lost = false;
+    bool exposed = false;  // too much was lost, or away, when its record was written
     std::optional<SnapshotId> from;
     std::set<uint32_t> reporting;  // ranks that have verified, or say so just now
   };
@@ -298,6 +299,7 @@ class Oracle {
   std::set<uint32_t> CountedDead() const;
   size_t Exposure(const Job& job) const;
   bool MayLose(const Job& job) const;
+  bool IsDiskAway(const Job& job) const;
 
   Cluster* const cluster_;
   const GroundTruth* const truth_;

@@ -26,6 +26,9 @@ void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
   GEMEL_CHECK(decoded.ok()) << key << ": " << ToText(decoded.status());
   const RestoreRecord& record = *decoded;
   Job& job = jobs_.at(key.substr(std::string_view(kRestorePrefix).size()));
+  if (const auto epoch = job.epochs.find(record.epoch); epoch != job.epochs.end()) {
+    epoch->second.exposed = epoch->second.exposed || MayLose(job);
+  }
   for (const std::string& sentence : record.lost) {
     const std::string once = record.epoch.ToString() + sentence;
     if (job.losses.insert(once).second) {
