@@ -21,7 +21,7 @@ namespace {
 
 constexpr uint32_t kReadTries = 30;          // of one snapshot, while its disk is away
 constexpr uint32_t kTicksBetweenReads = 50;  // a second
-constexpr Duration kCommitWithin = 20s;      // below the time that a save has
+constexpr Duration kCommitWithin = 45s;  // a save ends by its deadline, 30 s, and then the next one
 constexpr Duration kHurtCommitWithin = 90s;  // what decays unseen holds its save up until then
 constexpr Duration kQuietWithin = 90s;
 constexpr Duration kAnswerWithin = 5s;

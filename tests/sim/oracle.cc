@@ -12,7 +12,9 @@
 namespace gemel::sim {
 namespace {
 
-constexpr Duration kDecidedBefore = 100ms;    // a restore record, than it is applied
+// So long before a transaction is applied it may have been decided; longer where it may be late.
+constexpr Duration kDecidedBefore = 100ms;
+constexpr Duration kDecidedBeforeLate = 4s;
 constexpr uint64_t kCheckStepsMax = 500'000;  // half a second; beyond it a history is undecided
 
 Random ContentStream(const ShardPlace& place) {
@@ -77,9 +79,13 @@ size_t Oracle::Exposure(const Job& job) const {
   return servers.size();
 }
 
+TimePoint Oracle::DecidedSince() const {
+  return cluster_->now() - (late_store_ ? kDecidedBeforeLate : kDecidedBefore);
+}
+
 // Where disks are all there is: one of a server that counts as dead, and is not back with it.
 bool Oracle::IsDiskAway(const Job& job) const {
-  const TimePoint decided = cluster_->now() - kDecidedBefore;
+  const TimePoint decided = DecidedSince();
   const auto is_away = [&](const auto& loss) {
     return loss.first >= job.safe_since &&
            (!cluster_->IsMember(loss.second) || cluster_->MemberSince(loss.second) > decided);

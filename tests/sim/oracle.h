@@ -299,6 +299,8 @@ class Oracle {
   std::set<uint32_t> CountedDead() const;
   size_t Exposure(const Job& job) const;
   bool MayLose(const Job& job) const;
+  // A transaction that is applied now was not decided before.
+  TimePoint DecidedSince() const;
   bool IsDiskAway(const Job& job) const;
 
   Cluster* const cluster_;

@@ -15,10 +15,6 @@
 namespace gemel::sim {
 namespace {
 
-// So long before a transaction is applied it may have been decided; longer where it may be late.
-constexpr Duration kDecidedBefore = 100ms;
-constexpr Duration kDecidedBeforeLate = 4s;
-
 std::vector<model::Member> MembersOf(const Cluster& cluster, const std::vector<bool>& set) {
   std::vector<model::Member> members;
   for (uint32_t i = 0; i < set.size(); ++i) {
@@ -51,9 +47,8 @@ Oracle::Standing Oracle::StandingOf(const ShardId& shard, TimePoint opened) cons
 
 // The sets of members that a transaction which is applied now may have been decided by.
 std::vector<std::vector<model::Member>> Oracle::MembersLately() const {
-  const Duration before = late_store_ ? kDecidedBeforeLate : kDecidedBefore;
   std::vector<std::vector<model::Member>> lately;
-  for (const std::vector<bool>& set : cluster_->MemberSetsSince(cluster_->now() - before)) {
+  for (const std::vector<bool>& set : cluster_->MemberSetsSince(DecidedSince())) {
     lately.push_back(MembersOf(*cluster_, set));
   }
   return lately;

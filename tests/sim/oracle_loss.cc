@@ -13,14 +13,6 @@
 #include "tests/sim/oracle.h"
 
 namespace gemel::sim {
-namespace {
-
-// So long before a transaction is applied it may have been decided; longer where it may be late.
-constexpr Duration kDecidedBefore = 100ms;
-constexpr Duration kDecidedBeforeLate = 4s;
-
-}  // namespace
-
 void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
   const absl::StatusOr<RestoreRecord> decoded = DecodeStored<RestoreRecord>(key, value);
   GEMEL_CHECK(decoded.ok()) << key << ": " << ToText(decoded.status());
@@ -65,7 +57,7 @@ bool Oracle::IsToBeHeard(uint32_t server) const {
       alive == alive_since_.end()) {
     return false;
   }
-  const TimePoint decided = cluster_->now() - (late_store_ ? kDecidedBeforeLate : kDecidedBefore);
+  const TimePoint decided = DecidedSince();
   return std::any_of(alive->second.begin(), alive->second.end(),
                      [decided](const auto& record) { return record.second <= decided; });
 }
@@ -80,7 +72,7 @@ bool Oracle::IsThere(const ShardId& shard) const {
       std::any_of(disks.begin(), disks.end(), is_heard)) {
     return true;
   }
-  const TimePoint decided = cluster_->now() - (late_store_ ? kDecidedBeforeLate : kDecidedBefore);
+  const TimePoint decided = DecidedSince();
   const bool joined_with_it = std::any_of(disks.begin(), disks.end(), [&](uint32_t server) {
     const TimePoint joined = cluster_->MemberSince(server);
     const auto& seen = on_disk_since_.find(server);

@@ -51,6 +51,7 @@ constexpr PastSeed kPastSeeds[] = {
     {1733, "a client process that died before its request's turn ended the server"},
     {1825, "what a restore had passed over was told committed to the superseded writer"},
     {1862, "a shard that a given-up persist wrote late stayed on its disk"},
+    {910100, "a save whose only sealed copy had decayed was sent again until its deadline"},
     {248,
      "shards of a persist that a power cut ended stayed when a save of the same name replaced it"},
 };

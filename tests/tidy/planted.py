@@ -45,7 +45,7 @@ def known_findings(tree, result):
     for name, finding in json.loads(tree.text(FOUND)).items():
         if f"{FOLDER}{name}.patch" not in tree.files:
             result.add(FOUND, f"{name} is not planted any more: take its entry away")
-        if not {"sim": "seed", "test": "test", "nothing": "what"}.get(finding.get("by"), "") in finding:
+        if not {"sim": "seed", "crash": "seed", "test": "test", "nothing": "what"}.get(finding.get("by"), "") in finding:
             result.add(FOUND, f"{name} says neither which seed or test finds it nor why nothing does")
 
 

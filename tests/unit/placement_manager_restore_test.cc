@@ -108,6 +108,28 @@ TEST_F(PlacementRestore, DamagedEverywhereMovesTheRecordToAnOlderSnapshotForAllR
   EXPECT_THAT(older->lost(0), HasSubstr("gpt@2"));
 }
 
+TEST_F(PlacementRestore, WhatARankVerifiedOfAnotherRoundIsNotOfThisOne) {
+  JobRun writer = cluster.NewRun();
+  writer.keep = 0;
+  ASSERT_TRUE(cluster.Save(writer, "1").ok());
+  const auto newest = cluster.Save(writer, "2");
+  ASSERT_TRUE(newest.ok());
+  const JobRun run = cluster.NewRun();
+  ASSERT_TRUE(cluster.Begin(run, 0, 2).ok());
+  ASSERT_TRUE(cluster.Begin(run, 1, 2).ok());
+  for (const auto& server : cluster.servers) {
+    server->corrupt.insert(ShardId{*FromProto(*newest), 1});
+  }
+  ASSERT_TRUE(cluster.Report(run, 0, 0, false, {1}).ok());
+  EXPECT_EQ(cluster.AwaitRestored(run, 0)->outcome(), pb::AwaitRestoreReply::MOVED);
+  EXPECT_TRUE(cluster.Report(run, 0, 1, true).ok()) << "late: it verified what is passed over now";
+  EXPECT_TRUE(cluster.Report(run, 1, 0, true).ok());
+  EXPECT_EQ(cluster.AwaitRestored(run, 1, 100)->outcome(), pb::AwaitRestoreReply::PENDING);
+  EXPECT_EQ(cluster.AwaitRestored(run, 0)->outcome(), pb::AwaitRestoreReply::MOVED);
+  EXPECT_TRUE(cluster.Report(run, 1, 1, true).ok());
+  EXPECT_EQ(cluster.AwaitRestored(run, 1)->outcome(), pb::AwaitRestoreReply::VERIFIED);
+}
+
 TEST_F(PlacementRestore, WhatARestoreWentByIsNotToldCommittedToThoseItSuperseded) {
   JobRun writer = cluster.NewRun();
   writer.keep = 0;
