@@ -36,7 +36,7 @@ Oracle::Standing Oracle::StandingOf(const ShardId& shard, TimePoint opened) cons
     if (object != nullptr && object->state() == ObjectState::kSealed && IsWhole(*object)) {
       standing.holders.push_back(i);
     } else if (IsExcused(memories_lost_, i, opened) || IsStarting(i) ||
-               (object != nullptr && damaged_.contains(shard))) {  // a join does not look at it
+               damaged_.contains(shard)) {  // a join does not look at it, and a reader drops it
       standing.excused.push_back(i);
     } else {
       standing.without.push_back(i);
