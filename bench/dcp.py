@@ -9,14 +9,12 @@ Two gloo ranks train with FSDP2 and AdamW. Three questions, each way in turn:
           safetensors' save_file of each rank's pieces. The yardstick is memcpy of the same bytes on both ranks at once.
   async   dcp.async_save in a thread and in a process, with torch's stagers and with ours: blocked, and lost in all =
           blocked + the slow-down of every step until all ranks are done. Beside it, for the
-          profile, one copy of ours, as torch has, and the bytes of a second one over bare TCP; and two copies by
-          servers that leave the cores to the trainers (the scheduler's weight of nice 10).
+          profile, one copy of ours, as torch has, and the bytes of a second one over bare TCP.
   load    dcp.load of the same from Gemel, tmpfs and disk (warm), into the live state.
 Takes some minutes: the process modes of torch are slow.
 """
 
 import argparse
-import contextlib
 import functools
 import json
 import os
@@ -37,8 +35,6 @@ MEMCPY_PARTS = 4  # memcpy of the state goes over a quarter of it as often: stil
 UNREPLICATED = "one copy of gemel's"  # as many as torch's files: what the second one and its checks cost
 BARE_TCP = "no save, a second copy's bytes over bare TCP"
 COPIES = {"gemel": 2, UNREPLICATED: 1}
-YIELDING = "gemel by servers at nice 10"
-YIELDING_NICE = 10
 
 
 def parse_args():
@@ -97,15 +93,6 @@ class Ways:
         elif isinstance(value, dict):
             for key, item in value.items():
                 yield from self._flat(f"{prefix}.{key}", item)
-
-    def let_servers_yield(self):
-        """Each is a session of its own: there the kernel weighs the session, not its processes (sched(7), autogroup)."""
-        if self.loop.dist.get_rank() == 0:
-            for pid in json.loads(os.environ["GEMEL_BENCH_SERVERS"]):
-                for thread in Path(f"/proc/{pid}/task").iterdir():
-                    os.setpriority(os.PRIO_PROCESS, int(thread.name), YIELDING_NICE)
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"/proc/{pid}/autogroup").write_text(str(YIELDING_NICE))
 
     def memcpy(self, source, target):
         for _ in range(MEMCPY_PARTS):
@@ -191,10 +178,6 @@ def async_ways(ways, with_process, ours):
             yield AsyncWay(ways, f"torch, {kind}, default stager", "tmpfs", None, process)
             yield AsyncWay(ways, f"torch, {kind}, reused shared memory", "tmpfs", torchs(True, False), process)
             yield AsyncWay(ways, f"torch, {kind}, asynchronous staging", "tmpfs", torchs(True, True), process)
-    if ours:
-        ways.let_servers_yield()
-        yield AsyncWay(ways, f"{YIELDING}, thread, asynchronous staging", "gemel",
-                       functools.partial(ways.gt.Stager, use_async_staging=True), False)
 
 
 def timed(loop, work):
@@ -287,7 +270,7 @@ def report_of(result, torchs):
     floor = min(value for name, value in lost.items() if name.startswith(UNREPLICATED)) + lost[BARE_TCP]
     report.fact("lost in all, one copy + a second one's bytes over bare TCP", floor, "ms")
     best = min(value for name, value in lost.items() if name.startswith("torch"))
-    for copies, prefix in (("one copy", UNREPLICATED), ("copies=2", "gemel,"), ("copies=2, servers at nice 10", YIELDING)):
+    for copies, prefix in (("one copy", UNREPLICATED), ("copies=2", "gemel")):
         ours = min(value for name, value in lost.items() if name.startswith(prefix))
         report.target(f"lost in all, {copies} / the best of torch", ours / best, ours <= 0.5 * best, "<= 0.5")
     return report.finish()
@@ -304,7 +287,6 @@ def main(args):
     flags += ["--skip-process"] if args.skip_process else []
     try:
         with measured.cluster.running(**sizes) as made:
-            os.environ["GEMEL_BENCH_SERVERS"] = json.dumps([server["process"]["pid"] for server in made.servers])
             saved = run_ranks(__file__, flags, made.sockets[:RANKS], folder, LIMIT_S)
         for path in Path(folder).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
