@@ -22,9 +22,8 @@
 //   token        a token's epoch is for ever, and no two tokens share one
 //   once         a (epoch, name, attempt) is committed once, and only what was open is [I13]
 //   shape        a commit record has world, layout and copies of its open [I1]
-//   freed        a snapshot leaves the MetaStore only beside a newer one that has all its copies,
-//   in
-//                as many domains as there are for them, or by a person [I7]
+//   freed        a snapshot leaves the MetaStore only beside a newer one that has all its
+//                copies, in as many domains as there are for them, or by a person [I7]
 //   pinned       and not while the ranks of the present epoch restore from it
 //   copies       when a commit record is written, min_copies servers have each shard sealed and
 //                whole, in as many domains as there are for them; memories that were lost a

@@ -13,6 +13,7 @@
 #include "tests/sim/oracle.h"
 
 namespace gemel::sim {
+
 void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
   const absl::StatusOr<RestoreRecord> decoded = DecodeStored<RestoreRecord>(key, value);
   GEMEL_CHECK(decoded.ok()) << key << ": " << ToText(decoded.status());

@@ -743,12 +743,6 @@ class Cluster {
     server->manifests.erase(id);
   }
 
-  static bool Hangs(const ScriptedServer& server, const pb::Directive& directive) {
-    return (directive.has_pull_shard() && server.pulls_hang) ||
-           (directive.has_store_commit() && !server.stores_commits) ||
-           (directive.has_persist_shard() && server.disk_hangs);
-  }
-
   Task<void> Work(ScriptedServer* server) {
     const Incarnation life = server->incarnation;
     std::map<uint64_t, pb::DirectiveResult> results;
@@ -781,7 +775,7 @@ class Cluster {
         if (directive.has_pull_shard()) {
           server->pulls.push_back(directive.pull_shard());
         }
-        if (Hangs(*server, directive)) {
+        if (server->Hangs(directive)) {
           continue;
         }
         pb::DirectiveResult& result = results[directive.id()];

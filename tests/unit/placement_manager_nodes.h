@@ -137,6 +137,12 @@ struct ScriptedServer {
   uint64_t tier_free = 1 << 30;
   int manifests_fetched = 0;
   int dropped = 0;  // directives to drop a snapshot or staging
+
+  bool Hangs(const pb::Directive& directive) const {
+    return (directive.has_pull_shard() && pulls_hang) ||
+           (directive.has_store_commit() && !stores_commits) ||
+           (directive.has_persist_shard() && disk_hangs);
+  }
 };
 
 // One manager's process.

@@ -18,6 +18,18 @@ class PlacementSave : public ::testing::Test {
     ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
   }
 
+  // An inventory that names no object.
+  absl::Status JoinWithNothing(const ScriptedServer& server) {
+    pb::JoinRequest join;
+    *join.mutable_caller() = cluster.CallerOf(server);
+    join.set_name(server.name);
+    join.set_domain(server.domain);
+    join.set_data_address(server.address);
+    join.set_capacity_bytes(server.capacity);
+    join.set_generation(server.generation);
+    return cluster.Call<pb::JoinReply>("Join", join).status();
+  }
+
   Cluster cluster{3};
 };
 
@@ -159,14 +171,7 @@ TEST_F(PlacementSave, ACopyThatAnInventoryDoesNotNameCountsNoMoreAndIsMadeAnew) 
   ScriptedServer& damaged = *cluster.Find(opened[0].holders(1).server_id());
   damaged.objects.erase(shard);
   damaged.pulls_hang = true;
-  pb::JoinRequest join;
-  *join.mutable_caller() = cluster.CallerOf(damaged);
-  join.set_name(damaged.name);
-  join.set_domain(damaged.domain);
-  join.set_data_address(damaged.address);
-  join.set_capacity_bytes(damaged.capacity);
-  join.set_generation(damaged.generation);
-  ASSERT_TRUE(cluster.Call<pb::JoinReply>("Join", join).ok());
+  ASSERT_TRUE(JoinWithNothing(damaged).ok());
   for (const pb::Member& holder : opened[1].holders()) {
     const auto object = Cluster::ObjectOf(run, snapshot, 1);
     ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
@@ -188,14 +193,7 @@ TEST_F(PlacementSave, TheOnlyCopyThatAnInventoryDoesNotNameEndsTheSaveAtOnce) {
   ScriptedServer& owner = *cluster.Find(opened[0].holders(0).server_id());
   ASSERT_TRUE(cluster.Seal(owner, Cluster::ObjectOf(run, snapshot, 0)).ok());
   owner.objects.erase(ShardId{*FromProto(snapshot), 0});
-  pb::JoinRequest join;
-  *join.mutable_caller() = cluster.CallerOf(owner);
-  join.set_name(owner.name);
-  join.set_domain(owner.domain);
-  join.set_data_address(owner.address);
-  join.set_capacity_bytes(owner.capacity);
-  join.set_generation(owner.generation);
-  ASSERT_TRUE(cluster.Call<pb::JoinReply>("Join", join).ok());
+  ASSERT_TRUE(JoinWithNothing(owner).ok());
   const auto ended = cluster.Await(snapshot, 0, 500);
   EXPECT_EQ(ended->state(), pb::SNAPSHOT_ABORTED) << ended->ShortDebugString();
   EXPECT_NE(ended->why().find("damaged before another was made"), std::string::npos)
