@@ -56,7 +56,8 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::SessionTo(PeerMember membe
   Peer* peer = slot.get();
   while (!closed_) {
     if (dead_.contains(member.incarnation)) {
-      co_return error::Unavailable("placement calls {} dead", member.ToString());
+      co_return error::Unavailable("placement calls incarnation {} of {} dead",
+                                   member.incarnation.ToShort(), member.ToString());
     }
     const bool usable = peer->session != nullptr && peer->session->open();
     if (usable && peer->incarnation == member.incarnation) {
@@ -122,6 +123,7 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::OpenSession(PeerMember mem
   GEMEL_CO_ASSIGN_OR_RETURN(std::unique_ptr<Connection> connection,
                             co_await seams_.net->Connect(member.data_address, deadline));
   Session::Options options;
+  options.silence_closes = true;
   std::shared_ptr<Session> session =
       Session::Start(seams_.loop, std::move(connection), this, options);
   Request request;

@@ -180,6 +180,7 @@ Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Requ
                                       self->peer_);
   }
   const uint64_t op = self->next_op_++;
+  const uint64_t heard_before = self->frames_heard_;
   auto call = std::make_shared<PendingCall>(self->loop_);
   call->type = request.type;
   call->into = reply_into;
@@ -198,6 +199,10 @@ Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Requ
   while (!call->done()) {
     const bool notified = co_await call->changed.WaitUntil(deadline);
     if (!notified && !call->done()) {
+      if (self->options_.silence_closes && self->frames_heard_ == heard_before) {
+        self->Close(error::Unavailable("{} has said nothing since request {} of type {}",
+                                       self->peer_, op, static_cast<int>(call->type)));
+      }
       co_return error::DeadlineExceeded(
           "{} has not answered request {} of type {} in time: its outcome is unknown", self->peer_,
           op, static_cast<int>(call->type));
@@ -241,6 +246,7 @@ void Session::FailPending(const absl::Status& why) {
 }
 
 Placement Session::PlacePayload(const FrameHeader& header, std::string_view body) {
+  frames_heard_ += 1;
   if (header.is_reply()) {
     return PlaceReplyPayload(header);
   }
@@ -266,6 +272,7 @@ Placement Session::PlaceReplyPayload(const FrameHeader& header) {
 }
 
 void Session::OnFrame(IncomingFrame frame) {
+  frames_heard_ += 1;
   if (frame.header.is_reply()) {
     OnReply(std::move(frame));
   } else {

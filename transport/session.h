@@ -13,7 +13,10 @@
 //   (3) at most Options::requests_in_flight_max handlers run; beyond that the peer is answered
 //       ResourceExhausted at once, its payload dropped unplaced. A peer that leaves as many of
 //       those answers unread is closed;
-//   (4) a duplicate or unknown reply is ignored.
+//   (4) a duplicate or unknown reply is ignored;
+//   (5) with Options::silence_closes a call that ends at its deadline, with nothing heard since it
+//       began, closes the session: its connection may be dead on a network that drops it without a
+//       word, and a new one takes another path.
 // Errors of Call(): the peer's; DeadlineExceeded (2); Unavailable when the session ended;
 // InvalidArgument when the request is over the frame's limits (nothing was sent then).
 #pragma once
@@ -80,6 +83,7 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
  public:
   struct Options {
     size_t requests_in_flight_max = 1024;
+    bool silence_closes = false;
   };
 
   // `handler` may be null (a pure caller: requests of the peer are refused) and must outlive the
@@ -137,6 +141,7 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
   const std::string peer_;
   bool open_ = true;
   uint64_t next_op_ = 1;
+  uint64_t frames_heard_ = 0;  // begun to arrive
   size_t requests_in_flight_ = 0;
   size_t refusals_in_flight_ = 0;
   bool refusing_ = false;  // the request whose payload is arriving was over the bound

@@ -99,6 +99,27 @@ TEST_F(SimSession, ABlackholeEndsACallAtItsDeadline) {
   EXPECT_TRUE(Call(FrameType::kProbe, "y").ok()) << "the late reply is ignored";
 }
 
+// The other side's end is gone without a word, as behind a switch that drops the flow.
+TEST_F(SimSession, ASilentConnectionIsClosedAtADeadlineWhereTheUserWantsThat) {
+  Session::Options options;
+  options.silence_closes = true;
+  calling_ = Session::Start(
+      &a_.loop, *a_.Run(a_.net.Connect("sim://b/1", world_.In(1s))), nullptr, options);
+  ASSERT_TRUE(Call(FrameType::kProbe, "w").ok());
+  Request slow;
+  slow.type = FrameType::kDescribe;  // never answered
+  auto unanswered = std::make_shared<std::optional<absl::StatusOr<Reply>>>();
+  a_.loop.Spawn(Life::Keep(calling_->Call(std::move(slow), {}, world_.In(100ms)), unanswered));
+  world_.RunFor(50ms);
+  ASSERT_TRUE(Call(FrameType::kProbe, "x").ok());
+  world_.RunFor(100ms);
+  ASSERT_TRUE(unanswered->has_value());
+  EXPECT_TRUE(calling_->open()) << "something was heard since that call began";
+  world_.world.PartitionOneWay({"b"}, {"a"});
+  EXPECT_EQ(Call(FrameType::kProbe, "y").status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_FALSE(calling_->open());
+}
+
 TEST_F(SimSession, AKilledPeerEndsCallsWithUnavailable) {
   Request request;
   request.type = FrameType::kDescribe;
