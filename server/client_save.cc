@@ -274,6 +274,8 @@ ClientSession::Answer ClientSession::OnAwaitCommit(struct AwaitCommit request) {
   ask.set_rank(request.rank);
   const uint32_t wait_ms = std::min(request.wait_ms, kWaitMsMax);
   ask.set_wait_ms(wait_ms);
+  const ShardId shard{request.snapshot, request.rank};
+  ask.set_unsent(parts_.uploads->Find(shard) == nullptr);
   const absl::StatusOr<pb::AwaitCommitReply> answer =
       co_await parts_.control->CallPatiently<pb::AwaitCommitReply>(
           "AwaitCommit", std::move(ask), std::chrono::milliseconds(wait_ms));

@@ -98,6 +98,15 @@ class Control {
     return CallWithin<Response>(std::move(method), std::move(request), held + kControlDeadline);
   }
 
+  // One long poll of at most `wait_ms`.
+  template <typename Response, typename RequestMessage>
+  Task<absl::StatusOr<Response>> Poll(std::string method, RequestMessage request,
+                                      uint32_t wait_ms) {
+    request.set_wait_ms(wait_ms);
+    return CallWithin<Response>(std::move(method), std::move(request),
+                                std::chrono::milliseconds(wait_ms) + kPollLate);
+  }
+
   // One try that ends within `limit`.
   template <typename Response, typename RequestMessage>
   Task<absl::StatusOr<Response>> CallWithin(std::string method, RequestMessage request,

@@ -54,10 +54,8 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
     *request.add_results() = result;
     told.insert(id);
   }
-  const uint32_t wait_ms = running_.empty() ? kPollMs : kBusyPollMs;
-  request.set_wait_ms(wait_ms);
-  absl::StatusOr<pb::DirectivesReply> reply = co_await parts_.control->Call<pb::DirectivesReply>(
-      "Directives", std::move(request), std::chrono::milliseconds(wait_ms));
+  absl::StatusOr<pb::DirectivesReply> reply = co_await parts_.control->Poll<pb::DirectivesReply>(
+      "Directives", std::move(request), running_.empty() ? kPollMs : kBusyPollMs);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckLeader(reply->generation(), reply->term()));
   for (const uint64_t id : told) {

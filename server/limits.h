@@ -49,7 +49,10 @@ inline constexpr Duration kScrubDeferMax = 1s;  // while clients or peers write
 inline constexpr Duration kControlDeadline = 2s;  // of one call, beyond what it may be held
 inline constexpr Duration kProxyPatience = 5s;    // a client's call is repeated that long
 inline constexpr uint32_t kWaitMsMax = 10'000;    // that a client may ask a call to be held
-inline constexpr uint32_t kPollMs = 1'000;        // of the server's own long polls
+// The server's own long polls. One whose answer was lost is deaf until its deadline: to directives,
+// and with them to what is retired and lies in its memory.
+inline constexpr uint32_t kPollMs = 500;
+inline constexpr Duration kPollLate = 1s;
 inline constexpr Duration kPollPause = 20ms;      // between polls that are answered at once
 inline constexpr Duration kHeartbeatDefault = 100ms;
 // A lost heartbeat must not cost the next ones: placement's verdict comes after 800 ms of silence.

@@ -215,9 +215,8 @@ Task<void> Membership::FollowMap(Gate* gate) {
 Task<absl::Status> Membership::AskMap() {
   pb::WatchMapRequest request;
   request.set_known_version(map_version_);
-  request.set_wait_ms(kPollMs);
-  absl::StatusOr<pb::WatchMapReply> reply = co_await parts_.control->Call<pb::WatchMapReply>(
-      "WatchMap", std::move(request), std::chrono::milliseconds(kPollMs));
+  absl::StatusOr<pb::WatchMapReply> reply = co_await parts_.control->Poll<pb::WatchMapReply>(
+      "WatchMap", std::move(request), kPollMs);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   if (!reply->has_map() || reply->map().version() == map_version_) {
     co_return absl::OkStatus();
@@ -228,16 +227,23 @@ Task<absl::Status> Membership::AskMap() {
   if (Buggify(BuggifySite::kJoinAgain)) {
     RequestRejoin("the map changed: joining again for no other reason");
   }
-  map_.clear();
+  const std::map<ServerId, PeerMember> before = std::exchange(map_, {});
   std::vector<ServerId> alive;
   std::set<Incarnation> dead;
   for (const PeerMember& member : members) {
     map_[member.server] = member;
+    const auto was = before.find(member.server);
+    if (was != before.end() && was->second.incarnation != member.incarnation) {
+      replaced_[member.server] = was->second.incarnation;
+    }
     if (member.dead) {
       dead.insert(member.incarnation);
     } else {
       alive.push_back(member.server);
     }
+  }
+  for (const auto& [server, incarnation] : replaced_) {
+    dead.insert(incarnation);
   }
   parts_.peers->SetDead(std::move(dead));
   if (alive.empty()) {

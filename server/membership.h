@@ -103,6 +103,7 @@ class Membership {
   std::vector<ServerId> unreachable_;  // not yet told
   uint64_t map_version_ = 0;
   std::map<ServerId, PeerMember> map_;
+  std::map<ServerId, Incarnation> replaced_;  // the last one that a newer map had no more
 };
 
 }  // namespace gemel

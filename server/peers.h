@@ -43,8 +43,9 @@ class Peers final : private SessionHandler {
   // Until `deadline`, or until a session was reset that TakeUnreachable() has not told.
   Task<void> AwaitReset(TimePoint deadline);
 
-  // What the newest map calls dead. Calls that wait for one of them end now, not at their
-  // deadlines, and none begins until a later map has it alive.
+  // What the newest map calls dead, and what a newer incarnation of its server has replaced. Calls
+  // that wait for one of them end now, not at their deadlines, and none begins until a later map has
+  // it alive.
   void SetDead(std::set<Incarnation> dead);
 
   // Ends every session and refuses new ones.

@@ -11,6 +11,15 @@
 #include "server/replicate.h"
 
 namespace gemel {
+namespace {
+
+// Placement's last word on an attempt: it does not know it, or a newer epoch went by it.
+bool IsFinal(const absl::Status& refused) {
+  return refused.code() == absl::StatusCode::kNotFound ||
+         refused.code() == absl::StatusCode::kFailedPrecondition;
+}
+
+}  // namespace
 
 Uploads::Uploads(const ServerSeams& seams, Control* control, ObjectTable* objects, Peers* peers,
                  Receipts* receipts)
@@ -156,9 +165,8 @@ Task<void> Uploads::Follow(std::shared_ptr<Upload> upload) {
     pb::AwaitCommitRequest request;
     WriteSnapshotId(upload->shard().snapshot, request.mutable_snapshot());
     request.set_rank(upload->shard().rank);
-    request.set_wait_ms(kPollMs);
-    absl::StatusOr<pb::AwaitCommitReply> reply = co_await control_->Call<pb::AwaitCommitReply>(
-        "AwaitCommit", std::move(request), std::chrono::milliseconds(kPollMs));
+    absl::StatusOr<pb::AwaitCommitReply> reply = co_await control_->Poll<pb::AwaitCommitReply>(
+        "AwaitCommit", std::move(request), kPollMs);
     if (upload->ended) {
       co_return;
     }
@@ -168,8 +176,8 @@ Task<void> Uploads::Follow(std::shared_ptr<Upload> upload) {
       co_await seams_.loop->Sleep(kPollPause);
       continue;
     }
-    if (reply.status().code() == absl::StatusCode::kNotFound) {
-      End(upload, Annotate(reply.status(), "placement does not know the attempt"));
+    if (IsFinal(reply.status())) {
+      End(upload, Annotate(reply.status(), "placement follows the attempt no longer"));
       co_return;
     }
     co_await seams_.loop->Sleep(delay.Next());
@@ -182,7 +190,7 @@ absl::Status Uploads::ApplyCommitState(const std::shared_ptr<Upload>& upload,
     End(upload, MakeStatus(static_cast<absl::StatusCode>(reply.code()), reply.why()));
     return absl::OkStatus();
   }
-  if (reply.state() == pb::SNAPSHOT_COMMITTED && reply.redundancy_full()) {
+  if (reply.state() == pb::SNAPSHOT_COMMITTED && (reply.redundancy_full() || reply.closed())) {
     End(upload, absl::OkStatus());
     return absl::OkStatus();
   }

@@ -191,24 +191,16 @@ bool PlacementCore::RetargetRank(Attempt* attempt, uint32_t rank) {
   return true;
 }
 
-// The bytes that were to be sent are gone with the owner's incarnation.
-bool PlacementCore::SourceGone(const RankSlot& slot) const {
-  if (!slot.opened) {
-    return false;
-  }
+bool PlacementCore::OwnerIsGone(const RankSlot& slot) const {
+  GEMEL_CHECK(slot.owner.has_value());
   const auto found = members_.find(*slot.owner);
   return found == members_.end() || !found->second->alive() ||
          found->second->record.incarnation != slot.owner_incarnation;
 }
 
-// The rank was opened under a former manager, and sealed: its server lost what it had of it since,
-// when its process alone was restarted.
-bool PlacementCore::OwnerIsWithout(const RankSlot& slot) {
-  if (slot.opened || !slot.owner.has_value() || !slot.root.has_value()) {
-    return false;
-  }
-  const std::vector<ServerId> live = LiveReceipts(slot);
-  return !live.empty() && std::find(live.begin(), live.end(), *slot.owner) == live.end();
+// Nobody sends copies of the rank's shard: what sent them went with the owner's incarnation.
+bool PlacementCore::SourceGone(const RankSlot& slot) const {
+  return slot.owner.has_value() && (slot.unsent || OwnerIsGone(slot));
 }
 
 // A restarted manager learns from a rank's polls where it lives.
@@ -220,9 +212,35 @@ void PlacementCore::LearnOwner(const std::shared_ptr<Attempt>& attempt, uint32_t
   slot.owner_incarnation = owner.record.incarnation;
   PlanRank(attempt.get(), rank, UsualHolders(*attempt, *slot.owner));
   slot.plan += 1;
-  if (OwnerIsWithout(slot)) {
+}
+
+// The server at which the rank waits has no upload of its shard: it was opened under a former
+// manager, and its server was restarted since.
+void PlacementCore::LearnUnsent(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
+  RankSlot& slot = attempt->slots.at(rank);
+  if (attempt->state != AttemptState::kOpen || slot.opened || !slot.owner.has_value()) {
+    return;
+  }
+  const bool fresh = !std::exchange(slot.unsent, true);
+  if (LiveReceipts(slot).empty()) {
+    AbortIfNowhere(attempt, rank);
+  } else if (fresh) {
     PullSealed(attempt, rank);
   }
+}
+
+// The bytes of a rank whose source is gone, and that nobody has sealed, are nowhere. A manager that
+// did not open it waits for what all members have.
+bool PlacementCore::AbortIfNowhere(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
+  const RankSlot& slot = attempt->slots.at(rank);
+  if (!SourceGone(slot) || !LiveReceipts(slot).empty() ||
+      (!slot.opened && !AllReported(nullptr))) {
+    return false;
+  }
+  Abort(attempt, error::Unavailable(
+                     "{}: the server of rank {} went before a copy was sealed; save again",
+                     attempt->id().ToString(), rank));
+  return true;
 }
 
 // A shard whose owner died is copied from a holder that has sealed it.
@@ -268,16 +286,13 @@ void PlacementCore::RetargetAttempt(const std::shared_ptr<Attempt>& attempt) {
     if (slot.full || (slot.holders.empty() && slot.receipts.empty())) {
       continue;
     }
-    if (SourceGone(slot) && LiveReceipts(slot).empty()) {
-      Abort(attempt, error::Unavailable(
-                         "{}: the server of rank {} went before a copy was sealed; save again",
-                         attempt->id().ToString(), rank));
+    if (AbortIfNowhere(attempt, rank)) {
       return;
     }
     if (RetargetRank(attempt.get(), rank)) {
       changed = true;
       Sometimes(Situation::kRetargeted);
-      if ((SourceGone(slot) && slot.root.has_value()) || OwnerIsWithout(slot)) {
+      if (SourceGone(slot) && !LiveReceipts(slot).empty()) {
         PullSealed(attempt, rank);
       }
     }

@@ -255,6 +255,9 @@ PlacementCore::Answer<pb::AwaitCommitReply> PlacementCore::AwaitCommit(
     if (attempt->recovered && !slot.owner.has_value() && caller.ok()) {
       LearnOwner(attempt, request.rank(), **caller);
     }
+    if (request.unsent() && caller.ok()) {
+      LearnUnsent(attempt, request.rank());
+    }
     if (attempt->state == AttemptState::kAborting && !attempt->store_error.ok()) {
       co_return Annotate(
           attempt->store_error,

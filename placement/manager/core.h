@@ -247,8 +247,10 @@ class PlacementCore {
   bool RetargetRank(Attempt* attempt, uint32_t rank);
   void Reserve(Attempt* attempt);
   bool SourceGone(const RankSlot& slot) const;
-  bool OwnerIsWithout(const RankSlot& slot);
+  bool OwnerIsGone(const RankSlot& slot) const;
   void LearnOwner(const std::shared_ptr<Attempt>& attempt, uint32_t rank, const MemberEntry& owner);
+  void LearnUnsent(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
+  bool AbortIfNowhere(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
   void PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
   std::vector<ServerId> LiveReceipts(const RankSlot& slot);
   std::vector<ServerId> CountedReceipts(const Attempt& attempt, const RankSlot& slot);

@@ -140,6 +140,7 @@ absl::StatusOr<bool> PlacementCore::FillEnded(const Job& job, const SnapshotId& 
     reply->set_root(finished.committed ? DigestToBytes(finished.root) : std::string());
     reply->set_why(std::string(MessageOf(finished.why)));
     reply->set_code(static_cast<uint32_t>(finished.why.code()));
+    reply->set_closed(true);
     return true;
   }
   if (id.epoch < job.record.epoch) {

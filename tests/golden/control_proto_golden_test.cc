@@ -24,8 +24,8 @@ AbortSnapshotReply:
 AbortSnapshotRequest: 1 caller Caller, 2 snapshot SnapshotId, 3 token bytes, 4 why string
 AcquireEpochReply: 1 epoch EpochId
 AcquireEpochRequest: 1 caller Caller, 2 job string, 3 token bytes
-AwaitCommitReply: 1 state SnapshotState, 2 redundancy_full bool, 3 copies uint32, 4 root bytes, 5 why string, 6 code uint32, 7 holders* Member
-AwaitCommitRequest: 1 caller Caller, 2 snapshot SnapshotId, 3 rank uint32, 4 wait_ms uint32
+AwaitCommitReply: 1 state SnapshotState, 2 redundancy_full bool, 3 copies uint32, 4 root bytes, 5 why string, 6 code uint32, 7 holders* Member, 8 closed bool
+AwaitCommitRequest: 1 caller Caller, 2 snapshot SnapshotId, 3 rank uint32, 4 wait_ms uint32, 5 unsent bool
 AwaitRestoreReply.Outcome: 0 PENDING, 1 VERIFIED, 2 MOVED
 AwaitRestoreReply: 1 outcome Outcome, 2 lost* string, 3 progress string
 AwaitRestoreRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 round uint32, 5 wait_ms uint32

@@ -278,12 +278,13 @@ class Cluster {
   }
 
   absl::StatusOr<pb::AwaitCommitReply> Await(const pb::SnapshotId& snapshot, uint32_t rank,
-                                             uint32_t wait_ms = 5000) {
+                                             uint32_t wait_ms = 5000, bool unsent = false) {
     pb::AwaitCommitRequest request;
     *request.mutable_caller() = CallerOf(HomeOf(rank));
     *request.mutable_snapshot() = snapshot;
     request.set_rank(rank);
     request.set_wait_ms(wait_ms);
+    request.set_unsent(unsent);
     return Call<pb::AwaitCommitReply>("AwaitCommit", request);
   }
 

@@ -421,14 +421,65 @@ TEST_F(PlacementSave, ARankWhoseServerLostItsCopyBesideTheManagerIsCopiedFromAHo
   cluster.RestartServer(0);  // the rank's process lives on, and waits for its commit
   ASSERT_TRUE(cluster.Start().ok());
   ASSERT_TRUE(cluster.RunUntilJoined());
-  EXPECT_EQ(cluster.Await(snapshot, 0, 100)->state(), pb::SNAPSHOT_OPEN);
+  EXPECT_EQ(cluster.Await(snapshot, 0, 100, true)->state(), pb::SNAPSHOT_OPEN);
   for (const pb::Member& holder : opened[1].holders()) {
     const auto object = Cluster::ObjectOf(run, snapshot, 1);
     ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
   }
-  const auto committed = cluster.Await(snapshot, 0, 2000);
+  const auto committed = cluster.Await(snapshot, 0, 2000, true);
   EXPECT_EQ(committed->state(), pb::SNAPSHOT_COMMITTED) << committed->ShortDebugString();
   EXPECT_EQ(cluster.PulledByAll(), 1);
+}
+
+TEST_F(PlacementSave, ARankWhoseServerCameBackOnItsMemoryBesideTheManagerIsCopiedFromIt) {
+  const JobRun run = cluster.NewRun();
+  std::vector<pb::OpenReply> opened;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    opened.push_back(*cluster.OpenRank(run, "1", rank));
+  }
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  ASSERT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
+  for (const pb::Member& holder : opened[1].holders()) {
+    const auto object = Cluster::ObjectOf(run, snapshot, 1);
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
+  }
+  const auto kept = cluster.server(0).objects;
+  cluster.Kill();
+  cluster.KillServer(0);
+  cluster.server(0).objects = kept;
+  cluster.RestartServer(0);  // its upload went with its process
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  auto told = cluster.Await(snapshot, 0, 500, true);
+  for (int i = 0; i < 5 && told->state() == pb::SNAPSHOT_OPEN; ++i) {
+    told = cluster.Await(snapshot, 0, 500, true);
+  }
+  EXPECT_EQ(told->state(), pb::SNAPSHOT_COMMITTED) << told->ShortDebugString();
+  EXPECT_EQ(cluster.PulledByAll(), 1);
+}
+
+TEST_F(PlacementSave, ARankWhoseBytesAreNowhereAfterTheManagerIsToldToSaveAgain) {
+  const JobRun run = cluster.NewRun();
+  std::vector<pb::OpenReply> opened;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    opened.push_back(*cluster.OpenRank(run, "1", rank));
+  }
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  ASSERT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
+  cluster.Kill();
+  cluster.KillServer(0);
+  cluster.RestartServer(0);  // without its memory; the rank's process lives on
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  EXPECT_EQ(cluster.Await(snapshot, 1, 100)->state(), pb::SNAPSHOT_OPEN) << "it has an upload";
+  auto told = cluster.Await(snapshot, 0, 500, true);
+  for (int i = 0; i < 5 && told->state() == pb::SNAPSHOT_OPEN; ++i) {
+    told = cluster.Await(snapshot, 0, 500, true);
+  }
+  EXPECT_EQ(told->state(), pb::SNAPSHOT_ABORTED) << told->ShortDebugString();
+  EXPECT_EQ(told->code(), static_cast<uint32_t>(absl::StatusCode::kUnavailable));
+  EXPECT_NE(told->why().find("save again"), std::string::npos) << told->ShortDebugString();
+  EXPECT_TRUE(told->closed());
 }
 
 TEST_F(PlacementSave, UnknownOutcomesAreReadAgainAndNothingIsDoneTwice) {

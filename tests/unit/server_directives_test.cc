@@ -169,6 +169,23 @@ TEST(Directives, PullShardFailsWhenNoSourceHasIt) {
   EXPECT_NE(result.message().find("server-0"), std::string::npos) << result.message();
 }
 
+TEST(Directives, PullShardAsksNoIncarnationThatANewerOneHasReplaced) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  const uint32_t without = r.Without(shard);
+  const uint32_t holder = (without + 1) % 3;
+  pb::Directive pull;
+  *pull.mutable_pull_shard()->mutable_object() = r.fake().Held(r.fake().saves.at(1), 0);
+  *pull.mutable_pull_shard()->add_sources() =
+      r.fake().named("server-" + std::to_string(holder)).member;
+  ASSERT_TRUE(r.Start(holder).ok());
+  r.world.RunFor(2s);
+  const pb::DirectiveResult result = r.Do(without, pull);
+  EXPECT_EQ(result.code(), static_cast<uint32_t>(absl::StatusCode::kUnavailable));
+  EXPECT_NE(result.message().find("placement calls incarnation"), std::string::npos)
+      << result.message();
+}
+
 TEST(Directives, VerifyShardFindsDecayAndStopsCountingTheCopy) {
   Running r;
   const ShardId shard = r.Committed("7");

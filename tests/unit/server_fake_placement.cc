@@ -263,6 +263,10 @@ Task<absl::StatusOr<std::string>> FakePlacement::AwaitCommit(std::string raw) {
   const auto request = Parse<pb::AwaitCommitRequest>(raw);
   const TimePoint until = Add(loop_->Now(), std::chrono::milliseconds(request.wait_ms()));
   const uint64_t sequence = request.snapshot().sequence();
+  unsent.erase(request.caller().server_id());
+  if (request.unsent()) {
+    unsent.insert(request.caller().server_id());
+  }
   if (!saves.contains(sequence)) {
     co_return error::NotFound("sequence {}", sequence);
   }

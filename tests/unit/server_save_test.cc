@@ -220,6 +220,30 @@ TEST(Save, AbortsForAllWhenMemoryIsTooSmallAndNamesTheSizes) {
   EXPECT_FALSE(s.fake().saves.at(1).aborted.empty());
 }
 
+TEST(Save, EndsAnUploadOfWhichPlacementSaysThatANewerEpochWentByIt) {
+  Saving s;
+  const auto opened = s.client.Open(TestClient::OpenFor("7", 0, 1, kBytes));
+  ASSERT_TRUE(opened.ok());
+  s.world.RunFor(100ms);
+  EXPECT_EQ(s.server(0).uploads().size(), 1U);
+  s.fake().failures["AwaitCommit"].push_back(error::FailedPrecondition("it was passed over"));
+  s.world.RunFor(2s);
+  EXPECT_TRUE(s.fake().failures["AwaitCommit"].empty());
+  EXPECT_EQ(s.server(0).uploads().size(), 0U);
+  EXPECT_EQ(s.server(0).objects().Find({opened->snapshot, 0}), nullptr);
+}
+
+TEST(Save, TellsPlacementThatItSendsNoCopiesOfAShardThatAClientWaitsFor) {
+  Saving s;
+  const auto opened = s.client.Open(TestClient::OpenFor("7", 0, 1, kBytes));
+  ASSERT_TRUE(opened.ok());
+  TestClient other(&s.world, "server-1");
+  ASSERT_TRUE(other.Hello("server-1").ok());
+  ASSERT_TRUE(s.client.Await(opened->snapshot, 0).ok());
+  ASSERT_TRUE(other.Await(opened->snapshot, 0).ok());
+  EXPECT_EQ(s.fake().unsent, std::set<std::string>{s.server(1).id().ToBytes()});
+}
+
 TEST(Save, AbortsOpenUploadsWhenTheClientDies) {
   Saving s;
   auto client = std::make_unique<TestClient>(&s.world, "server-0");
