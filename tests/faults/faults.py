@@ -150,7 +150,9 @@ class Ground:
         return found
 
     def held(self, server):
-        return sum(server in servers for servers in self.holders().values())
+        """How many shards it has; of a holder that joins again meanwhile there is no answer, and it is asked again."""
+        return until(f"{server} has a verified copy", lambda: sum(
+            server in servers for servers in self.holders().values()), WELL_S)
 
     def taken_over(self, server):
         """(sealed objects kept, dropped) of each start that found memory with its keeper."""

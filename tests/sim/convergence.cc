@@ -19,9 +19,9 @@
 namespace gemel::sim {
 namespace {
 
-constexpr uint32_t kReadTries = 30;          // of one snapshot, while its disk is away
+constexpr uint32_t kReadTries = 30;          // of one snapshot, while its host is not ready
 constexpr uint32_t kTicksBetweenReads = 50;  // a second
-constexpr Duration kCommitWithin = 90s;      // some open saves wait for their deadline first
+constexpr Duration kCommitWithin = 20s;
 constexpr Duration kQuietWithin = 90s;
 constexpr Duration kAnswerWithin = 5s;
 constexpr Duration kReadWithin = 60s;
@@ -306,9 +306,11 @@ void Convergence::ReadAll() {
     } while (!cluster_->IsMember(host));
     const bool readable = IsReadable(record);
     absl::Status read = ReadAt(host, record.snapshot);
-    // A disk that failed is opened again after a back-off.
+    // A disk that failed is opened again after a back-off. A host whose poll for directives was
+    // lost has retired snapshots in its memory until the poll's deadline.
     for (uint32_t tries = 1; tries < kReadTries && !over_(); ++tries) {
-      if (read.code() != absl::StatusCode::kUnavailable) {
+      if (read.code() != absl::StatusCode::kUnavailable &&
+          read.code() != absl::StatusCode::kResourceExhausted) {
         break;
       }
       for (uint32_t i = 0; i < kTicksBetweenReads; ++i) {

@@ -63,10 +63,19 @@ bool Oracle::IsToBeHeard(uint32_t server) const {
                      [decided](const auto& record) { return record.second <= decided; });
 }
 
+// What was retired from memory, and is kept on disks alone, is dropped by whoever has it in memory.
+bool Oracle::IsKeptInMemory(const SnapshotId& id) const {
+  return cluster_->store()->values.contains(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+}
+
+std::vector<uint32_t> Oracle::KeptCopiesOf(const ShardId& shard) const {
+  return IsKeptInMemory(shard.snapshot) ? truth_->CopiesOf(shard) : std::vector<uint32_t>();
+}
+
 // A server that is heard may have sealed it since it joined, which nobody knows for a while; what
 // was on its disk when it joined is in its inventory, or said to be unread.
 bool Oracle::IsThere(const ShardId& shard) const {
-  const std::vector<uint32_t> copies = truth_->CopiesOf(shard);
+  const std::vector<uint32_t> copies = KeptCopiesOf(shard);
   const std::vector<uint32_t> disks = truth_->DisksWith(shard);
   const auto is_heard = [this](uint32_t server) { return cluster_->IsHeard(server); };
   if (std::any_of(copies.begin(), copies.end(), is_heard) ||
@@ -87,7 +96,8 @@ bool Oracle::IsThere(const ShardId& shard) const {
     const Server* server = cluster_->ServerAt(i);
     const auto object = server == nullptr ? nullptr : server->objects().Find(shard);
     const bool in_memory = object != nullptr && object->state() == ObjectState::kSealed &&
-                           !object->token().IsZero() && IsWhole(*object);
+                           !object->token().IsZero() && IsWhole(*object) &&
+                           IsKeptInMemory(shard.snapshot);
     if (IsToBeHeard(i) && (in_memory || cluster_->tier(i)->IsSound(shard))) {
       return true;
     }
@@ -134,7 +144,7 @@ void Oracle::CheckLoss(Job* job, const std::string& sentence) {
   while (*at >= '0' && *at <= '9') {
     char* end = nullptr;
     const ShardId shard{id->second, static_cast<uint32_t>(std::strtoul(at, &end, 10))};
-    for (const uint32_t server : truth_->CopiesOf(shard)) {
+    for (const uint32_t server : KeptCopiesOf(shard)) {
       if (cluster_->IsHeard(server)) {
         Violation(fmt::format("honest loss: {} is told lost, and {} has it", shard.ToString(),
                               Cluster::HostOf(server)));
