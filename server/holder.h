@@ -63,7 +63,8 @@ class Holder final : private SessionHandler {
   // A connection that the data listener accepted.
   void Accept(std::unique_ptr<Connection> connection);
 
-  // Ends grants and staging of the snapshot, or of lower epochs of the job.
+  // Ends grants and staging of the shard, of the snapshot, or of lower epochs of the job.
+  void DropStagingOf(const ShardId& shard);
   void DropStaging(const SnapshotId& snapshot);
   void DropStagingBelow(const std::string& job, const EpochId& epoch);
   // Ends all grants, their staging and all sessions: the incarnation is over, or the server stops.

@@ -114,19 +114,22 @@ absl::StatusOr<Reply> Holder::OnRevoke(const IncomingRequest& request) {
   return Reply();
 }
 
+void Holder::DropStagingOf(const ShardId& shard) {
+  const std::shared_ptr<Object> object = parts_.objects->Find(shard);
+  if (object != nullptr && EndGrant(shard)) {
+    parts_.objects->DropObject(object);
+  }
+}
+
 void Holder::DropStaging(const SnapshotId& snapshot) {
   for (const std::shared_ptr<Object>& object : parts_.objects->OfSnapshot(snapshot)) {
-    if (EndGrant(object->shard())) {
-      parts_.objects->DropObject(object);
-    }
+    DropStagingOf(object->shard());
   }
 }
 
 void Holder::DropStagingBelow(const std::string& job, const EpochId& epoch) {
   for (const std::shared_ptr<Object>& object : parts_.objects->StagingBelow(job, epoch)) {
-    if (EndGrant(object->shard())) {
-      parts_.objects->DropObject(object);
-    }
+    DropStagingOf(object->shard());
   }
 }
 

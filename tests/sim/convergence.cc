@@ -365,8 +365,8 @@ void Convergence::Check(Hurt hurt) {
   }
   if (const std::string without = WithoutCommit(); !without.empty()) {
     if (!over_()) {
-      oracle_->Violation(fmt::format("no new commit within {} s after everything healed: {}",
-                                     kCommitWithin / 1s, without));
+      oracle_->Violation(fmt::format("no new commit within {} s after everything healed: {}; {}",
+                                     kCommitWithin / 1s, without, WithoutCopies()));
     }
     return;
   }

@@ -169,6 +169,27 @@ TEST(Directives, PullShardFailsWhenNoSourceHasIt) {
   EXPECT_NE(result.message().find("server-0"), std::string::npos) << result.message();
 }
 
+TEST(Directives, PullShardReplacesWhatAWriterHasLeftHalfWritten) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  const uint32_t without = r.Without(shard);
+  TestPeer writer(&r.world, "peer-host");
+  ASSERT_TRUE(writer.Hello(r.fake(), r.server(without)).ok());
+  Offer offer;
+  offer.shard = shard;
+  offer.token = *EpochToken::FromBytes(r.fake().saves.at(1).open.token());
+  offer.bytes = kBytes;
+  const auto grant = writer.AskFor<OfferReply>(FrameType::kOffer, offer);
+  ASSERT_TRUE(grant.ok()) << grant.status();
+  pb::Directive pull;
+  *pull.mutable_pull_shard()->mutable_object() = r.fake().Held(r.fake().saves.at(1), 0);
+  *pull.mutable_pull_shard()->add_sources() = r.fake().named("server-0").member;
+  const pb::DirectiveResult result = r.Do(without, pull);
+  ASSERT_EQ(result.code(), 0U) << result.message();
+  EXPECT_EQ(r.server(without).objects().Find(shard)->state(), ObjectState::kSealed);
+  EXPECT_FALSE(writer.Put(*grant, 0, std::string(kChunkBytes, 'x'), Digest128{1, 1}).ok());
+}
+
 TEST(Directives, PullShardAsksNoIncarnationThatANewerOneHasReplaced) {
   Running r;
   const ShardId shard = r.Committed("7");
