@@ -79,7 +79,8 @@ class Restores {
     EpochId epoch;
     uint32_t round = 0;
     uint32_t rank = 0;
-    ReadId read;  // not zero: a read
+    bool verified = false;  // reported so
+    ReadId read;            // not zero: a read
     model::Manifest manifest;
     std::vector<std::vector<PeerMember>> sources;  // by rank of the saved world
     std::map<uint32_t, Shard> shards;

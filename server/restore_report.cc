@@ -33,6 +33,7 @@ Task<absl::Status> Restores::Report(uint64_t client, ReportRestore request) {
       co_await control_->CallPatiently<pb::ReportRestoreReply>("ReportRestore", std::move(report),
                                                                0s);
   Reach(CrashPoint::kRestoreReported);
+  restore->verified = reply.ok() && request.verified;
   co_return reply.status();
 }
 
@@ -43,6 +44,8 @@ Task<absl::StatusOr<AwaitRestoreDone>> Restores::Await(uint64_t client, AwaitRes
   ask.set_job(restore->manifest.snapshot.job);
   WriteEpochId(restore->epoch, ask.mutable_epoch());
   ask.set_round(restore->round);
+  ask.set_rank(restore->rank);
+  ask.set_verified(restore->verified);
   const uint32_t wait_ms = std::min(request.wait_ms, kWaitMsMax);
   ask.set_wait_ms(wait_ms);
   const absl::StatusOr<pb::AwaitRestoreReply> reply =

@@ -275,7 +275,7 @@ class PlacementCore {
   void TellAborted(Job* job, const Attempt& attempt);
   absl::Status CheckNotPassedOver(const Job& job, const SnapshotId& id) const;
   absl::StatusOr<bool> FillEnded(const Job& job, const SnapshotId& id,
-                                 pb::AwaitCommitReply* reply) const;
+                                 pb::AwaitCommitReply* reply);
 
   // commit.cc
   Task<void> Commit(std::shared_ptr<Attempt> attempt);
@@ -408,7 +408,7 @@ class PlacementCore {
   absl::Status LostError(const Job& job, const RestoreRecord& record) const;
   Task<void> ReviewRestore(Job* job);
   void ReviewRestoreSoon(Job* job);
-  Task<absl::Status> RecordVerified(Job* job, EpochId epoch, uint32_t round, uint32_t rank);
+  Task<void> RecordVerified(Job* job, EpochId epoch, uint32_t round, uint32_t rank);
   void CheckUnreadable(Job* job, uint32_t rank);
   static uint32_t VerifiedCount(const RestoreRecord& record);
   static bool RestoreDone(const RestoreRecord& record);

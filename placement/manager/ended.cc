@@ -115,11 +115,15 @@ absl::Status PlacementCore::CheckNotPassedOver(const Job& job, const SnapshotId&
 
 // True when the answer is final.
 absl::StatusOr<bool> PlacementCore::FillEnded(const Job& job, const SnapshotId& id,
-                                              pb::AwaitCommitReply* reply) const {
+                                              pb::AwaitCommitReply* reply) {
   const auto found = job.snapshots.find(OrderOf(id.epoch, id.sequence));
   if (found != job.snapshots.end() && found->second.record.snapshot == id) {
     GEMEL_RETURN_IF_ERROR(CheckNotPassedOver(job, id));
     const Committed& snapshot = found->second;
+    if (!snapshot.told && !LostShards(snapshot, SourcesOf(snapshot)).empty()) {
+      return error::DataLoss("{}: all copies of a shard went before its commit was told; save again",
+                             id.ToString());
+    }
     reply->set_state(snapshot.told ? pb::SNAPSHOT_COMMITTED : pb::SNAPSHOT_OPEN);
     reply->set_redundancy_full(snapshot.full);
     reply->set_copies(snapshot.fewest);

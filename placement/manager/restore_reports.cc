@@ -17,8 +17,7 @@ constexpr Duration kRecheck = 500ms;
 }  // namespace
 
 // Group commit: whoever holds the lock writes for all that have reported by then.
-Task<absl::Status> PlacementCore::RecordVerified(Job* job, EpochId epoch, uint32_t round,
-                                                 uint32_t rank) {
+Task<void> PlacementCore::RecordVerified(Job* job, EpochId epoch, uint32_t round, uint32_t rank) {
   GEMEL_CHECK_LT(rank, job->restore->record.verified.size()) << job->name;
   const bool fresh = job->restore->record.verified.at(rank) == '\0';
   job->restore->record.verified.at(rank) = '\1';
@@ -26,18 +25,20 @@ Task<absl::Status> PlacementCore::RecordVerified(Job* job, EpochId epoch, uint32
   const LockHold hold = co_await Lock(&job->lock);
   if (!fresh || !job->restore.has_value() || job->restore->record.epoch != epoch ||
       job->restore->record.round != round || job->restore->record.writes > writes + 1) {
-    co_return absl::OkStatus();
+    co_return;
   }
   RestoreRecord record = job->restore->record;
   const absl::Status written = co_await WriteRestore(job, std::move(record));
   if (!written.ok()) {
-    // What was verified stays so: only a restarted manager would have to be told again.
+    // What was verified stays so: only a restarted manager has to be told again, by a poll.
     Emit(Severity::kWarning, "store_refused", ToText(written));
     job->changed.NotifyAll();
   } else {
     Reach(CrashPoint::kVerifiedDurable);
   }
-  co_return absl::OkStatus();
+  if (job->restore.has_value() && RestoreDone(job->restore->record)) {
+    MaintainSoon(job);
+  }
 }
 
 // The holders hash their copies again; what is damaged stops being a source.
@@ -138,12 +139,7 @@ PlacementCore::Answer<pb::ReportRestoreReply> PlacementCore::ReportRestore(
     co_return pb::ReportRestoreReply();  // of a round that is over: AwaitRestore says so
   }
   if (request.verified()) {
-    const absl::Status recorded =
-        co_await RecordVerified(job, epoch, request.round(), request.rank());
-    GEMEL_CO_RETURN_IF_ERROR(recorded);
-    if (job->restore.has_value() && RestoreDone(job->restore->record)) {
-      MaintainSoon(job);
-    }
+    co_await RecordVerified(job, epoch, request.round(), request.rank());
     co_return pb::ReportRestoreReply();
   }
   restore.why = request.why();
@@ -177,6 +173,11 @@ PlacementCore::Answer<pb::AwaitRestoreReply> PlacementCore::AwaitRestore(
     const RestoreRecord& record = job->restore->record;
     if (record.failed) {
       co_return LostError(*job, record);
+    }
+    if (request.verified() && request.round() == record.round && record.chosen_sequence != 0 &&
+        request.rank() < record.verified.size() && record.verified.at(request.rank()) == '\0') {
+      co_await RecordVerified(job, epoch, request.round(), request.rank());
+      continue;
     }
     const bool moved = record.round > request.round();
     const bool done = RestoreDone(record);

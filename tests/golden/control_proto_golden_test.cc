@@ -28,7 +28,7 @@ AwaitCommitReply: 1 state SnapshotState, 2 redundancy_full bool, 3 copies uint32
 AwaitCommitRequest: 1 caller Caller, 2 snapshot SnapshotId, 3 rank uint32, 4 wait_ms uint32, 5 unsent bool
 AwaitRestoreReply.Outcome: 0 PENDING, 1 VERIFIED, 2 MOVED
 AwaitRestoreReply: 1 outcome Outcome, 2 lost* string, 3 progress string
-AwaitRestoreRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 round uint32, 5 wait_ms uint32
+AwaitRestoreRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 round uint32, 5 wait_ms uint32, 6 rank uint32, 7 verified bool
 BeginReadReply.Decision: 0 DECISION_UNKNOWN, 1 CHOSEN, 2 WAIT
 BeginReadReply: 1 decision Decision, 2 record bytes, 3 manifest bytes, 4 sources* ShardSources, 5 progress string
 BeginReadRequest: 1 caller Caller, 2 job string, 3 name string, 4 read_id bytes, 5 wait_ms uint32

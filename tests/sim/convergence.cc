@@ -110,8 +110,8 @@ std::string Convergence::WithoutCommit() const {
   for (const std::unique_ptr<SimJob>& job : *jobs_) {
     const std::string& name = job->plan().name;
     if (oracle_->newest_opened_at(name) < healed_at_ || !job->settled()) {
-      without += fmt::format("{}{}, which says {}", without.empty() ? "" : "; ", name,
-                             ToText(job->failure()));
+      without += fmt::format("{}{}, which says {} ({})", without.empty() ? "" : "; ", name,
+                             ToText(job->failure()), job->At());
     }
   }
   return without;
@@ -264,10 +264,12 @@ Task<void> Convergence::Read(Convergence* self, ClientCore* core, SnapshotId sna
 }
 
 bool Convergence::IsReadable(const model::CommitRecord& record) const {
+  const bool kept = truth_->IsKeptInMemory(record.snapshot);
   for (uint32_t rank = 0; rank < record.world_size; ++rank) {
     const ShardId shard{record.snapshot, rank};
     const bool on_disk = !hurt_.disks && !truth_->DisksWith(shard).empty();
-    if (truth_->MemoriesWith(shard).empty() && !on_disk) {
+    const bool in_memory = kept && !truth_->MemoriesWith(shard).empty();
+    if (!in_memory && !on_disk) {
       return false;
     }
   }

@@ -56,6 +56,10 @@ std::vector<uint32_t> GroundTruth::CopiesOf(const ShardId& shard) const {
   return holders;
 }
 
+bool GroundTruth::IsKeptInMemory(const SnapshotId& id) const {
+  return cluster_->store()->values.contains(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+}
+
 std::vector<uint32_t> GroundTruth::DisksWith(const ShardId& shard) const {
   std::vector<uint32_t> holders;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {

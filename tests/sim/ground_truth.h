@@ -26,6 +26,8 @@ class GroundTruth {
   std::vector<uint32_t> CopiesOf(const ShardId& shard) const;
   // The same, on disk.
   std::vector<uint32_t> DisksWith(const ShardId& shard) const;
+  // False once it was retired there, and is kept on disks alone: whoever has it in memory drops it.
+  bool IsKeptInMemory(const SnapshotId& id) const;
   // Disks that have its commit record, whoever is up.
   size_t DisksWithRecord(const SnapshotId& snapshot) const;
   // Sequence of the job's newest snapshot that is committed and that the disks together have

@@ -120,6 +120,14 @@ void SimJob::ResumeAll() {
   }
 }
 
+std::string SimJob::At() const {
+  std::string at = launch_ == nullptr ? "no launch" : launch_->At();
+  for (const std::unique_ptr<Launch>& old : old_) {
+    at += old->alive() ? "; beside it " + old->At() : "";
+  }
+  return at;
+}
+
 void SimJob::EndAll() {
   ended_ = true;
   relaunch_at_ = kTimeNever;

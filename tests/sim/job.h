@@ -56,6 +56,9 @@ class SimJob {
     return launch_ == nullptr ? absl::OkStatus() : launch_->failure();
   }
 
+  // What its incarnations are about, for a report.
+  std::string At() const;
+
   // A person says that it starts over.
   bool lost() const { return data_losses_ >= kPatience; }
 

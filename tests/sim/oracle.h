@@ -273,7 +273,6 @@ class Oracle {
   void MemberWritten(const std::string& key, const std::string& value);
   bool IsLost(const SnapshotId& id) const;
   bool IsThere(const ShardId& shard) const;
-  bool IsKeptInMemory(const SnapshotId& id) const;
   std::vector<uint32_t> KeptCopiesOf(const ShardId& shard) const;
   bool IsToBeHeard(uint32_t server) const;
   void LookAtDisks();

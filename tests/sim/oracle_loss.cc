@@ -63,13 +63,8 @@ bool Oracle::IsToBeHeard(uint32_t server) const {
                      [decided](const auto& record) { return record.second <= decided; });
 }
 
-// What was retired from memory, and is kept on disks alone, is dropped by whoever has it in memory.
-bool Oracle::IsKeptInMemory(const SnapshotId& id) const {
-  return cluster_->store()->values.contains(StoredSnapshotKey(id.job, id.epoch, id.sequence));
-}
-
 std::vector<uint32_t> Oracle::KeptCopiesOf(const ShardId& shard) const {
-  return IsKeptInMemory(shard.snapshot) ? truth_->CopiesOf(shard) : std::vector<uint32_t>();
+  return truth_->IsKeptInMemory(shard.snapshot) ? truth_->CopiesOf(shard) : std::vector<uint32_t>();
 }
 
 // A server that is heard may have sealed it since it joined, which nobody knows for a while; what
@@ -97,7 +92,7 @@ bool Oracle::IsThere(const ShardId& shard) const {
     const auto object = server == nullptr ? nullptr : server->objects().Find(shard);
     const bool in_memory = object != nullptr && object->state() == ObjectState::kSealed &&
                            !object->token().IsZero() && IsWhole(*object) &&
-                           IsKeptInMemory(shard.snapshot);
+                           truth_->IsKeptInMemory(shard.snapshot);
     if (IsToBeHeard(i) && (in_memory || cluster_->tier(i)->IsSound(shard))) {
       return true;
     }

@@ -82,6 +82,15 @@ void Launch::Resume() {
   }
 }
 
+std::string Launch::At() const {
+  std::string at;
+  for (size_t rank = 0; rank < ranks_.size(); ++rank) {
+    at += fmt::format("{}rank {} on {} at {}, {} in flight", at.empty() ? "" : ", ", rank,
+                      Cluster::HostOf(hosts_[rank]), ranks_[rank].at, ranks_[rank].in_flight);
+  }
+  return at;
+}
+
 bool Launch::IsOn(uint32_t server) const {
   return alive_ && std::find(hosts_.begin(), hosts_.end(), server) != hosts_.end();
 }
@@ -112,6 +121,7 @@ Task<void> Launch::Train(uint32_t rank) {
     Fail(rank, epoch.status());
     co_return;
   }
+  ranks_[rank].at = fmt::format("the restore of epoch {}", epoch->ToString());
   absl::StatusOr<uint64_t> step = co_await Restore(rank, *epoch);
   if (!step.ok()) {
     if (step.status().code() == absl::StatusCode::kDataLoss) {
@@ -325,6 +335,7 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
   }
   const OperationIndex open =
       calls_->Open(self.process, plan_.name, epoch, options.name, options.attempt);
+  self.at = fmt::format("the open of {}@{} in epoch {}", plan_.name, step, epoch.ToString());
   auto writer = co_await ShardWriter::Open(self.core.get(), options);
   if (!writer.ok()) {
     co_return writer.status();
@@ -337,6 +348,7 @@ Task<absl::Status> Launch::Save(uint32_t rank, EpochId epoch, uint64_t step) {
     oracle_->Violation(fmt::format("fenced: a save of epoch {} was opened as {}", epoch.ToString(),
                                    (*writer)->snapshot().ToString()));
   }
+  self.at = (*writer)->snapshot().ToString();
   ByteSpan rest(content);
   while (!rest.empty()) {
     const size_t piece = std::min<size_t>(rest.size(), 700 * kKiB);

@@ -36,6 +36,8 @@ class Launch {
   bool saving() const { return saving_ranks_ == hosts_.size(); }
 
   // Has a rank on this server's host.
+  // What its ranks are about, for a report.
+  std::string At() const;
   bool IsOn(uint32_t server) const;
 
   bool alive() const { return alive_; }
@@ -52,6 +54,7 @@ class Launch {
     std::unique_ptr<Node> node;
     std::unique_ptr<ClientCore> core;
     uint32_t in_flight = 0;
+    std::string at = "its epoch";  // what it is about, for a report
     uint32_t process = 0;  // in the history of calls
   };
 

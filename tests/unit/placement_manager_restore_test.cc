@@ -45,6 +45,29 @@ TEST_F(PlacementRestore, AllRanksGetTheNewestAndVerifiedMeansAll) {
   EXPECT_EQ(cluster.AwaitRestored(run, 0)->outcome(), pb::AwaitRestoreReply::VERIFIED);
 }
 
+TEST_F(PlacementRestore, AReportThatWasLostWithItsLeaderIsTakenAgainFromThePollsOfItsRank) {
+  ASSERT_TRUE(cluster.Save(cluster.NewRun(), "1").ok());
+  const JobRun run = cluster.NewRun();
+  ASSERT_TRUE(cluster.Begin(run, 0, 2).ok());
+  ASSERT_TRUE(cluster.Begin(run, 1, 2).ok());
+  const SimStoreState before = cluster.store;
+  ASSERT_TRUE(cluster.Report(run, 0, 0, true).ok());
+  cluster.Kill();
+  cluster.store = before;
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  ASSERT_TRUE(cluster.Report(run, 0, 1, true).ok());
+  EXPECT_EQ(cluster.AwaitRestored(run, 0, 100)->outcome(), pb::AwaitRestoreReply::PENDING);
+  pb::AwaitRestoreRequest poll;
+  *poll.mutable_caller() = cluster.CallerOf(cluster.HomeOf(0));
+  poll.set_job(run.job);
+  ToProto(run.epoch, poll.mutable_epoch());
+  poll.set_wait_ms(100);
+  poll.set_verified(true);
+  EXPECT_EQ(cluster.Call<pb::AwaitRestoreReply>("AwaitRestore", poll)->outcome(),
+            pb::AwaitRestoreReply::VERIFIED);
+}
+
 TEST_F(PlacementRestore, SavingFirstForbidsRestoringInThatEpoch) {
   const JobRun run = cluster.NewRun();
   ASSERT_TRUE(cluster.Save(run, "1").ok());

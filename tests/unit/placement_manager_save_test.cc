@@ -482,6 +482,32 @@ TEST_F(PlacementSave, ARankWhoseBytesAreNowhereAfterTheManagerIsToldToSaveAgain)
   EXPECT_TRUE(told->closed());
 }
 
+TEST_F(PlacementSave, ACommitWhoseCopiesWentBeforeItWasToldIsToldLost) {
+  const JobRun run = cluster.NewRun();
+  for (const auto& server : cluster.servers) {
+    server->stores_commits = false;
+  }
+  pb::SnapshotId snapshot;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    auto opened = cluster.OpenRank(run, "1", rank);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    snapshot = opened->snapshot();
+    for (const pb::Member& holder : opened->holders()) {
+      const auto object = Cluster::ObjectOf(run, snapshot, rank);
+      ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
+    }
+  }
+  EXPECT_EQ(cluster.Await(snapshot, 0, 500)->state(), pb::SNAPSHOT_OPEN);
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    cluster.KillServer(i);
+    cluster.RestartServer(i);
+  }
+  cluster.Run(3s);
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  const auto told = cluster.Await(snapshot, 0, 500);
+  EXPECT_EQ(told.status().code(), absl::StatusCode::kDataLoss) << told.status();
+}
+
 TEST_F(PlacementSave, UnknownOutcomesAreReadAgainAndNothingIsDoneTwice) {
   const JobRun run = cluster.NewRun();
   for (uint32_t applied : {0U, 1000U}) {
