@@ -53,7 +53,7 @@ inline constexpr uint32_t kWaitMsMax = 10'000;    // that a client may ask a cal
 // and with them to what is retired and lies in its memory.
 inline constexpr uint32_t kPollMs = 500;
 inline constexpr Duration kPollLate = 1s;
-inline constexpr Duration kPollPause = 20ms;      // between polls that are answered at once
+inline constexpr Duration kPollPause = 20ms;  // between polls that are answered at once
 inline constexpr Duration kHeartbeatDefault = 100ms;
 // A lost heartbeat must not cost the next ones: placement's verdict comes after 800 ms of silence.
 inline constexpr Duration kHeartbeatDeadline = 250ms;

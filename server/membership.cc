@@ -215,8 +215,8 @@ Task<void> Membership::FollowMap(Gate* gate) {
 Task<absl::Status> Membership::AskMap() {
   pb::WatchMapRequest request;
   request.set_known_version(map_version_);
-  absl::StatusOr<pb::WatchMapReply> reply = co_await parts_.control->Poll<pb::WatchMapReply>(
-      "WatchMap", std::move(request), kPollMs);
+  absl::StatusOr<pb::WatchMapReply> reply =
+      co_await parts_.control->Poll<pb::WatchMapReply>("WatchMap", std::move(request), kPollMs);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   if (!reply->has_map() || reply->map().version() == map_version_) {
     co_return absl::OkStatus();

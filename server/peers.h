@@ -44,8 +44,8 @@ class Peers final : private SessionHandler {
   Task<void> AwaitReset(TimePoint deadline);
 
   // What the newest map calls dead, and what a newer incarnation of its server has replaced. Calls
-  // that wait for one of them end now, not at their deadlines, and none begins until a later map has
-  // it alive.
+  // that wait for one of them end now, not at their deadlines, and none begins until a later map
+  // has it alive.
   void SetDead(std::set<Incarnation> dead);
 
   // Ends every session and refuses new ones.

@@ -165,8 +165,8 @@ Task<void> Uploads::Follow(std::shared_ptr<Upload> upload) {
     pb::AwaitCommitRequest request;
     WriteSnapshotId(upload->shard().snapshot, request.mutable_snapshot());
     request.set_rank(upload->shard().rank);
-    absl::StatusOr<pb::AwaitCommitReply> reply = co_await control_->Poll<pb::AwaitCommitReply>(
-        "AwaitCommit", std::move(request), kPollMs);
+    absl::StatusOr<pb::AwaitCommitReply> reply =
+        co_await control_->Poll<pb::AwaitCommitReply>("AwaitCommit", std::move(request), kPollMs);
     if (upload->ended) {
       co_return;
     }

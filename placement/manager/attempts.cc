@@ -233,13 +233,12 @@ void PlacementCore::LearnUnsent(const std::shared_ptr<Attempt>& attempt, uint32_
 // did not open it waits for what all members have.
 bool PlacementCore::AbortIfNowhere(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
   const RankSlot& slot = attempt->slots.at(rank);
-  if (!SourceGone(slot) || !LiveReceipts(slot).empty() ||
-      (!slot.opened && !AllReported(nullptr))) {
+  if (!SourceGone(slot) || !LiveReceipts(slot).empty() || (!slot.opened && !AllReported(nullptr))) {
     return false;
   }
-  Abort(attempt, error::Unavailable(
-                     "{}: the server of rank {} went before a copy was sealed; save again",
-                     attempt->id().ToString(), rank));
+  Abort(attempt,
+        error::Unavailable("{}: the server of rank {} went before a copy was sealed; save again",
+                           attempt->id().ToString(), rank));
   return true;
 }
 

@@ -274,8 +274,7 @@ class PlacementCore {
   static void Remember(Job* job, Finished finished);
   void TellAborted(Job* job, const Attempt& attempt);
   absl::Status CheckNotPassedOver(const Job& job, const SnapshotId& id) const;
-  absl::StatusOr<bool> FillEnded(const Job& job, const SnapshotId& id,
-                                 pb::AwaitCommitReply* reply);
+  absl::StatusOr<bool> FillEnded(const Job& job, const SnapshotId& id, pb::AwaitCommitReply* reply);
 
   // commit.cc
   Task<void> Commit(std::shared_ptr<Attempt> attempt);

@@ -121,8 +121,8 @@ absl::StatusOr<bool> PlacementCore::FillEnded(const Job& job, const SnapshotId& 
     GEMEL_RETURN_IF_ERROR(CheckNotPassedOver(job, id));
     const Committed& snapshot = found->second;
     if (!snapshot.told && !LostShards(snapshot, SourcesOf(snapshot)).empty()) {
-      return error::DataLoss("{}: all copies of a shard went before its commit was told; save again",
-                             id.ToString());
+      return error::DataLoss(
+          "{}: all copies of a shard went before its commit was told; save again", id.ToString());
     }
     reply->set_state(snapshot.told ? pb::SNAPSHOT_COMMITTED : pb::SNAPSHOT_OPEN);
     reply->set_redundancy_full(snapshot.full);

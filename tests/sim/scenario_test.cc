@@ -58,7 +58,8 @@ constexpr PastSeed kPastSeeds[] = {
     {41000090, "a pulled copy could not be kept beside what a dead writer had left half-written"},
     {41000222, "a restore asked an incarnation that was gone for half a minute"},
     {41001424, "an upload that a newer epoch went by was followed for ever"},
-    {41001614, "a save waited for copies that nobody sent: its server came back beside the manager"},
+    {41001614,
+     "a save waited for copies that nobody sent: its server came back beside the manager"},
     {20783000636, "saves hung on a session whose other end was gone without a word"},
 };
 

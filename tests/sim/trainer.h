@@ -55,7 +55,7 @@ class Launch {
     std::unique_ptr<ClientCore> core;
     uint32_t in_flight = 0;
     std::string at = "its epoch";  // what it is about, for a report
-    uint32_t process = 0;  // in the history of calls
+    uint32_t process = 0;          // in the history of calls
   };
 
   Task<void> Train(uint32_t rank);

@@ -93,7 +93,7 @@ class FakePlacement final : public RpcService {
   bool other_name = false;                 // a read is given the newest, whatever it asks for
   std::string corrupt_manifest;            // sent instead of the manifest when not empty
   pb::ReportReceiptsReply receipts_reply;  // to the next receipts
-  std::set<std::string> unsent;  // ids of servers that said so in their last AwaitCommit
+  std::set<std::string> unsent;            // ids of servers that said so in their last AwaitCommit
   std::vector<pb::ReportRestoreRequest> restore_reports;
   uint64_t map_version = 0;
   bool joins_change_map = true;

@@ -103,8 +103,8 @@ TEST_F(SimSession, ABlackholeEndsACallAtItsDeadline) {
 TEST_F(SimSession, ASilentConnectionIsClosedAtADeadlineWhereTheUserWantsThat) {
   Session::Options options;
   options.silence_closes = true;
-  calling_ = Session::Start(
-      &a_.loop, *a_.Run(a_.net.Connect("sim://b/1", world_.In(1s))), nullptr, options);
+  calling_ = Session::Start(&a_.loop, *a_.Run(a_.net.Connect("sim://b/1", world_.In(1s))), nullptr,
+                            options);
   ASSERT_TRUE(Call(FrameType::kProbe, "w").ok());
   Request slow;
   slow.type = FrameType::kDescribe;  // never answered
