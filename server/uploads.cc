@@ -13,10 +13,12 @@
 namespace gemel {
 namespace {
 
-// Placement's last word on an attempt: it does not know it, or a newer epoch went by it.
+// Placement's last word on an attempt: it does not know it, a newer epoch went by it, or all copies
+// of a shard are gone.
 bool IsFinal(const absl::Status& refused) {
   return refused.code() == absl::StatusCode::kNotFound ||
-         refused.code() == absl::StatusCode::kFailedPrecondition;
+         refused.code() == absl::StatusCode::kFailedPrecondition ||
+         refused.code() == absl::StatusCode::kDataLoss;
 }
 
 }  // namespace

@@ -198,7 +198,7 @@ bool PlacementCore::OwnerIsGone(const RankSlot& slot) const {
          found->second->record.incarnation != slot.owner_incarnation;
 }
 
-// Nobody sends copies of the rank's shard: what sent them went with the owner's incarnation.
+// Nobody sends copies of the rank's shard: what sent them went with the owner's process.
 bool PlacementCore::SourceGone(const RankSlot& slot) const {
   return slot.owner.has_value() && (slot.unsent || OwnerIsGone(slot));
 }
@@ -218,13 +218,12 @@ void PlacementCore::LearnOwner(const std::shared_ptr<Attempt>& attempt, uint32_t
 // manager, and its server was restarted since.
 void PlacementCore::LearnUnsent(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
   RankSlot& slot = attempt->slots.at(rank);
-  if (attempt->state != AttemptState::kOpen || slot.opened || !slot.owner.has_value()) {
+  if (attempt->state != AttemptState::kOpen || slot.opened || !slot.owner.has_value() ||
+      slot.unsent) {
     return;
   }
-  const bool fresh = !std::exchange(slot.unsent, true);
-  if (LiveReceipts(slot).empty()) {
-    AbortIfNowhere(attempt, rank);
-  } else if (fresh) {
+  slot.unsent = !LiveReceipts(slot).empty() || AllReported(nullptr);
+  if (!AbortIfNowhere(attempt, rank) && slot.unsent) {
     PullSealed(attempt, rank);
   }
 }

@@ -148,7 +148,7 @@ struct RankSlot {
   uint32_t copies = 0;
   bool enough = false;
   bool full = false;
-  bool unsent = false;     // the owner has no upload of it any more
+  bool unsent = false;     // the owner has no upload of it any more, and copies are pulled
   uint32_t plan = 0;       // grows when the holders change
   uint32_t plan_told = 0;  // last told to the rank's server
 };
