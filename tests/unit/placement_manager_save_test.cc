@@ -458,6 +458,38 @@ TEST_F(PlacementSave, ARankWhoseServerCameBackOnItsMemoryBesideTheManagerIsCopie
   EXPECT_EQ(cluster.PulledByAll(), 1);
 }
 
+TEST_F(PlacementSave, AHolderThatCouldNotPullACopyCountsForNone) {
+  const JobRun run = cluster.NewRun();
+  std::vector<pb::OpenReply> opened;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    opened.push_back(*cluster.OpenRank(run, "1", rank));
+  }
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  ASSERT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
+  for (const pb::Member& holder : opened[1].holders()) {
+    const auto object = Cluster::ObjectOf(run, snapshot, 1);
+    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
+  }
+  for (const auto& server : cluster.servers) {
+    server->pull_refuses = error::Unavailable("no source gives it");
+  }
+  const auto kept = cluster.server(0).objects;
+  cluster.Kill();
+  cluster.KillServer(0);
+  cluster.server(0).objects = kept;
+  cluster.RestartServer(0);
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  size_t told = 0;
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(cluster.Await(snapshot, 0, 500, true)->state(), pb::SNAPSHOT_OPEN);
+  }
+  for (const auto& server : cluster.servers) {
+    told += server->pulls.size();
+  }
+  EXPECT_GE(told, 1U) << "nobody was told to pull it";
+}
+
 TEST_F(PlacementSave, ARankWhoseBytesAreNowhereAfterTheManagerIsToldToSaveAgain) {
   const JobRun run = cluster.NewRun();
   std::vector<pb::OpenReply> opened;
