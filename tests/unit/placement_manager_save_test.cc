@@ -458,6 +458,23 @@ TEST_F(PlacementSave, ARankWhoseServerCameBackOnItsMemoryBesideTheManagerIsCopie
   EXPECT_EQ(cluster.PulledByAll(), 1);
 }
 
+TEST_F(PlacementSave, AReceiptOfAnIncarnationThatIsGoneIsRefused) {
+  const JobRun run = cluster.NewRun();
+  const pb::OpenReply opened = *cluster.OpenRank(run, "1", 0);
+  ScriptedServer& holder = *cluster.Find(opened.holders(1).server_id());
+  pb::ReportReceiptsRequest late;
+  *late.mutable_caller() = cluster.CallerOf(holder);
+  *late.add_receipts()->mutable_object() = Cluster::ObjectOf(run, opened.snapshot(), 0);
+  const size_t index = &holder == &cluster.server(1) ? 1 : 2;
+  ASSERT_EQ(&holder, &cluster.server(index));
+  cluster.KillServer(index);
+  cluster.Run(1s);
+  cluster.RestartServer(index);
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  EXPECT_EQ(cluster.Call<pb::ReportReceiptsReply>("ReportReceipts", late).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(PlacementSave, AHolderThatCouldNotPullACopyCountsForNone) {
   const JobRun run = cluster.NewRun();
   std::vector<pb::OpenReply> opened;
