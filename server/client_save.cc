@@ -290,7 +290,7 @@ ClientSession::Answer ClientSession::OnAbortShard(AbortShard request) {
   const absl::StatusOr<std::shared_ptr<Upload>> found = FindUpload(request.upload);
   uploads_.erase(request.upload);
   GEMEL_CO_RETURN_IF_ERROR(found.status());
-  const std::shared_ptr<Upload> upload = *found;
+  const std::shared_ptr<Upload>& upload = *found;
   const std::string why = "rank gave up: " + request.why;
   co_await parts_.uploads->AbortAtPlacement(upload->shard().snapshot, upload->object->token(), why);
   parts_.uploads->End(upload, error::Aborted("{}", why));

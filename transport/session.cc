@@ -229,9 +229,9 @@ void Session::Close(absl::Status why) {
     return;
   }
   open_ = false;
-  ended_why_ = why;
-  connection_->Close(why);
-  FailPending(why);
+  ended_why_ = std::move(why);
+  connection_->Close(ended_why_);
+  FailPending(ended_why_);
 }
 
 void Session::FailPending(const absl::Status& why) {

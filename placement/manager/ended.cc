@@ -120,7 +120,9 @@ absl::StatusOr<bool> PlacementCore::FillEnded(const Job& job, const SnapshotId& 
   if (found != job.snapshots.end() && found->second.record.snapshot == id) {
     GEMEL_RETURN_IF_ERROR(CheckNotPassedOver(job, id));
     const Committed& snapshot = found->second;
-    if (!snapshot.told && !LostShards(snapshot, SourcesOf(snapshot)).empty()) {
+    // All ranks of a save look at this at once: the holders are looked up for none that has them.
+    if (!snapshot.told && snapshot.fewest == 0 && AllReported(nullptr) &&
+        !LostShards(snapshot, SourcesOf(snapshot)).empty()) {
       return error::DataLoss(
           "{}: all copies of a shard went before its commit was told; save again", id.ToString());
     }

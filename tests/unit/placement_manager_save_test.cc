@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "common/errors.h"
+#include "common/status_macros.h"
 #include "placement/manager/state.h"
 #include "placement_manager_cluster.h"
 
@@ -28,6 +30,47 @@ class PlacementSave : public ::testing::Test {
     join.set_capacity_bytes(server.capacity);
     join.set_generation(server.generation);
     return cluster.Call<pb::JoinReply>("Join", join).status();
+  }
+
+  std::vector<pb::OpenReply> OpenAll(const JobRun& run) {
+    std::vector<pb::OpenReply> opened;
+    for (uint32_t rank = 0; rank < run.world; ++rank) {
+      opened.push_back(*cluster.OpenRank(run, "1", rank));
+    }
+    return opened;
+  }
+
+  // Every holder that the open of the rank named.
+  absl::Status SealAtAll(const JobRun& run, const pb::OpenReply& opened, uint32_t rank) {
+    for (const pb::Member& holder : opened.holders()) {
+      const auto object = Cluster::ObjectOf(run, opened.snapshot(), rank);
+      GEMEL_RETURN_IF_ERROR(cluster.Seal(*cluster.Find(holder.server_id()), object));
+    }
+    return absl::OkStatus();
+  }
+
+  // The manager and the process of rank 0's server end at once; trainers live on, and wait.
+  enum class Memory { kLost, kKept };
+
+  absl::Status RestartTheManagerAndAServer(Memory memory) {
+    const auto kept = cluster.server(0).objects;
+    cluster.Kill();
+    cluster.KillServer(0);
+    if (memory == Memory::kKept) {
+      cluster.server(0).objects = kept;
+    }
+    cluster.RestartServer(0);
+    GEMEL_RETURN_IF_ERROR(cluster.Start());
+    return cluster.RunUntilJoined() ? absl::OkStatus() : error::Internal("not all have joined");
+  }
+
+  // What rank 0 is told in the end, by polls of a server that has no upload of it.
+  absl::StatusOr<pb::AwaitCommitReply> AwaitUnsent(const pb::SnapshotId& snapshot) {
+    auto told = cluster.Await(snapshot, 0, 500, true);
+    for (int i = 0; i < 5 && told.ok() && told->state() == pb::SNAPSHOT_OPEN; ++i) {
+      told = cluster.Await(snapshot, 0, 500, true);
+    }
+    return told;
   }
 
   Cluster cluster{3};
@@ -158,24 +201,15 @@ TEST_F(PlacementSave, OnlyTheNewestOfThoseThatEndedAreStored) {
 
 TEST_F(PlacementSave, ACopyThatAnInventoryDoesNotNameCountsNoMoreAndIsMadeAnew) {
   const JobRun run = cluster.NewRun();
-  std::vector<pb::OpenReply> opened;
-  for (uint32_t rank = 0; rank < run.world; ++rank) {
-    opened.push_back(*cluster.OpenRank(run, "1", rank));
-  }
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
   const pb::SnapshotId snapshot = opened[0].snapshot();
   const ShardId shard{*FromProto(snapshot), 0};
-  for (const pb::Member& holder : opened[0].holders()) {
-    const auto object = Cluster::ObjectOf(run, snapshot, 0);
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
-  }
+  ASSERT_TRUE(SealAtAll(run, opened[0], 0).ok());
   ScriptedServer& damaged = *cluster.Find(opened[0].holders(1).server_id());
   damaged.objects.erase(shard);
   damaged.pulls_hang = true;
   ASSERT_TRUE(JoinWithNothing(damaged).ok());
-  for (const pb::Member& holder : opened[1].holders()) {
-    const auto object = Cluster::ObjectOf(run, snapshot, 1);
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
-  }
+  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
   EXPECT_EQ(cluster.Await(snapshot, 0, 500)->state(), pb::SNAPSHOT_OPEN)
       << "of a copy that is gone";
   damaged.pulls_hang = false;
@@ -185,10 +219,7 @@ TEST_F(PlacementSave, ACopyThatAnInventoryDoesNotNameCountsNoMoreAndIsMadeAnew) 
 
 TEST_F(PlacementSave, TheOnlyCopyThatAnInventoryDoesNotNameEndsTheSaveAtOnce) {
   const JobRun run = cluster.NewRun();
-  std::vector<pb::OpenReply> opened;
-  for (uint32_t rank = 0; rank < run.world; ++rank) {
-    opened.push_back(*cluster.OpenRank(run, "1", rank));
-  }
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
   const pb::SnapshotId snapshot = opened[0].snapshot();
   ScriptedServer& owner = *cluster.Find(opened[0].holders(0).server_id());
   ASSERT_TRUE(cluster.Seal(owner, Cluster::ObjectOf(run, snapshot, 0)).ok());
@@ -407,25 +438,12 @@ TEST_F(PlacementSave, AnOpenSaveOutlivesTheManager) {
 
 TEST_F(PlacementSave, ARankWhoseServerLostItsCopyBesideTheManagerIsCopiedFromAHolder) {
   const JobRun run = cluster.NewRun();
-  std::vector<pb::OpenReply> opened;
-  for (uint32_t rank = 0; rank < run.world; ++rank) {
-    opened.push_back(*cluster.OpenRank(run, "1", rank));
-  }
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
   const pb::SnapshotId snapshot = opened[0].snapshot();
-  for (const pb::Member& holder : opened[0].holders()) {
-    const auto object = Cluster::ObjectOf(run, snapshot, 0);
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
-  }
-  cluster.Kill();
-  cluster.KillServer(0);
-  cluster.RestartServer(0);  // the rank's process lives on, and waits for its commit
-  ASSERT_TRUE(cluster.Start().ok());
-  ASSERT_TRUE(cluster.RunUntilJoined());
+  ASSERT_TRUE(SealAtAll(run, opened[0], 0).ok());
+  ASSERT_TRUE(RestartTheManagerAndAServer(Memory::kLost).ok());
   EXPECT_EQ(cluster.Await(snapshot, 0, 100, true)->state(), pb::SNAPSHOT_OPEN);
-  for (const pb::Member& holder : opened[1].holders()) {
-    const auto object = Cluster::ObjectOf(run, snapshot, 1);
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
-  }
+  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
   const auto committed = cluster.Await(snapshot, 0, 2000, true);
   EXPECT_EQ(committed->state(), pb::SNAPSHOT_COMMITTED) << committed->ShortDebugString();
   EXPECT_EQ(cluster.PulledByAll(), 1);
@@ -433,27 +451,12 @@ TEST_F(PlacementSave, ARankWhoseServerLostItsCopyBesideTheManagerIsCopiedFromAHo
 
 TEST_F(PlacementSave, ARankWhoseServerCameBackOnItsMemoryBesideTheManagerIsCopiedFromIt) {
   const JobRun run = cluster.NewRun();
-  std::vector<pb::OpenReply> opened;
-  for (uint32_t rank = 0; rank < run.world; ++rank) {
-    opened.push_back(*cluster.OpenRank(run, "1", rank));
-  }
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
   const pb::SnapshotId snapshot = opened[0].snapshot();
   ASSERT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
-  for (const pb::Member& holder : opened[1].holders()) {
-    const auto object = Cluster::ObjectOf(run, snapshot, 1);
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
-  }
-  const auto kept = cluster.server(0).objects;
-  cluster.Kill();
-  cluster.KillServer(0);
-  cluster.server(0).objects = kept;
-  cluster.RestartServer(0);  // its upload went with its process
-  ASSERT_TRUE(cluster.Start().ok());
-  ASSERT_TRUE(cluster.RunUntilJoined());
-  auto told = cluster.Await(snapshot, 0, 500, true);
-  for (int i = 0; i < 5 && told->state() == pb::SNAPSHOT_OPEN; ++i) {
-    told = cluster.Await(snapshot, 0, 500, true);
-  }
+  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
+  ASSERT_TRUE(RestartTheManagerAndAServer(Memory::kKept).ok());
+  const auto told = AwaitUnsent(snapshot);
   EXPECT_EQ(told->state(), pb::SNAPSHOT_COMMITTED) << told->ShortDebugString();
   EXPECT_EQ(cluster.PulledByAll(), 1);
 }
@@ -477,30 +480,16 @@ TEST_F(PlacementSave, AReceiptOfAnIncarnationThatIsGoneIsRefused) {
 
 TEST_F(PlacementSave, AHolderThatCouldNotPullACopyCountsForNone) {
   const JobRun run = cluster.NewRun();
-  std::vector<pb::OpenReply> opened;
-  for (uint32_t rank = 0; rank < run.world; ++rank) {
-    opened.push_back(*cluster.OpenRank(run, "1", rank));
-  }
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
   const pb::SnapshotId snapshot = opened[0].snapshot();
   ASSERT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
-  for (const pb::Member& holder : opened[1].holders()) {
-    const auto object = Cluster::ObjectOf(run, snapshot, 1);
-    ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
-  }
+  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
   for (const auto& server : cluster.servers) {
     server->pull_refuses = error::Unavailable("no source gives it");
   }
-  const auto kept = cluster.server(0).objects;
-  cluster.Kill();
-  cluster.KillServer(0);
-  cluster.server(0).objects = kept;
-  cluster.RestartServer(0);
-  ASSERT_TRUE(cluster.Start().ok());
-  ASSERT_TRUE(cluster.RunUntilJoined());
+  ASSERT_TRUE(RestartTheManagerAndAServer(Memory::kKept).ok());
+  EXPECT_EQ(AwaitUnsent(snapshot)->state(), pb::SNAPSHOT_OPEN);
   size_t told = 0;
-  for (int i = 0; i < 5; ++i) {
-    EXPECT_EQ(cluster.Await(snapshot, 0, 500, true)->state(), pb::SNAPSHOT_OPEN);
-  }
   for (const auto& server : cluster.servers) {
     told += server->pulls.size();
   }
@@ -509,22 +498,12 @@ TEST_F(PlacementSave, AHolderThatCouldNotPullACopyCountsForNone) {
 
 TEST_F(PlacementSave, ARankWhoseBytesAreNowhereAfterTheManagerIsToldToSaveAgain) {
   const JobRun run = cluster.NewRun();
-  std::vector<pb::OpenReply> opened;
-  for (uint32_t rank = 0; rank < run.world; ++rank) {
-    opened.push_back(*cluster.OpenRank(run, "1", rank));
-  }
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
   const pb::SnapshotId snapshot = opened[0].snapshot();
   ASSERT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
-  cluster.Kill();
-  cluster.KillServer(0);
-  cluster.RestartServer(0);  // without its memory; the rank's process lives on
-  ASSERT_TRUE(cluster.Start().ok());
-  ASSERT_TRUE(cluster.RunUntilJoined());
+  ASSERT_TRUE(RestartTheManagerAndAServer(Memory::kLost).ok());
   EXPECT_EQ(cluster.Await(snapshot, 1, 100)->state(), pb::SNAPSHOT_OPEN) << "it has an upload";
-  auto told = cluster.Await(snapshot, 0, 500, true);
-  for (int i = 0; i < 5 && told->state() == pb::SNAPSHOT_OPEN; ++i) {
-    told = cluster.Await(snapshot, 0, 500, true);
-  }
+  const auto told = AwaitUnsent(snapshot);
   EXPECT_EQ(told->state(), pb::SNAPSHOT_ABORTED) << told->ShortDebugString();
   EXPECT_EQ(told->code(), static_cast<uint32_t>(absl::StatusCode::kUnavailable));
   EXPECT_NE(told->why().find("save again"), std::string::npos) << told->ShortDebugString();
@@ -536,15 +515,10 @@ TEST_F(PlacementSave, ACommitWhoseCopiesWentBeforeItWasToldIsToldLost) {
   for (const auto& server : cluster.servers) {
     server->stores_commits = false;
   }
-  pb::SnapshotId snapshot;
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
+  const pb::SnapshotId snapshot = opened[0].snapshot();
   for (uint32_t rank = 0; rank < run.world; ++rank) {
-    auto opened = cluster.OpenRank(run, "1", rank);
-    ASSERT_TRUE(opened.ok()) << opened.status();
-    snapshot = opened->snapshot();
-    for (const pb::Member& holder : opened->holders()) {
-      const auto object = Cluster::ObjectOf(run, snapshot, rank);
-      ASSERT_TRUE(cluster.Seal(*cluster.Find(holder.server_id()), object).ok());
-    }
+    ASSERT_TRUE(SealAtAll(run, opened[rank], rank).ok());
   }
   EXPECT_EQ(cluster.Await(snapshot, 0, 500)->state(), pb::SNAPSHOT_OPEN);
   for (size_t i = 0; i < cluster.servers.size(); ++i) {

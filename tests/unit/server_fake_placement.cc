@@ -288,7 +288,8 @@ Task<absl::StatusOr<std::string>> FakePlacement::AwaitCommit(std::string raw) {
     reply.set_why(save.aborted);
   } else if (ended()) {
     reply.set_state(pb::SNAPSHOT_COMMITTED);
-    reply.set_redundancy_full(true);
+    reply.set_redundancy_full(!commits_closed_low);
+    reply.set_closed(commits_closed_low);
     reply.set_copies(save.open.copies());
     reply.set_root(DigestBytes(model::ManifestRoot(save.manifest)));
   } else {

@@ -94,6 +94,7 @@ class FakePlacement final : public RpcService {
   std::string corrupt_manifest;            // sent instead of the manifest when not empty
   pb::ReportReceiptsReply receipts_reply;  // to the next receipts
   std::set<std::string> unsent;            // ids of servers that said so in their last AwaitCommit
+  bool commits_closed_low = false;         // they are told as kept no longer, below full redundancy
   std::vector<pb::ReportRestoreRequest> restore_reports;
   uint64_t map_version = 0;
   bool joins_change_map = true;

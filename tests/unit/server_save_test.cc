@@ -233,6 +233,14 @@ TEST(Save, EndsAnUploadOfWhichPlacementSaysThatANewerEpochWentByIt) {
   EXPECT_EQ(s.server(0).objects().Find({opened->snapshot, 0}), nullptr);
 }
 
+TEST(Save, EndsAnUploadWhoseCommitIsKeptNoLongerThoughItNeverHadAllCopies) {
+  Saving s;
+  s.fake().commits_closed_low = true;
+  ASSERT_TRUE(s.Commit(&s.client, "7", kBytes).ok());
+  s.world.RunFor(1s);
+  EXPECT_EQ(s.server(0).uploads().size(), 0U);
+}
+
 TEST(Save, TellsPlacementThatItSendsNoCopiesOfAShardThatAClientWaitsFor) {
   Saving s;
   const auto opened = s.client.Open(TestClient::OpenFor("7", 0, 1, kBytes));
