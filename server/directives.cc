@@ -215,8 +215,9 @@ Task<absl::Status> Directives::PullShard(pb::PullShard work) {
                                      wanted.shard.ToString(), wanted.bytes, wanted.layout_bytes);
   }
   GEMEL_CO_ASSIGN_OR_RETURN(const std::vector<PeerMember> sources, ReadPeerMembers(work.sources()));
-  // What a writer that is gone has left half-written is in the way of the copy.
-  parts_.holder->DropStagingOf(wanted.shard);
+  if (work.writer_gone()) {
+    parts_.holder->DropStagingOf(wanted.shard);  // it is in the way of the copy
+  }
   const std::shared_ptr<ShardFetch> fetch = parts_.fetches->Get(wanted);
   fetch->SetSources(sources);
   const auto chunks = static_cast<uint32_t>(ChunkCount(wanted.bytes));

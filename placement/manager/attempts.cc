@@ -259,9 +259,11 @@ void PlacementCore::PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t
       continue;
     }
     QueuedDirective directive;
-    HeldToProto({attempt->id(), rank}, copy, directive.body.mutable_pull_shard()->mutable_object());
+    pb::PullShard* pull = directive.body.mutable_pull_shard();
+    HeldToProto({attempt->id(), rank}, copy, pull->mutable_object());
+    pull->set_writer_gone(true);
     for (const ServerId& source : sources) {
-      MemberToProto(source, directive.body.mutable_pull_shard()->add_sources());
+      MemberToProto(source, pull->add_sources());
     }
     directive.done = [this, id = holder.server, weak = std::weak_ptr<Attempt>(attempt), rank,
                       copy](const pb::DirectiveResult& result) {

@@ -79,7 +79,7 @@ PersistSnapshotReply: 1 snapshot SnapshotId, 2 state PersistState, 3 shards_done
 PersistSnapshotRequest: 1 caller Caller, 2 job string, 3 name string, 4 wait_ms uint32
 PersistState: 0 PERSIST_NONE, 1 PERSIST_RUNNING, 2 PERSIST_DONE
 PersistedShard: 1 object HeldObject, 2 complete bool
-PullShard: 1 object HeldObject, 2 sources* Member, 3 urgent bool
+PullShard: 1 object HeldObject, 2 sources* Member, 3 urgent bool, 4 writer_gone bool
 Receipt: 1 object HeldObject
 RemoveSnapshotsReply: 1 removed uint32
 RemoveSnapshotsRequest: 1 caller Caller, 2 job string, 3 name string

@@ -494,6 +494,11 @@ TEST_F(PlacementSave, AHolderThatCouldNotPullACopyCountsForNone) {
     told += server->pulls.size();
   }
   EXPECT_GE(told, 1U) << "nobody was told to pull it";
+  for (const auto& server : cluster.servers) {
+    for (const pb::PullShard& pull : server->pulls) {
+      EXPECT_TRUE(pull.writer_gone());
+    }
+  }
 }
 
 TEST_F(PlacementSave, ARankWhoseBytesAreNowhereAfterTheManagerIsToldToSaveAgain) {

@@ -184,6 +184,9 @@ TEST(Directives, PullShardReplacesWhatAWriterHasLeftHalfWritten) {
   pb::Directive pull;
   *pull.mutable_pull_shard()->mutable_object() = r.fake().Held(r.fake().saves.at(1), 0);
   *pull.mutable_pull_shard()->add_sources() = r.fake().named("server-0").member;
+  EXPECT_NE(r.Do(without, pull).code(), 0U);
+  EXPECT_EQ(r.server(without).holder().grants(), 1U) << "a repair ends no writer at its work";
+  pull.mutable_pull_shard()->set_writer_gone(true);
   const pb::DirectiveResult result = r.Do(without, pull);
   ASSERT_EQ(result.code(), 0U) << result.message();
   EXPECT_EQ(r.server(without).objects().Find(shard)->state(), ObjectState::kSealed);
