@@ -90,7 +90,7 @@ class FieldEncoder {
   // The last field of what stands by itself, added after others were written without it: absent it
   // is zero, and zero is never written, so every value still has one encoding.
   template <typename T>
-    requires std::is_enum_v<T>
+    requires std::is_enum_v<T> || std::is_unsigned_v<T>
   void Last(std::string_view name, T value) {
     if (value != T{}) {
       (*this)(name, value);
@@ -174,7 +174,7 @@ class FieldDecoder {
   }
 
   template <typename T>
-    requires std::is_enum_v<T>
+    requires std::is_enum_v<T> || std::is_unsigned_v<T>
   void Last(std::string_view name, T& value) {
     value = T{};
     if (decoder_->remaining() == 0) {

@@ -29,9 +29,8 @@ Directives::Directives(const ServerSeams& seams, const Parts& parts)
 }
 
 void Directives::Hold(bool held) {
-  inventories_ += held ? 1 : 0;
+  joins_ += 1;
   held_ = held;
-  GEMEL_CHECK(!held_ || inventories_ > 0);
 }
 
 Task<void> Directives::Run(Gate* gate) {
@@ -54,12 +53,16 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
     *request.add_results() = result;
     told.insert(id);
   }
+  const uint64_t joins = joins_;
   absl::StatusOr<pb::DirectivesReply> reply = co_await parts_.control->Poll<pb::DirectivesReply>(
       "Directives", std::move(request), running_.empty() ? kPollMs : kBusyPollMs);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckLeader(reply->generation(), reply->term()));
   for (const uint64_t id : told) {
     results_.erase(id);
+  }
+  if (joins != joins_) {
+    co_return absl::OkStatus();  // asked before a join: placement forgot then what it tells here
   }
   if (reply->rejoin()) {
     if (rejoin_) {
@@ -100,12 +103,12 @@ Task<void> Directives::DoInBackground(Gate* gate, pb::Directive directive) {
   if (!pass) {
     co_return;
   }
-  const uint64_t inventories = inventories_;
+  const uint64_t joins = joins_;
   std::string manifest;
   const absl::Status status = co_await Do(directive, &manifest);
   Finish(directive.id(), status, std::move(manifest));
   // Placement forgot the directive at the join, and the inventory was made before its end.
-  if (inventories != inventories_ && directive.has_persist_shard() && status.ok() && rejoin_) {
+  if (joins != joins_ && directive.has_persist_shard() && status.ok() && rejoin_) {
     rejoin_("a shard came to disk after the inventory was made: joining again");
   }
 }

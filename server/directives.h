@@ -83,7 +83,7 @@ class Directives {
   Rejoin rejoin_;
   Corrupt corrupt_;
   bool held_ = false;
-  uint64_t inventories_ = 0;  // that were made
+  uint64_t joins_ = 0;  // that began, and that ended
   std::set<uint64_t> running_;
   std::map<uint64_t, pb::DirectiveResult> results_;  // not acknowledged
 };

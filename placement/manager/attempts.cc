@@ -354,7 +354,7 @@ std::string PlacementCore::Missing(const Attempt& attempt) const {
     }
   }
   const auto alive = std::count_if(members_.begin(), members_.end(),
-                                   [](const auto& member) { return member.second->alive(); });
+                                   [](const auto& member) { return member.second->in_service(); });
   return fmt::format("{} of {} ranks opened, {} have enough receipts{}{}", attempt.opened_count,
                      attempt.record.world_size, attempt.enough_count, ranks,
                      TooFewServers(attempt.record.min_copies, alive));

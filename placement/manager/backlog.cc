@@ -117,7 +117,7 @@ void PlacementCore::CollectRecords(const Committed& snapshot, Backlog* backlog) 
   uint32_t staying = 0;
   uint32_t members = 0;
   for (const auto& [id, member] : members_) {
-    const bool stays = member->alive() && !draining_.contains(id);
+    const bool stays = member->in_service() && !draining_.contains(id);
     members += stays ? 1 : 0;
     staying += stays && member->records.contains(key) ? 1 : 0;
   }

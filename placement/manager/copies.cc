@@ -107,14 +107,16 @@ void PlacementCore::CountCopies(Committed* snapshot) {
 
 bool PlacementCore::AllReported(std::string* waiting_for) const {
   std::string names;
+  size_t unknown = 0;
   for (const auto& [id, member] : members_) {
-    if (member->alive() && !member->reported) {
+    if (member->in_service() && !member->reported) {
       names += (names.empty() ? "" : ", ") + member->record.name;
     }
+    unknown += member->alive() && !member->known() ? 1 : 0;
   }
-  if (!awaited_.empty() && loop_->Now() < Add(started_, options_.liveness.startup_grace)) {
+  if (unknown > 0) {
     names += (names.empty() ? "" : ", ") +
-             fmt::format("{} servers of the map before the recovery", awaited_.size());
+             fmt::format("{} servers of the map before the recovery", unknown);
   }
   if (waiting_for != nullptr && !names.empty()) {
     *waiting_for = "waiting for the inventory of " + names;
@@ -134,14 +136,17 @@ std::string PlacementCore::UnknownDisks() const {
   return names;
 }
 
-// Neither in memory nor on disk anywhere. What an unknown disk might hold is not lost.
+// Neither in memory nor on disk anywhere. What an unknown disk might hold is not lost, nor what a
+// server is about to have copied: its source may have died since.
 std::vector<uint32_t> PlacementCore::LostShards(const Committed& snapshot,
                                                 const HolderTable& sources) const {
   GEMEL_CHECK_EQ(sources.size(), snapshot.record.world_size);
   std::vector<uint32_t> lost;
   const bool known = AllReported(nullptr) && UnknownDisks().empty();
   for (uint32_t rank = 0; rank < sources.size(); ++rank) {
-    if (known && sources[rank].empty()) {
+    const bool pulled = std::any_of(snapshot.pulls.begin(), snapshot.pulls.end(),
+                                    [rank](const auto& pull) { return pull.first.first == rank; });
+    if (known && sources[rank].empty() && !pulled) {
       lost.push_back(rank);
     }
   }

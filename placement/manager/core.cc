@@ -43,13 +43,18 @@ PlacementCore::~PlacementCore() {
 void PlacementCore::Begin() {
   GEMEL_CHECK(!began_ && !stopping_);
   began_ = true;
-  started_ = loop_->Now();
+  ExpectMembers();
   last_tick_ = started_;
+  SpawnInside(WatchMembers());
+}
+
+// The grace of those that were loaded begins.
+void PlacementCore::ExpectMembers() {
+  started_ = loop_->Now();
   for (auto& [id, member] : members_) {
     member->last_heard = started_;
     member->next_directive = (leadership_->term() << 32) + 1;
   }
-  SpawnInside(WatchMembers());
 }
 
 template <typename Request, typename Reply,
@@ -173,17 +178,18 @@ absl::Status PlacementCore::CheckServing() const {
     HeardEnough(&waiting_for);
     return error::Unavailable("placement is recovering from its servers: {}", waiting_for);
   }
-  if (Reported() < recovery_majority_) {
+  if (HaveGeneration() < cluster_.recovery_majority) {
     return error::Unavailable(
         "placement recovered generation {}; {} of {} servers have it on disk, waiting for more",
-        cluster_.generation, Reported(), recovery_majority_);
+        cluster_.generation, HaveGeneration(), cluster_.recovery_majority);
   }
   return absl::OkStatus();
 }
 
-size_t PlacementCore::Reported() const {
-  return static_cast<size_t>(std::count_if(
-      members_.begin(), members_.end(), [](const auto& entry) { return entry.second->reported; }));
+size_t PlacementCore::HaveGeneration() const {
+  return static_cast<size_t>(std::count_if(members_.begin(), members_.end(), [](const auto& entry) {
+    return entry.second->has_generation;
+  }));
 }
 
 absl::StatusOr<MemberEntry*> PlacementCore::Present(const pb::Caller& caller) {

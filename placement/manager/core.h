@@ -117,7 +117,8 @@ class PlacementCore {
   // core.cc
   absl::Status CheckCaller(const pb::Caller& caller);
   absl::Status CheckServing() const;
-  size_t Reported() const;
+  void ExpectMembers();
+  size_t HaveGeneration() const;
   absl::StatusOr<MemberEntry*> Present(const pb::Caller& caller);
   // The same without Heard(): for a call that is held, which is no sign of life.
   absl::StatusOr<MemberEntry*> FindPresent(const pb::Caller& caller);
@@ -446,7 +447,7 @@ class PlacementCore {
   bool IsOnDisk(const Committed& snapshot, uint32_t copies);
   Task<absl::Status> RetirePersisted(Job* job);
   void ForgetPersisted(Job* job, const model::SnapshotOrder& order);
-  void ReconcileDisk(MemberEntry* member);
+  void MarkDisk(MemberEntry* member);
   void SweepDisks(Job* job);
   void MarkPersistedAt(MemberEntry* member, const SnapshotId& id);
   void DropPersistedAt(MemberEntry* member, const SnapshotId& id);
@@ -468,11 +469,18 @@ class PlacementCore {
   Task<absl::Status> WriteAllRecovered(Txn all);
   Task<absl::Status> ForgetUnfinishedRecovery();
   Task<absl::Status> WriteRecovered(ClusterRecord record, Txn part);
-  void CollectPersisted(std::map<std::string, JobRecord>* jobs,
-                        std::map<std::string, std::string>* puts) const;
+  Task<void> SettleRecovery();
+  bool IsUnknown(const SnapshotKey& key) const;
+  void DropUnknownAt(MemberEntry* member);
+  void DropUnknown();
   absl::Status CheckRecoverable(const pb::JoinRequest& request) const;
-  void CollectRecovered(std::map<std::string, JobRecord>* jobs,
-                        std::map<std::string, std::string>* puts, uint64_t* generation) const;
+  struct Recovered;
+  void Collect(const pb::JoinRequest& request, Recovered* known) const;
+  void CollectDisk(const pb::JoinRequest& request, Recovered* known) const;
+  void CollectMembers(Recovered* known) const;
+  Task<absl::Status> TakeLate(const pb::JoinRequest* request);
+  std::vector<Committed> LateOf(const Job& job, const Recovered& known) const;
+  Task<absl::Status> TakeLateOf(Job* job, const JobRecord* found, const Recovered* known);
 
   const PlacementOptions options_;
   const PlacementSeams seams_;
@@ -504,12 +512,11 @@ class PlacementCore {
   absl::Status store_trouble_;  // why the store cannot be read while an outcome is unknown
   bool recovering_ = false;
   bool finishing_ = false;
+  bool unknown_kept_ = false;  // shards that a server not heard yet may name
   TimePoint recovery_began_{};
   ClusterId recovered_cluster_;
   std::string recovery_waits_for_;  // as it was told last
   std::map<ServerId, pb::JoinRequest> recovered_;
-  size_t recovery_majority_ = 0;  // members that must persist the new generation first
-  std::set<ServerId> awaited_;    // last members not heard yet; dead after the startup grace
 
   Metric& commits_;
   Metric& aborts_;

@@ -2,6 +2,8 @@
 //
 // AcquireEpoch: one token, one epoch, for ever (DESIGN 3.1, amendment 1). A new epoch ends the open
 // saves of older ones in the same transaction.
+#include <algorithm>
+
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/points.h"
@@ -9,6 +11,13 @@
 
 namespace gemel {
 namespace {
+
+// Of a generation: above all that earlier ones gave, whoever still keeps something of them.
+uint64_t FirstSequenceOf(uint64_t generation) {
+  constexpr uint64_t kGenerationsMax = uint64_t{1} << 20;
+  constexpr uint64_t kSequences = uint64_t{1} << 40;
+  return std::min(generation - 1, kGenerationsMax) * kSequences + 1;
+}
 
 absl::Status SupersededBy(const EpochId& epoch, const SnapshotId& open) {
   return error::FailedPrecondition("{}: epoch {} superseded it", open.ToString(), epoch.ToString());
@@ -38,6 +47,7 @@ Task<absl::StatusOr<EpochId>> PlacementCore::NewEpoch(Job* job, EpochToken token
   JobRecord record = job->record;
   record.epoch = {.generation = cluster_.generation, .counter = record.epoch.counter + 1};
   record.token = token;
+  record.next_sequence = std::max(record.next_sequence, FirstSequenceOf(cluster_.generation));
   record.epoch_opened = false;
   record.removed = false;
   GEMEL_CHECK(record.epoch > job->record.epoch) << job->name;

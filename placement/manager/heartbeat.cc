@@ -17,7 +17,7 @@ bool PlacementCore::IsDeaf(const MemberEntry& member) const {
   size_t alive = 0;
   size_t deaf = 0;
   for (const auto& [id, other] : members_) {
-    alive += other->alive() ? 1 : 0;
+    alive += other->in_service() ? 1 : 0;
     deaf += other->alive() && other->deaf ? 1 : 0;
   }
   GEMEL_CHECK_LE(deaf, alive);
@@ -77,6 +77,11 @@ PlacementCore::Answer<pb::HeartbeatReply> PlacementCore::Heartbeat(CallPtr,
     }
   }
   reply.set_map_version(cluster_.map_version);
+  // It calls with a generation once that is on its disk.
+  if (request.caller().generation() == cluster_.generation && !member->has_generation) {
+    member->has_generation = true;
+    co_await SettleRecovery();
+  }
   co_return reply;
 }
 

@@ -30,7 +30,7 @@ std::optional<ServerId> PlacementCore::HeirOf(Job* job, uint32_t rank, KnownHeir
   const ServerId home = job->homes[rank];
   const auto takes_work = [this](const ServerId& id) {
     const MemberEntry* member = FindMember(id);
-    return member != nullptr && member->alive() && !draining_.contains(id);
+    return member != nullptr && member->in_service() && !draining_.contains(id);
   };
   if (takes_work(home)) {
     return std::nullopt;

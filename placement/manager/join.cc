@@ -66,7 +66,8 @@ absl::StatusOr<MemberRecord> PlacementCore::CheckJoin(const pb::JoinRequest& req
   return record;
 }
 
-// A server that has seen more than we have: our store was rolled back, and must not decide.
+// A server that has seen more of this generation than we have: our store was rolled back, and must
+// not decide.
 absl::Status PlacementCore::CheckReported(const pb::JoinRequest& request) const {
   const std::string way_out =
       "this placement's store is older than the cluster; rebuild it with `gemel placement recover "
@@ -74,7 +75,7 @@ absl::Status PlacementCore::CheckReported(const pb::JoinRequest& request) const 
   for (const pb::EpochSeen& seen : request.epochs()) {
     const auto found = jobs_.find(seen.job());
     const EpochId known = found == jobs_.end() ? EpochId() : found->second->record.epoch;
-    if (FromProto(seen.epoch()) > known) {
+    if (FromProto(seen.epoch()) > known && seen.epoch().generation() >= cluster_.generation) {
       return error::FailedPrecondition(
           "server {} has seen epoch {} of job {}, known here is {}: {}", request.name(),
           FromProto(seen.epoch()).ToString(), seen.job(), known.ToString(), way_out);
@@ -91,7 +92,7 @@ absl::Status PlacementCore::CheckReported(const pb::JoinRequest& request) const 
     }
     const SnapshotId& id = record->snapshot;
     const auto found = jobs_.find(id.job);
-    if (record->cluster == cluster_.cluster &&
+    if (record->cluster == cluster_.cluster && id.epoch.generation >= cluster_.generation &&
         (found == jobs_.end() || id.sequence >= found->second->record.next_sequence)) {
       return error::FailedPrecondition("server {} keeps the commit of {}, unknown here: {}",
                                        request.name(), id.ToString(), way_out);
@@ -123,7 +124,8 @@ Task<absl::Status> PlacementCore::Register(MemberRecord record) {
   }
   GEMEL_CHECK(!record.dead && !record.id.IsZero()) << record.name;
   const uint64_t version = member == nullptr ? 0 : member->version;
-  if (member != nullptr && member->record.incarnation != record.incarnation) {
+  const bool known = member != nullptr && member->known();
+  if (known && member->record.incarnation != record.incarnation) {
     record.superseded.push_back(member->record.incarnation);
     if (record.superseded.size() > kSupersededMax) {
       record.superseded.erase(record.superseded.begin());
@@ -136,7 +138,7 @@ Task<absl::Status> PlacementCore::Register(MemberRecord record) {
   if (member == nullptr) {
     member = members_.emplace(record.id, std::make_unique<MemberEntry>(loop_)).first->second.get();
     member->next_directive = (leadership_->term() << 32) + 1;
-  } else if (member->alive() && member->record.incarnation != record.incarnation) {
+  } else if (known && member->alive() && member->record.incarnation != record.incarnation) {
     Sometimes(Situation::kIncarnationSuperseded);
     Emit(Severity::kWarning, "incarnation_superseded",
          fmt::format("server {} ({}): incarnation {} is superseded by {}", record.name,
@@ -171,6 +173,7 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
     GEMEL_CO_RETURN_IF_ERROR(CheckCaller(request.caller()));
   }
   GEMEL_CO_RETURN_IF_ERROR(CheckReported(request));
+  GEMEL_CO_RETURN_IF_ERROR(co_await TakeLate(&request));
   const LockHold hold = co_await Lock(&map_lock_);
   GEMEL_CO_ASSIGN_OR_RETURN(MemberRecord record, CheckJoin(request));
   const ServerId id = record.id;
@@ -197,10 +200,6 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   TakeBackReceipts(member);
   Reconcile(member, request);
   member->reported = !member->must_rejoin;
-  awaited_.erase(id);
-  if (Reported() >= recovery_majority_) {
-    recovery_majority_ = 0;  // for good: deaths from here on are like any others
-  }
   Heard(member);
   MembersChanged();
   map_changed_.NotifyAll();

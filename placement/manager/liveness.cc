@@ -84,6 +84,10 @@ void PlacementCore::JudgeMember(MemberEntry* member) {
   if (!member->reported && now < Add(started_, times.startup_grace)) {
     return;
   }
+  if (!member->known()) {
+    Die(member, "it did not come back after the recovery");
+    return;
+  }
   const Duration starved = std::chrono::milliseconds(std::min(member->lag_ms, kMemberLagMaxMs));
   const Duration silent = now - member->last_heard - starved;
   if (silent < times.suspect_after && !member->suspect_since.has_value()) {
@@ -248,6 +252,7 @@ Task<void> PlacementCore::WatchMembers() {
     if (now >= Add(maintained, kMaintainEvery)) {
       maintained = now;
       MaintainAllSoon();  // what failed is tried again
+      DropUnknown();
       CountManifests();
     }
   }

@@ -31,7 +31,7 @@ Plan& PlacementCore::PlanFor(uint32_t copies, StrategyChoice strategy) {
   }
   Plan plan;
   for (const auto& [id, member] : members_) {
-    if (member->alive()) {
+    if (member->in_service()) {
       plan.index[id] = static_cast<uint32_t>(plan.ids.size());
       plan.ids.push_back(id);
       plan.members.push_back(

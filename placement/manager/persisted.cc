@@ -186,22 +186,17 @@ void PlacementCore::DropPersistedEverywhere(const SnapshotId& id) {
   }
 }
 
-// A joining server's disk against what placement knows.
-void PlacementCore::ReconcileDisk(MemberEntry* member) {
-  std::vector<SnapshotId> unknown;
+// What became PERSISTED while this server was away, or before it was told.
+void PlacementCore::MarkDisk(MemberEntry* member) {
   for (const auto& [key, shards] : member->disk) {
-    GEMEL_CHECK(!shards.empty()) << member->record.name;
-    const SnapshotId& id = shards.begin()->second.snapshot;
     const Job* job = FindJob(key.job);
-    const auto order = OrderOf(key.epoch, key.sequence);
-    if (job == nullptr || !job->snapshots.contains(order)) {
-      unknown.push_back(id);
-    } else if (job->snapshots.at(order).persisted && !member->marked.contains(key)) {
-      MarkPersistedAt(member, id);
+    if (shards.empty() || job == nullptr || member->marked.contains(key)) {
+      continue;
     }
-  }
-  for (const SnapshotId& id : unknown) {
-    DropPersistedAt(member, id);
+    const auto found = job->snapshots.find(OrderOf(key.epoch, key.sequence));
+    if (found != job->snapshots.end() && found->second.persisted) {
+      MarkPersistedAt(member, found->second.record.snapshot);
+    }
   }
 }
 

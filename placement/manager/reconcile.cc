@@ -164,22 +164,8 @@ void PlacementCore::Reconcile(MemberEntry* member, const pb::JoinRequest& reques
     }
     ReconcileJob(member, job.get());
   }
-  ReconcileDisk(member);
-  // What belongs to no open attempt and no committed snapshot is aborted, superseded or retired.
-  std::vector<SnapshotId> drop_objects;
-  for (const auto& [key, shards] : member->held) {
-    const Job* job = FindJob(key.job);
-    const bool known =
-        job != nullptr && (job->attempts.contains(key.sequence) ||
-                           job->snapshots.contains(OrderOf(key.epoch, key.sequence)));
-    if (!known && !shards.empty()) {
-      drop_objects.push_back(shards.begin()->second.snapshot);
-    }
-  }
-  for (const SnapshotId& id : drop_objects) {
-    DropStagingAt(member, id, "neither open nor committed");
-    member->held.erase(KeyOf(id));
-  }
+  DropUnknownAt(member);
+  MarkDisk(member);
   for (const std::string& bytes : request.commit_records()) {
     const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
     if (!record.ok() || record->cluster != cluster_.cluster) {
@@ -190,6 +176,52 @@ void PlacementCore::Reconcile(MemberEntry* member, const pb::JoinRequest& reques
     if (job == nullptr || !job->snapshots.contains(order)) {
       member->records.erase(KeyOf(record->snapshot));
       DropSnapshotAt(member, record->snapshot);
+    }
+  }
+}
+
+bool PlacementCore::IsUnknown(const SnapshotKey& key) const {
+  const auto job = jobs_.find(key.job);
+  return job == jobs_.end() || (!job->second->attempts.contains(key.sequence) &&
+                                !job->second->snapshots.contains(OrderOf(key.epoch, key.sequence)));
+}
+
+// What belongs to no open attempt and no committed snapshot is aborted, superseded or retired. Of a
+// generation before a recovery it may also be what a server that has yet to report will name.
+void PlacementCore::DropUnknownAt(MemberEntry* member) {
+  GEMEL_CHECK(member->alive()) << member->record.name;
+  const bool all_reported = AllReported(nullptr);
+  const auto collect = [&](const auto& copies) {
+    std::vector<SnapshotId> unknown;
+    for (const auto& [key, shards] : copies) {
+      if (shards.empty() || !IsUnknown(key)) {
+        continue;
+      }
+      if (!all_reported && key.epoch.generation < cluster_.generation) {
+        unknown_kept_ = true;
+        continue;
+      }
+      unknown.push_back(shards.begin()->second.snapshot);
+    }
+    return unknown;
+  };
+  for (const SnapshotId& id : collect(member->held)) {
+    DropStagingAt(member, id, "neither open nor committed");
+    member->held.erase(KeyOf(id));
+  }
+  for (const SnapshotId& id : collect(member->disk)) {
+    DropPersistedAt(member, id);
+  }
+}
+
+void PlacementCore::DropUnknown() {
+  if (!unknown_kept_ || !AllReported(nullptr)) {
+    return;
+  }
+  unknown_kept_ = false;
+  for (auto& [id, member] : members_) {
+    if (member->alive()) {
+      DropUnknownAt(member.get());
     }
   }
 }

@@ -6,6 +6,7 @@
 // recover_settle to come too. The new generation and its epochs are above all that were reported
 // (amendment 7), and the cluster serves once a majority has it.
 #include <algorithm>
+#include <span>
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -16,6 +17,7 @@ namespace gemel {
 namespace {
 
 constexpr Duration kStoreRetry = 200ms;
+constexpr size_t kLatePerWrite = 64;
 
 }  // namespace
 
@@ -63,7 +65,7 @@ std::set<ServerId> PlacementCore::LastMembers() const {
   return members;
 }
 
-// A majority is enough to go on; those that are merely slower are waited for a while.
+// A majority is enough to go on; others are listened for a while, as they may know of more members.
 bool PlacementCore::HeardEnough(std::string* waiting_for) const {
   const std::set<ServerId> members = LastMembers();
   const size_t heard = recovered_.size();
@@ -71,13 +73,13 @@ bool PlacementCore::HeardEnough(std::string* waiting_for) const {
   const size_t majority = members.size() / 2 + 1;
   const bool settled = loop_->Now() >= Add(recovery_began_, options_.recover_settle);
   const bool enough = heard >= majority || (options_.accept_loss && heard > 0);
-  if (enough && (settled || heard == members.size())) {
+  if (enough && settled) {
     return true;
   }
   if (enough) {
     *waiting_for =
-        fmt::format("heard {} of {} last members, enough; the others are waited for {:.0f} ms",
-                    heard, members.size(), Milliseconds(options_.recover_settle));
+        fmt::format("heard {} of {} last members, enough; others are listened for {:.0f} ms", heard,
+                    members.size(), Milliseconds(options_.recover_settle));
     return false;
   }
   *waiting_for = fmt::format(
@@ -87,102 +89,121 @@ bool PlacementCore::HeardEnough(std::string* waiting_for) const {
   return false;
 }
 
-// Jobs, epochs, tokens and snapshots as far as the servers know them.
-void PlacementCore::CollectRecovered(std::map<std::string, JobRecord>* jobs,
-                                     std::map<std::string, std::string>* puts,
-                                     uint64_t* generation) const {
-  const auto saw = [&](const std::string& name, const EpochId& epoch, uint64_t sequence) {
-    JobRecord& job = (*jobs)[name];
-    job.epoch = std::max(job.epoch, epoch);
-    job.next_sequence = std::max(job.next_sequence, sequence + 1);
-    *generation = std::max(*generation, epoch.generation);
-  };
-  for (const auto& [id, request] : recovered_) {
-    *generation = std::max(*generation, request.generation());
-    for (const pb::EpochSeen& seen : request.epochs()) {
-      if (model::CheckJobName(seen.job()).ok()) {
-        saw(seen.job(), FromProto(seen.epoch()), 0);
-      }
-    }
-    for (const pb::HeldObject& object : request.objects()) {
-      const auto held = HeldFromProto(object);
-      if (!held.ok()) {
-        continue;
-      }
-      const SnapshotId& snapshot = held->first.snapshot;
-      saw(snapshot.job, snapshot.epoch, snapshot.sequence);
-      if (!held->second.token.IsZero()) {
-        (*puts)[TokenKey(snapshot.job, held->second.token)] =
-            EncodeStored(TokenRecord{snapshot.epoch});
-      }
-    }
-    for (const pb::PersistedShard& persisted : request.persisted()) {
-      const auto held = HeldFromProto(persisted.object());
-      if (held.ok()) {
-        const SnapshotId& snapshot = held->first.snapshot;
-        saw(snapshot.job, snapshot.epoch, snapshot.sequence);
-      }
-    }
-    for (const std::string& bytes : request.commit_records()) {
-      const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
-      if (!record.ok() || record->cluster != recovered_cluster_) {
-        continue;
-      }
-      const SnapshotId& snapshot = record->snapshot;
-      saw(snapshot.job, snapshot.epoch, snapshot.sequence);
-      (*puts)[StoredSnapshotKey(snapshot.job, snapshot.epoch, snapshot.sequence)] = bytes;
-      JobRecord& job = (*jobs)[snapshot.job];
-      if (OrderOf(snapshot.epoch, snapshot.sequence) >
-          OrderOf(job.latest_epoch, job.latest_sequence)) {
-        job.latest_epoch = snapshot.epoch;
-        job.latest_sequence = snapshot.sequence;
-      }
-    }
-  }
-  CollectPersisted(jobs, puts);
-}
-
-// PERSISTED was durable where any disk says so, and where the disks together have every shard.
-void PlacementCore::CollectPersisted(std::map<std::string, JobRecord>* jobs,
-                                     std::map<std::string, std::string>* puts) const {
+// What servers know, put together.
+struct PlacementCore::Recovered {
+  ClusterId cluster;
+  uint64_t generation = 0;
+  std::map<std::string, JobRecord> jobs;
+  std::map<std::string, std::string> puts;  // members, tokens, snapshots
+  // Of the disks.
   std::map<SnapshotKey, std::set<uint32_t>> ranks;
   std::set<SnapshotKey> marked;
   std::map<SnapshotKey, std::string> records;
-  GEMEL_CHECK(!recovered_.empty());
-  for (const auto& [id, request] : recovered_) {
-    const absl::StatusOr<DiskInventory> disk = ReadDiskInventory(request);
-    if (!disk.ok()) {
-      continue;
-    }
-    marked.insert(disk->marked.begin(), disk->marked.end());
-    for (const auto& [key, shards] : disk->shards) {
-      for (const auto& [rank, copy] : shards) {
-        ranks[key].insert(rank);
-        if (!copy.token.IsZero()) {
-          (*puts)[TokenKey(key.job, copy.token)] = EncodeStored(TokenRecord{key.epoch});
-        }
-      }
-    }
-    for (const std::string& bytes : request.persisted_records()) {
-      const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
-      if (record.ok() && record->cluster == recovered_cluster_) {
-        records[KeyOf(record->snapshot)] = bytes;
-      }
+
+  void Saw(const std::string& name, const EpochId& epoch, uint64_t sequence) {
+    JobRecord& job = jobs[name];
+    job.epoch = std::max(job.epoch, epoch);
+    job.next_sequence = std::max(job.next_sequence, sequence + 1);
+    generation = std::max(generation, epoch.generation);
+  }
+
+  void SawToken(const std::string& name, const EpochToken& token, const EpochId& epoch) {
+    if (!token.IsZero()) {
+      puts[TokenKey(name, token)] = EncodeStored(TokenRecord{epoch});
     }
   }
+
+  void Persisted();
+};
+
+// Jobs, epochs, tokens and snapshots as far as this server knows them.
+void PlacementCore::Collect(const pb::JoinRequest& request, Recovered* known) const {
+  known->generation = std::max(known->generation, request.generation());
+  for (const pb::EpochSeen& seen : request.epochs()) {
+    const EpochId epoch = FromProto(seen.epoch());
+    if (model::CheckJobName(seen.job()).ok() && model::IsEpochInRange(epoch)) {
+      known->Saw(seen.job(), epoch, 0);
+    }
+  }
+  for (const pb::HeldObject& object : request.objects()) {
+    const auto held = HeldFromProto(object);
+    if (held.ok()) {
+      const SnapshotId& snapshot = held->first.snapshot;
+      known->Saw(snapshot.job, snapshot.epoch, snapshot.sequence);
+      known->SawToken(snapshot.job, held->second.token, snapshot.epoch);
+    }
+  }
+  for (const std::string& bytes : request.commit_records()) {
+    const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+    if (!record.ok() || record->cluster != known->cluster) {
+      continue;
+    }
+    const SnapshotId& snapshot = record->snapshot;
+    known->Saw(snapshot.job, snapshot.epoch, snapshot.sequence);
+    known->puts[StoredSnapshotKey(snapshot.job, snapshot.epoch, snapshot.sequence)] = bytes;
+    JobRecord& job = known->jobs[snapshot.job];
+    if (OrderOf(snapshot.epoch, snapshot.sequence) >
+        OrderOf(job.latest_epoch, job.latest_sequence)) {
+      job.latest_epoch = snapshot.epoch;
+      job.latest_sequence = snapshot.sequence;
+    }
+  }
+  CollectDisk(request, known);
+}
+
+void PlacementCore::CollectDisk(const pb::JoinRequest& request, Recovered* known) const {
+  const absl::StatusOr<DiskInventory> disk = ReadDiskInventory(request);
+  if (!disk.ok()) {
+    return;
+  }
+  known->marked.insert(disk->marked.begin(), disk->marked.end());
+  for (const auto& [key, shards] : disk->shards) {
+    known->Saw(key.job, key.epoch, key.sequence);
+    for (const auto& [rank, copy] : shards) {
+      known->ranks[key].insert(rank);
+      known->SawToken(key.job, copy.token, key.epoch);
+    }
+  }
+  for (const std::string& bytes : request.persisted_records()) {
+    const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+    if (record.ok() && record->cluster == known->cluster) {
+      known->records[KeyOf(record->snapshot)] = bytes;
+    }
+  }
+}
+
+// PERSISTED was durable where any disk says so, and where the disks together have every shard.
+void PlacementCore::Recovered::Persisted() {
   for (const auto& [key, bytes] : records) {
     const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(bytes);
+    GEMEL_CHECK(record.ok()) << key.job;
     if (!marked.contains(key) && ranks[key].size() < record->world_size) {
       continue;
     }
-    JobRecord& job = (*jobs)[key.job];
-    job.epoch = std::max(job.epoch, key.epoch);
-    job.next_sequence = std::max(job.next_sequence, key.sequence + 1);
+    Saw(key.job, key.epoch, key.sequence);
+    JobRecord& job = jobs[key.job];
     if (OrderOf(key.epoch, key.sequence) > OrderOf(job.persisted_epoch, job.persisted_sequence)) {
       job.persisted_epoch = key.epoch;
       job.persisted_sequence = key.sequence;
     }
-    (*puts)[PersistedKey(key.job, key.epoch, key.sequence)] = bytes;
+    puts[PersistedKey(key.job, key.epoch, key.sequence)] = bytes;
+  }
+}
+
+// All last members are waited for as after any restart. Of one that was not heard nothing is known
+// but its id.
+void PlacementCore::CollectMembers(Recovered* known) const {
+  for (const ServerId& id : LastMembers()) {
+    MemberRecord member;
+    member.id = id;
+    member.name = id.ToShort();
+    member.domain = "unknown";
+    const auto heard = recovered_.find(id);
+    if (heard != recovered_.end()) {
+      const absl::StatusOr<MemberRecord> record = CheckJoin(heard->second);
+      member = record.ok() ? *record : member;
+    }
+    known->puts[MemberKey(id)] = EncodeStored(member);
   }
 }
 
@@ -190,7 +211,10 @@ void PlacementCore::CollectPersisted(std::map<std::string, JobRecord>* jobs,
 // again.
 Task<absl::Status> PlacementCore::LoadRecovered() {
   while (!stopping_) {
-    absl::Status loaded = co_await LoadJobs();
+    absl::Status loaded = co_await LoadMembers();
+    if (loaded.ok()) {
+      loaded = co_await LoadJobs();
+    }
     if (loaded.ok()) {
       loaded = co_await LoadTokens();
     }
@@ -269,41 +293,159 @@ Task<absl::Status> PlacementCore::WriteAllRecovered(Txn all) {
 }
 
 Task<absl::Status> PlacementCore::FinishRecovery() {
-  std::map<std::string, JobRecord> jobs;
-  std::map<std::string, std::string> puts;
-  uint64_t generation = 0;
-  CollectRecovered(&jobs, &puts, &generation);
   GEMEL_CHECK(!recovered_.empty() && !recovered_cluster_.IsZero());
-  cluster_.cluster = recovered_cluster_;
-  cluster_.generation = generation + 1;
-  cluster_.map_version = 1;
-  cluster_.writes = 1;
+  Recovered known{.cluster = recovered_cluster_};
   uint64_t term = 0;
+  cluster_ = {.cluster = recovered_cluster_, .map_version = 1, .writes = 1};
   for (const auto& [id, request] : recovered_) {
+    Collect(request, &known);
     cluster_.map_version += request.last_members_size() > 0 ? 1 : 0;
     term = std::max(term, request.caller().term());
   }
+  known.Persisted();
+  cluster_.generation = known.generation + 1;
+  const size_t majority = options_.accept_loss ? 1 : LastMembers().size() / 2 + 1;
+  cluster_.recovery_majority = static_cast<uint32_t>(majority);
+  CollectMembers(&known);
   GEMEL_CO_RETURN_IF_ERROR(co_await leadership_->RaiseTerm(term + 1));
   Txn all;
-  for (auto& [name, job] : jobs) {
+  for (auto& [name, job] : known.jobs) {
     // No epoch that ran goes on, not even one that only servers not heard have seen.
     job.epoch.generation = cluster_.generation;
     job.epoch_opened = true;
     all.puts.emplace_back(JobKey(name), EncodeStored(job));
   }
-  for (const auto& [key, value] : puts) {
+  for (const auto& [key, value] : known.puts) {
     all.puts.emplace_back(key, value);
   }
   const absl::Status written = co_await WriteAllRecovered(std::move(all));
   GEMEL_CO_RETURN_IF_ERROR(written);
   const absl::Status loaded = co_await LoadRecovered();
   GEMEL_CO_RETURN_IF_ERROR(loaded);
-  recovery_majority_ = options_.accept_loss ? 1 : LastMembers().size() / 2 + 1;
-  awaited_ = LastMembers();
   recovered_.clear();
   recovering_ = false;
-  started_ = loop_->Now();
+  ExpectMembers();
   Emit(Severity::kWarning, "recovered", Describe());
+  co_return absl::OkStatus();
+}
+
+// For good: deaths from here on are like any others.
+Task<void> PlacementCore::SettleRecovery() {
+  if (cluster_.recovery_majority == 0 || HaveGeneration() < cluster_.recovery_majority) {
+    co_return;
+  }
+  const LockHold hold = co_await Lock(&map_lock_);
+  ClusterRecord settled = cluster_;
+  settled.recovery_majority = 0;
+  settled.writes += 1;
+  const absl::Status written = co_await WriteRecovered(settled, Txn());
+  if (written.ok()) {
+    cluster_ = settled;
+  } else {
+    Emit(Severity::kWarning, "store_refused", ToText(written));  // the next leader counts anew
+  }
+}
+
+// A server that the recovery did not hear may keep commits that nobody else knows. They are taken
+// in as they would have been then, and retired like others; what a person has removed since is not.
+Task<absl::Status> PlacementCore::TakeLate(const pb::JoinRequest* request) {
+  if (request->generation() >= cluster_.generation) {
+    co_return absl::OkStatus();
+  }
+  Recovered known{.cluster = cluster_.cluster};
+  Collect(*request, &known);
+  for (const auto& [id, member] : members_) {
+    for (const auto& [key, shards] : member->disk) {
+      for (const auto& [rank, copy] : shards) {
+        known.ranks[key].insert(rank);
+      }
+    }
+  }
+  known.Persisted();
+  for (const auto& [name, found] : known.jobs) {
+    if (found.latest_sequence == 0 && found.persisted_sequence == 0) {
+      continue;
+    }
+    if (!jobs_.contains(name) && jobs_.size() >= kJobsMax) {
+      co_return error::ResourceExhausted(
+          "server {} keeps commits of job {}, and placement knows {} jobs, the most it takes",
+          request->name(), name, jobs_.size());
+    }
+    jobs_.try_emplace(name, std::make_unique<Job>(loop_, name));
+    GEMEL_CO_RETURN_IF_ERROR(co_await TakeLateOf(FindJob(name), &found, &known));
+  }
+  co_return absl::OkStatus();
+}
+
+// What is unknown here, newest first. Of what was PERSISTED only what is newer than all that is.
+std::vector<Committed> PlacementCore::LateOf(const Job& job, const Recovered& known) const {
+  std::vector<Committed> late;
+  const auto on_disk = OrderOf(job.record.persisted_epoch, job.record.persisted_sequence);
+  for (const bool persisted : {false, true}) {
+    const std::string below = (persisted ? kPersistedPrefix : kSnapshotPrefix) + job.name + "/";
+    for (auto at = known.puts.lower_bound(below);
+         at != known.puts.end() && at->first.starts_with(below); ++at) {
+      absl::StatusOr<Committed> snapshot =
+          CommittedOf(at->first, at->second, persisted ? &PersistedKey : &StoredSnapshotKey);
+      GEMEL_CHECK(snapshot.ok()) << at->first;
+      const SnapshotId& id = snapshot->record.snapshot;
+      const auto order = OrderOf(id.epoch, id.sequence);
+      const bool unknown = persisted ? order > on_disk : !job.snapshots.contains(order);
+      if (unknown && id.epoch.generation < cluster_.generation) {
+        snapshot->persisted = persisted;
+        snapshot->told = persisted;
+        snapshot->in_memory = !persisted;
+        late.push_back(*std::move(snapshot));
+      }
+    }
+  }
+  std::sort(late.begin(), late.end(), [](const Committed& a, const Committed& b) {
+    const SnapshotKey one = KeyOf(a.record.snapshot);
+    const SnapshotKey other = KeyOf(b.record.snapshot);
+    return one != other ? one > other : a.persisted < b.persisted;
+  });
+  return late;
+}
+
+// In transactions that each leave what the job's record names: the newest come first.
+Task<absl::Status> PlacementCore::TakeLateOf(Job* job, const JobRecord* found,
+                                             const Recovered* known) {
+  const LockHold hold = co_await Lock(&job->lock);
+  std::vector<Committed> late;
+  if (!job->record.removed) {
+    late = LateOf(*job, *known);
+  }
+  for (size_t begin = 0; begin < late.size(); begin += kLatePerWrite) {
+    const auto part = std::span(late).subspan(begin, std::min(kLatePerWrite, late.size() - begin));
+    JobRecord record = job->record;
+    if (job->version == 0) {
+      record.epoch = {.generation = cluster_.generation, .counter = found->epoch.counter};
+      record.epoch_opened = true;
+    }
+    record.next_sequence = std::max(record.next_sequence, found->next_sequence);
+    Txn txn;
+    for (const Committed& snapshot : part) {
+      const SnapshotId& id = snapshot.record.snapshot;
+      txn.puts.emplace_back(
+          (snapshot.persisted ? PersistedKey : StoredSnapshotKey)(id.job, id.epoch, id.sequence),
+          snapshot.encoded);
+      EpochId& epoch = snapshot.persisted ? record.persisted_epoch : record.latest_epoch;
+      uint64_t& sequence = snapshot.persisted ? record.persisted_sequence : record.latest_sequence;
+      if (OrderOf(id.epoch, id.sequence) > OrderOf(epoch, sequence)) {
+        epoch = id.epoch;
+        sequence = id.sequence;
+      }
+    }
+    const absl::Status written = co_await WriteJob(job, record, std::move(txn));
+    GEMEL_CO_RETURN_IF_ERROR(written);
+    for (Committed& snapshot : part) {
+      const SnapshotId id = snapshot.record.snapshot;
+      const bool persisted = snapshot.persisted;
+      Emit(Severity::kWarning, "late_commit", fmt::format("{} is known again", id.ToString()));
+      const auto at = job->snapshots.emplace(OrderOf(id.epoch, id.sequence), std::move(snapshot));
+      at.first->second.persisted = at.first->second.persisted || persisted;
+    }
+  }
   co_return absl::OkStatus();
 }
 

@@ -211,6 +211,7 @@ void PlacementCore::PullDone(const RepairTask& task, MemberEntry* target, const 
     MaintainSoon(task.job);
   }
   task.job->changed.NotifyAll();
+  ReviewRestoreSoon(task.job);
 }
 
 void PlacementCore::NoteFailure(Committed* snapshot, std::pair<uint32_t, ServerId> to,

@@ -89,8 +89,10 @@ PlacementCore::Choice PlacementCore::Examine(Job* job, model::SnapshotOrder orde
   }
   if (std::any_of(sources.begin(), sources.end(), [](const auto& of) { return of.empty(); })) {
     choice.wait = true;
-    choice.progress =
-        fmt::format("{} may be on a disk that cannot be read: {}", id.ToString(), UnknownDisks());
+    const std::string disks = UnknownDisks();
+    choice.progress = disks.empty() ? id.ToString() + " is being copied"
+                                    : fmt::format("{} may be on a disk that cannot be read: {}",
+                                                  id.ToString(), disks);
     return choice;
   }
   if (!LearnManifest(&snapshot)) {

@@ -82,16 +82,16 @@ Task<void> PlacementCore::ReviewRestore(Job* job) {
   if (found == job->snapshots.end() || !AllReported(nullptr)) {
     co_return;
   }
-  const HolderTable sources = SourcesOf(found->second);
-  const bool lost =
-      std::any_of(job->restore->unreadable.begin(), job->restore->unreadable.end(),
-                  [&](uint32_t rank) { return rank < sources.size() && sources[rank].empty(); });
+  const std::vector<uint32_t> gone = LostShards(found->second, SourcesOf(found->second));
+  const bool lost = std::any_of(gone.begin(), gone.end(), [job](uint32_t rank) {
+    return job->restore->unreadable.contains(rank);
+  });
   if (!lost) {
     co_return;
   }
   const std::string what = found->second.record.snapshot.ToString();
   std::string ranks;
-  for (const uint32_t rank : LostShards(found->second, sources)) {
+  for (const uint32_t rank : gone) {
     ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
   }
   Choice choice = Choose(job, order);

@@ -114,6 +114,7 @@ struct MemberEntry {
   size_t persists = 0;                                       // PersistShards under way
   std::string tier_trouble;
   uint64_t tier_free_bytes = 0;  // 0: it has no tier, or a full one
+  bool has_generation = false;   // the present one is on its disk
   bool disk_unknown = false;     // it joined before its tier was read: `disk` may lack something
   uint64_t dropping_bytes = 0;   // told to drop, not yet confirmed
   size_t pulls = 0;
@@ -126,6 +127,11 @@ struct MemberEntry {
   WaitQueue wake;
 
   bool alive() const { return !record.dead; }
+
+  // False: servers named its id in a recovery, and it has not been heard since.
+  bool known() const { return !record.data_address.empty(); }
+
+  bool in_service() const { return alive() && known(); }
 };
 
 struct SlotReceipt {

@@ -74,6 +74,7 @@ struct ClusterRecord {
   uint64_t generation = 0;   // 0: a recovery that has not come to its end; `cluster` is its own
   uint64_t map_version = 0;  // grows with every change of the members
   uint64_t writes = 0;
+  uint32_t recovery_majority = 0;  // servers that must have joined before anything is served
 
   bool IsUnfinishedRecovery() const { return generation == 0; }
 
@@ -82,6 +83,7 @@ struct ClusterRecord {
     field("generation", m.generation);
     field("map_version", m.map_version);
     field("writes", m.writes);
+    field.Last("recovery_majority", m.recovery_majority);
   }
 };
 

@@ -33,6 +33,13 @@ void SimStoreState::RestoreBackup(size_t transactions) {
   late.clear();
 }
 
+void SimStoreState::Lose() {
+  values.clear();
+  history.clear();
+  late.clear();
+  version = 0;
+}
+
 // What every call goes through: the way there, and what has become due meanwhile.
 Task<absl::Status> SimStore::Reach() {
   GEMEL_CHECK_LE(state_->latency_min.count(), state_->latency_max.count());

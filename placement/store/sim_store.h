@@ -77,6 +77,9 @@ struct SimStoreState {
 
   // A backup is restored that lacks the newest `transactions`, at most kSimHistoryMax.
   void RestoreBackup(size_t transactions);
+  // All of it is gone; an empty one takes its place, with the same knobs. REQUIRES: nobody who used
+  // it lives.
+  void Lose();
 };
 
 class SimStore final : public MetaStore {

@@ -73,6 +73,14 @@ TEST(StoredGolden, ClusterRecord) {
                "0203040506070809"                  // generation
                "1213141516171819"                  // map_version
                "1a1b1c1d1e1f2021");                // writes
+  m.recovery_majority = 0x25242322;
+  ExpectStored(m,
+               "03"                                // format version
+               "0102030405060708090a0b0c0d0e0f10"  // cluster
+               "0203040506070809"                  // generation
+               "1213141516171819"                  // map_version
+               "1a1b1c1d1e1f2021"                  // writes
+               "22232425");                        // recovery_majority
 }
 
 TEST(StoredGolden, MemberRecord) {

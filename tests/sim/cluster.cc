@@ -7,6 +7,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "placement/manager/stored.h"
 #include "server/keeper/keeper_link.h"
 #include "server/keeper/keeper_service.h"
 #include "transport/control/failover_channel.h"
@@ -55,11 +56,12 @@ Node::~Node() {
 }
 
 struct Cluster::PlacementLife {
-  PlacementLife(Cluster* cluster, uint32_t manager, Random seed)
-      : node(&cluster->scheduler_, &cluster->world_, ManagerNode(manager), &cluster->timeline_),
-        options(OptionsOf(*cluster, manager)),
+  PlacementLife(Cluster* owner, uint32_t manager, Random seed)
+      : cluster(owner),
+        node(&owner->scheduler_, &owner->world_, ManagerNode(manager), &owner->timeline_),
+        options(OptionsOf(*owner, manager)),
         random(seed),
-        store(&node.loop, &cluster->store_state_) {}
+        store(&node.loop, &owner->store_state_) {}
 
   ~PlacementLife() {
     node.world->Kill(node.process);
@@ -78,6 +80,7 @@ struct Cluster::PlacementLife {
     return options;
   }
 
+  Cluster* const cluster;
   Node node;
   const PlacementOptions options;
   Random random;
@@ -288,9 +291,12 @@ size_t Cluster::Leaders() const {
 
 Task<void> Cluster::RunPlacement(PlacementLife* life) {
   while (true) {
+    PlacementOptions options = life->options;
+    options.recover_from_servers = life->cluster->IsRecovering();
+    options.accept_loss = life->cluster->accept_loss_;
     PlacementSeams seams{&life->node.loop, &life->random,      &life->store,
                          &life->node.net,  &life->node.events, &life->node.metrics};
-    auto manager = co_await PlacementManager::Start(life->options, seams);
+    auto manager = co_await PlacementManager::Start(options, seams);
     if (manager.ok()) {
       life->manager = std::move(*manager);
       break;
@@ -310,6 +316,23 @@ void Cluster::KillPlacement(uint32_t manager) {
   if (ManagerNode(manager) == leader_) {
     NobodyIsMember();
   }
+}
+
+void Cluster::LoseStore() {
+  GEMEL_CHECK(std::all_of(managers_.begin(), managers_.end(),
+                          [](const auto& life) { return life == nullptr; }));
+  store_state_.Lose();
+  store_lost_ = true;
+}
+
+bool Cluster::IsRecovering() const {
+  const auto found = store_state_.values.find(kClusterKey);
+  if (!store_lost_ || found == store_state_.values.end()) {
+    return store_lost_;
+  }
+  const auto record = DecodeStored<ClusterRecord>(kClusterKey, found->second.value);
+  GEMEL_CHECK(record.ok()) << ToText(record.status());
+  return record->IsUnfinishedRecovery();
 }
 
 void Cluster::SetPlacementProtocol(uint32_t manager, uint32_t protocol) {

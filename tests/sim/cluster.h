@@ -55,6 +55,15 @@ class Cluster {
   void StartPlacement(uint32_t manager);
   void StartServer(uint32_t index);
   void KillPlacement(uint32_t manager);
+  // The MetaStore is lost with everything in it: a person gives an empty one and has the managers
+  // that start from now on recover from the servers. REQUIRES: no manager is up.
+  void LoseStore();
+  // From LoseStore() until the store holds a cluster again.
+  bool IsRecovering() const;
+
+  // Managers that start from now on recover with whoever comes.
+  void AcceptLoss() { accept_loss_ = true; }
+
   // Of the lives that begin from now on. Before, all speak what the plan says.
   void SetPlacementProtocol(uint32_t manager, uint32_t protocol);
   void SetServerProtocol(uint32_t index, uint32_t protocol);
@@ -195,6 +204,8 @@ class Cluster {
   std::vector<ServerSlot> servers_;
   std::vector<std::unique_ptr<PlacementLife>> managers_;
   std::vector<uint32_t> manager_protocols_;
+  bool store_lost_ = false;  // ever
+  bool accept_loss_ = false;
 };
 
 }  // namespace gemel::sim

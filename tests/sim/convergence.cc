@@ -22,6 +22,7 @@ namespace {
 constexpr uint32_t kReadTries = 30;          // of one snapshot, while its host is not ready
 constexpr uint32_t kTicksBetweenReads = 50;  // a second
 constexpr Duration kCommitWithin = 20s;
+constexpr Duration kGhostsWithin = 30s;  // a save is open so long at most
 constexpr Duration kQuietWithin = 90s;
 constexpr Duration kAnswerWithin = 5s;
 constexpr Duration kReadWithin = 60s;
@@ -355,7 +356,8 @@ void Convergence::CheckFences() {
 void Convergence::Check(Hurt hurt) {
   hurt_ = hurt;
   healed_at_ = cluster_->scheduler()->now();
-  const TimePoint give_up = healed_at_ + kCommitWithin;
+  const Duration within = kCommitWithin + (hurt.ghosts ? kGhostsWithin : 0s);
+  const TimePoint give_up = healed_at_ + within;
   while (!WithoutCommit().empty() && cluster_->scheduler()->now() < give_up && !over_()) {
     run_for_();
     for (const std::unique_ptr<SimJob>& job : *jobs_) {
@@ -368,7 +370,7 @@ void Convergence::Check(Hurt hurt) {
   if (const std::string without = WithoutCommit(); !without.empty()) {
     if (!over_()) {
       oracle_->Violation(fmt::format("no new commit within {} s after everything healed: {}; {}",
-                                     kCommitWithin / 1s, without, WithoutCopies()));
+                                     within / 1s, without, WithoutCopies()));
     }
     return;
   }

@@ -59,6 +59,7 @@ namespace gemel::sim {
   X(kRotEverywhere, "rot-everywhere") /* every copy of one shard */                         \
   X(kSlowDisks, "slow-disks")         /* one of them, or all, by far */                     \
   X(kStoreOutage, "store-outage")     /* the MetaStore is gone or full for a while */       \
+  X(kStoreLost, "store-lost")         /* the MetaStore for good: recovered from servers */  \
   X(kRemoval, "removal")              /* a person removes a job that goes on */             \
   X(kOddRank, "odd-rank")             /* a rank that disagrees about the layout */          \
   X(kBuggify, "buggify")              /* rare but legal turns of production code */

@@ -251,7 +251,9 @@ void Oracle::Restored(const std::string& name, const EpochId& epoch, uint32_t ra
   // A superseded epoch may end its restore when newer ones have committed.
   const bool newest = epoch == job.epochs.rbegin()->first;
   const uint64_t known = newest ? job.told_honestly : std::min(job.told_honestly, state.floor);
-  if (!state.restored && sequence < known && !told_lost) {
+  // A recovery does not hear of what only dead servers knew.
+  const bool unheard = known <= job.before_recovery && MayLose(job);
+  if (!state.restored && sequence < known && !told_lost && !unheard) {
     Violation(fmt::format(
         "silent: epoch {} of {} restored from {} and was not told what became of sequence {}",
         epoch.ToString(), name, text, known));

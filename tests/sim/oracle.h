@@ -37,13 +37,18 @@
 //                only beside newer ones that are whole on disk; every shard is on a disk when it is
 //                written; after a power cut a restore gives at least the newest
 //                that was PERSISTED then, or committed and whole on the disks together
+//   recovered    after the MetaStore was lost: what servers reported is what was committed, byte
+//   for
+//                byte, and every epoch is above all that were acquired (amendment 7); "not lost"
+//                and "silent" hold across it
 //   fenced       no commit record of a superseded epoch is ever written, and no commit is told with
 //                a sequence above what a newer epoch restored from [I6]
 //   one writer, budget   by GroundTruth, at every tick [I10]
 //
 // Checked at the end of a run, by Convergence: copies as placement counts them are those that there
 // are [I8], in different domains where that can be [I9], repairs end [I11], nothing is left over.
-// And the metadata calls of all trainers are linearisable [I15] (lincheck/job_model.h).
+// And the metadata calls of all trainers are linearisable [I15] (lincheck/job_model.h), until the
+// MetaStore is lost.
 // Not checked: I12 (there are no tenants yet).
 #pragma once
 
@@ -112,6 +117,12 @@ class Oracle {
 
   // A server's memory is gone, or some of it is damaged.
   void MemoryLost(uint32_t server);
+  // The MetaStore is lost, and a recovery from servers begins.
+  void StoreLost();
+  // A person has it go on without servers that it did not hear.
+  void LossAccepted();
+  // It has joined with the disk that it has.
+  bool MayRecoverFrom(uint32_t server) const;
   // What was on the disk of this server is gone, old or damaged.
   void DiskLost(uint32_t server);
 
@@ -229,6 +240,9 @@ class Oracle {
     std::set<uint64_t> stored;                        // sequences that have a commit record
     std::map<std::string, SnapshotId> by_text;        // every snapshot that was committed
     std::map<uint64_t, SnapshotId> by_sequence;       // the same
+    std::map<uint64_t, Digest128> records;            // and its record
+    std::set<uint64_t> retired;                       // whose record has left the store
+    uint64_t before_recovery = 0;                     // sequences that a lost store may have known
     std::set<std::tuple<EpochId, std::string, uint32_t>> named;  // committed ones
     std::map<EpochId, EpochToken> tokens;
     std::set<std::string> losses;  // sentences that were examined
@@ -265,6 +279,8 @@ class Oracle {
   void TokenWritten(const std::string& key, const std::string& value);
   void OpenWritten(const std::string& key, const std::string& value);
   void SnapshotWritten(const std::string& key, const std::string& value);
+  bool IsFromBefore(const SnapshotId& id) const;
+  void CheckRecovered(const Job& job, const SnapshotId& id, const std::string& value);
   void SnapshotDeleted(const std::string& key);
   void PersistedWritten(const std::string& key, const std::string& value);
   void PersistedDeleted(const std::string& key);
@@ -310,9 +326,10 @@ class Oracle {
   JobRecorder calls_;
   uint32_t processes_ = 0;
   bool undecided_ = false;
-  uint64_t term_ = 0;     // of the newest leader
-  Losses lost_;           // servers' memories
-  Losses memories_lost_;  // all of them; those above are counted anew after a power cut
+  uint64_t term_ = 0;        // of the newest leader; counted anew in an empty store
+  bool recovering_ = false;  // the MetaStore was lost, and no cluster is in it yet
+  Losses lost_;              // servers' memories
+  Losses memories_lost_;     // all of them; those above are counted anew after a power cut
   Losses disks_lost_;
   std::set<ShardId> damaged_;
   bool late_store_ = false;  // transactions may be applied late

@@ -133,7 +133,9 @@ void Oracle::CheckDropped(uint32_t server, const Sealed& sealed) {
     const auto stored =
         cluster_->store()->values.find(StoredSnapshotKey(id.job, id.epoch, id.sequence));
     const auto is_it = [&shard = shard](const auto& one) { return one->shard() == shard; };
+    // A recovery may bring back what had been retired, and is being dropped.
     if (stored == cluster_->store()->values.end() || damaged_.contains(shard) ||
+        jobs_.at(id.job).retired.contains(id.sequence) ||
         std::any_of(sealed.begin(), sealed.end(), is_it)) {
       continue;
     }

@@ -64,6 +64,40 @@ void Oracle::Applied(const Txn& txn) {
       JobWritten(key, value);
     }
   }
+  recovering_ = cluster_->IsRecovering();
+}
+
+bool Oracle::MayRecoverFrom(uint32_t server) const {
+  const Server* up = cluster_->ServerAt(server);
+  return up != nullptr && !up->identity().cluster().IsZero() &&
+         !IsExcused(disks_lost_, server, TimePoint());
+}
+
+// It may have been told, and only they know.
+void Oracle::LossAccepted() {
+  for (auto& [name, job] : jobs_) {
+    job.newest_told = 0;
+    job.told_honestly = 0;
+    for (auto& [id, epoch] : job.epochs) {
+      epoch.floor = 0;
+    }
+  }
+}
+
+// Nothing is in the store any more, and what was told holds as before. Calls are not judged from
+// here on: how far tokens, opens and `latest` are known again depends on who reports.
+void Oracle::StoreLost() {
+  recovering_ = true;
+  term_ = 0;
+  alive_since_.clear();
+  calls_.End();
+  for (auto& [name, job] : jobs_) {
+    job.record = JobRecord();
+    job.open.clear();
+    job.stored.clear();
+    job.persisted.clear();
+    job.before_recovery = job.opened_at.empty() ? 0 : job.opened_at.rbegin()->first;
+  }
 }
 
 void Oracle::PutApplied(const std::string& key, const std::string& value) {
@@ -87,6 +121,9 @@ void Oracle::PutApplied(const std::string& key, const std::string& value) {
 }
 
 void Oracle::DeleteApplied(const std::string& key) {
+  if (recovering_) {
+    return;  // what a recovery that was cut short has left
+  }
   if (key.starts_with(kTokenPrefix)) {
     Violation(fmt::format("token: {} was forgotten", key));
   } else if (key.starts_with(kMemberPrefix)) {
@@ -114,7 +151,11 @@ void Oracle::LeaderWritten(const std::string& key, const std::string& value) {
 void Oracle::ClusterWritten(const std::string& key, const std::string& value) {
   const auto record = Decoded<ClusterRecord>(key, value);
   const ClusterRecord& before = cluster_record_;
-  if (record.generation < before.generation || record.map_version < before.map_version) {
+  if (record.IsUnfinishedRecovery()) {
+    return;
+  }
+  if (record.generation < before.generation ||
+      (record.map_version < before.map_version && !recovering_)) {
     Violation(fmt::format("latest: the cluster went back from generation {}, map {} to {}, {}",
                           before.generation, before.map_version, record.generation,
                           record.map_version));
@@ -127,6 +168,9 @@ void Oracle::TokenWritten(const std::string& key, const std::string& value) {
   const auto record = Decoded<TokenRecord>(key, value);
   const std::string hex = key.substr(key.rfind('/') + 1);
   for (const auto& [epoch, token] : job.tokens) {
+    if (epoch.generation != record.epoch.generation) {
+      continue;  // servers need not have anything of it
+    }
     const bool same_token = TokenKey(job.plan.name, token) == key;
     if (same_token != (epoch == record.epoch)) {
       Violation(fmt::format("token: {} of {} is given epoch {}, and epoch {} is that of {}", hex,
@@ -151,6 +195,11 @@ void Oracle::SnapshotWritten(const std::string& key, const std::string& value) {
   const model::CommitRecord record = DecodedCommit(key, value);
   const SnapshotId& id = record.snapshot;
   Job& job = jobs_.at(id.job);
+  if (IsFromBefore(id)) {
+    CheckRecovered(job, id, value);
+    job.stored.insert(id.sequence);
+    return;
+  }
   const std::string job_key = JobKey(id.job);
   const auto written = Decoded<JobRecord>(job_key, cluster_->store()->values.at(job_key).value);
   if (written.epoch != id.epoch) {
@@ -183,6 +232,19 @@ void Oracle::SnapshotWritten(const std::string& key, const std::string& value) {
   job.stored.insert(id.sequence);
   job.by_text[id.ToString()] = id;
   job.by_sequence[id.sequence] = id;
+  job.records[id.sequence] = Xxh3_128(AsBytes(value));
+}
+
+// Of a generation before the present one: servers have reported it.
+bool Oracle::IsFromBefore(const SnapshotId& id) const {
+  return recovering_ || id.epoch.generation < cluster_record_.generation;
+}
+
+void Oracle::CheckRecovered(const Job& job, const SnapshotId& id, const std::string& value) {
+  const auto known = job.records.find(id.sequence);
+  if (known == job.records.end() || known->second != Xxh3_128(AsBytes(value))) {
+    Violation(fmt::format("recovered: {} is not what was committed", id.ToString()));
+  }
 }
 
 void Oracle::SnapshotDeleted(const std::string& key) {
@@ -195,12 +257,18 @@ void Oracle::SnapshotDeleted(const std::string& key) {
   }
   CheckPinned(job, key, sequence);
   job.stored.erase(sequence);
+  job.retired.insert(sequence);
 }
 
 void Oracle::PersistedWritten(const std::string& key, const std::string& value) {
   const model::CommitRecord record = DecodedCommit(key, value);
   Job& job = jobs_.at(record.snapshot.job);
-  if (!IsWholeOnDisks(job, record)) {
+  bool was_persisted = false;
+  if (IsFromBefore(record.snapshot)) {
+    CheckRecovered(job, record.snapshot, value);
+    was_persisted = job.persisted_names.contains(record.snapshot.sequence);
+  }
+  if (!was_persisted && !IsWholeOnDisks(job, record)) {
     Violation(fmt::format("on disk: {} is PERSISTED, and a shard of it is on no disk",
                           record.snapshot.ToString()));
   }
@@ -224,7 +292,14 @@ void Oracle::JobWritten(const std::string& key, const std::string& value) {
   const std::string name = key.substr(std::string_view(kJobPrefix).size());
   Job& job = jobs_.at(name);
   const JobRecord before = std::exchange(job.record, record);
-  job.tokens[record.epoch] = record.token;
+  if (!record.token.IsZero()) {  // a recovery knows of none
+    job.tokens[record.epoch] = record.token;
+  }
+  const EpochId newest = job.epochs.empty() ? EpochId() : job.epochs.rbegin()->first;
+  if (recovering_ && record.epoch.generation <= newest.generation) {
+    Violation(fmt::format("recovered: {} goes on from epoch {}, and {} was acquired", key,
+                          record.epoch.ToString(), newest.ToString()));
+  }
   if (record.epoch < before.epoch || record.next_sequence < before.next_sequence) {
     Violation(fmt::format("latest: {} went back from epoch {}, next sequence {} to {}, {}", key,
                           before.epoch.ToString(), before.next_sequence, record.epoch.ToString(),

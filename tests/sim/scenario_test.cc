@@ -61,6 +61,13 @@ constexpr PastSeed kPastSeeds[] = {
     {41001614,
      "a save waited for copies that nobody sent: its server came back beside the manager"},
     {20783000636, "saves hung on a session whose other end was gone without a word"},
+    {5053, "a second recovery knew of the last members only whom the first had heard again"},
+    {5174, "a manager that died after its recovery waited for nobody, and told a commit lost"},
+    {6066, "a server was told to drop shards whose commit record a later one brought"},
+    {6126, "a server counted for the new generation whose disk had refused it"},
+    {6503, "what a server was about to have copied was told lost when the source had died"},
+    {7185, "who joined first recovered alone: nobody else was on its list of members"},
+    {7516, "a server did after a join what it had been told before it, and nobody took the result"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {

@@ -68,6 +68,7 @@ Strikes::Strike Strikes::StrikeOf(Fault fault) {
       {Fault::kRotEverywhere, &Strikes::RotEverywhere},
       {Fault::kSlowDisks, &Strikes::SlowDisks},
       {Fault::kStoreOutage, &Strikes::StoreOutage},
+      {Fault::kStoreLost, &Strikes::LoseStore},
       {Fault::kRollBack, &Strikes::RollBack},
       {Fault::kMembers, &Strikes::ChangeMembers},
       {Fault::kUpgrade, &Strikes::Upgrade},
@@ -181,8 +182,10 @@ std::optional<uint32_t> Strikes::PickToLose() {
   return victim;
 }
 
-// What is on disks may go only while memory has it all.
-bool Strikes::MayHurtDisks() const { return oracle_->overkill() || !oracle_->OnDisksOnly(); }
+// What is on disks may go only while memory has it all, and the store what servers know.
+bool Strikes::MayHurtDisks() const {
+  return !cluster_->IsRecovering() && (oracle_->overkill() || !oracle_->OnDisksOnly());
+}
 
 void Strikes::Down(uint32_t server, Duration relaunch_after, bool with_host) {
   if (with_host) {
@@ -242,6 +245,9 @@ void Strikes::Restart() {
       Note(fmt::format("{} ended: {}", Cluster::HostOf(i), ToText(end)));
       cluster_->KillServer(i);
       oracle_->MemoryLost(i);
+      if (MessageOf(end).find("recover --from-servers") != std::string_view::npos) {
+        EmptyStore();  // as it says
+      }
       if (end.code() == absl::StatusCode::kDataLoss ||
           end.code() == absl::StatusCode::kInvalidArgument) {
         Note(fmt::format("a new disk for {}", Cluster::HostOf(i)));
@@ -273,6 +279,7 @@ void Strikes::Tick() {
   RunDue(&heals_, now);
   RunDue(&soon_, now);
   Restart();
+  WatchRecovery();
   for (auto& [fault, schedule] : schedules_) {
     if (!striking_ || now < schedule.next) {
       continue;
@@ -296,7 +303,7 @@ void Strikes::BeginOverkill() {
       continue;
     }
     Down(server, 300ms, true);
-    if (random.Chance(1, 3)) {
+    if (random.Chance(1, 3) && !cluster_->IsRecovering()) {
       cluster_->ReplaceDisk(server);
       oracle_->DiskLost(server);
     }

@@ -106,6 +106,8 @@ class Strikes {
   void KillManager(uint32_t manager, TimePoint restart_at);
   void PauseFor(const std::function<SimLoop*()>& loop_of, uint64_t ms_max);
   void Attribute();
+  void EmptyStore();
+  void WatchRecovery();
   void SetLinkFaults();
   std::vector<std::string> Nodes() const;
 
@@ -155,6 +157,7 @@ class Strikes {
   void RotEverywhere();
   void SlowDisks();
   void StoreOutage();
+  void LoseStore();
 
   const RunPlan& plan_;
   Cluster* const cluster_;
@@ -173,6 +176,7 @@ class Strikes {
   Timed heals_;
   Timed soon_;
   std::vector<TimePoint> restart_manager_at_;
+  TimePoint accept_loss_at_ = kTimeNever;
   std::unique_ptr<Node> person_;
   std::unique_ptr<RpcChannel> placement_;  // of the person
   bool striking_ = false;
@@ -183,6 +187,7 @@ class Strikes {
   Fault clog_ = Fault::kClog;
   uint64_t servers_killed_ = 0;
   uint64_t power_cuts_ = 0;
+  uint64_t stores_lost_ = 0;
 };
 
 }  // namespace gemel::sim

@@ -12,6 +12,8 @@ namespace gemel::sim {
 namespace {
 
 constexpr uint64_t kBitsPerByte = 8;
+constexpr uint64_t kStoresLostMax = 2;     // of one run
+constexpr Duration kAcceptLossAfter = 4s;  // of a recovery that comes to no end
 
 }  // namespace
 
@@ -175,6 +177,56 @@ void Strikes::StoreOutage() {
   Struck(Fault::kStoreOutage);
   (full ? store->full : store->unavailable) = true;
   Later(After(50, 1500), [store, full] { (full ? store->full : store->unavailable) = false; });
+}
+
+// A person ends the managers, gives an empty store, and has them recover from the servers.
+void Strikes::LoseStore() {
+  const std::vector<uint32_t> members = Members();
+  const bool anybody = std::any_of(members.begin(), members.end(),
+                                   [this](uint32_t i) { return oracle_->MayRecoverFrom(i); });
+  if (stores_lost_ >= kStoresLostMax || cluster_->IsRecovering() || !anybody) {
+    return;
+  }
+  Struck(Fault::kStoreLost);
+  stores_lost_ += 1;
+  EmptyStore();
+  if (random_->Chance(1, 4)) {
+    (*jobs_)[random_->Below(jobs_->size())]->KillTrainers(10ms);
+  }
+}
+
+void Strikes::EmptyStore() {
+  Note("the MetaStore is lost");
+  for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
+    if (cluster_->placement_up(manager)) {
+      KillManager(manager, After(20, 800));
+    }
+  }
+  cluster_->LoseStore();
+  oracle_->StoreLost();
+  accept_loss_at_ = Add(cluster_->now(), kAcceptLossAfter);
+}
+
+// It waits for servers that are gone for good, and says so.
+void Strikes::WatchRecovery() {
+  const std::vector<uint32_t> members = Members();
+  const bool all_up = std::all_of(members.begin(), members.end(),
+                                  [this](uint32_t i) { return cluster_->server_up(i); });
+  if (!cluster_->IsRecovering()) {
+    accept_loss_at_ = kTimeNever;
+  }
+  if (cluster_->now() < accept_loss_at_ || !all_up) {
+    return;
+  }
+  Note("the recovery is to accept loss");
+  accept_loss_at_ = kTimeNever;
+  cluster_->AcceptLoss();
+  oracle_->LossAccepted();
+  for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
+    if (cluster_->placement_up(manager)) {
+      KillManager(manager, After(20, 100));
+    }
+  }
 }
 
 void Strikes::DiskRot() {

@@ -17,6 +17,7 @@ constexpr Duration kRestoreWithin = 60s;
 constexpr Duration kRetryAfter = 100ms;
 constexpr uint32_t kLayoutBytes = 1;
 constexpr uint32_t kStaleTries = 45;  // of a rank that was told that it is superseded
+constexpr uint32_t kStaleKinds = 3;   // of tries; the last asks for the epoch again
 constexpr Duration kStaleWithin = 500ms;
 constexpr Duration kStalePause = 1ms;
 constexpr uint64_t kThousand = 1000;
@@ -153,6 +154,10 @@ Task<void> Launch::GoOnRegardless(uint32_t rank, EpochId epoch) {
       break;  // refused for another reason
     }
     const absl::Status status = co_await TryStale(rank, epoch, attempt);
+    const bool asks_for_epoch = attempt % kStaleKinds == kStaleKinds - 1;
+    if (status.ok() && asks_for_epoch && IsForgotten(epoch)) {
+      break;  // a new launch, as far as anybody knows
+    }
     if (status.ok()) {
       oracle_->Violation(fmt::format(
           "fenced: try {} of epoch {} of {} was taken though epoch {} had begun", attempt,
@@ -164,12 +169,17 @@ Task<void> Launch::GoOnRegardless(uint32_t rank, EpochId epoch) {
   stubborn_ranks_ -= 1;
 }
 
+// The MetaStore was lost since, and with it the token, unless a server has something of it.
+bool Launch::IsForgotten(const EpochId& epoch) const {
+  return epoch.generation < oracle_->newest_epoch(plan_.name).generation;
+}
+
 // An open, a restore or the epoch itself, in turn.
 Task<absl::Status> Launch::TryStale(uint32_t rank, EpochId epoch, uint32_t attempt) {
   Rank& self = ranks_[rank];
   const auto world = static_cast<uint32_t>(hosts_.size());
   const TimePoint deadline = Add(self.node->loop.Now(), kStaleWithin);
-  switch (attempt % 3) {
+  switch (attempt % kStaleKinds) {
     case 0: {
       SaveOptions options;
       options.job = plan_.name;

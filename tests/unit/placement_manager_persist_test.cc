@@ -255,6 +255,7 @@ TEST_F(PlacementPersist, MemoryLostAndMetaStoreLost) {
   cluster.options.recover_from_servers = true;
   ASSERT_TRUE(cluster.Start().ok());
   ASSERT_TRUE(cluster.RunUntilJoined(20s));
+  cluster.Run(1s);  // until a majority has the new generation on disk
   const auto begun = cluster.Begin(cluster.NewRun(), 0, 2);
   ASSERT_TRUE(begun.ok()) << begun.status();
   EXPECT_EQ(Cluster::NameOf(*begun), "1");

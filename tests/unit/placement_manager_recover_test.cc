@@ -41,11 +41,50 @@ class PlacementRecover : public ::testing::Test {
     ASSERT_TRUE(cluster.Start().ok());
   }
 
+  std::vector<size_t> Holders() {
+    std::vector<size_t> holders;
+    for (size_t i = 0; i < cluster.servers.size(); ++i) {
+      if (cluster.server(i).objects.contains(ShardId{*FromProto(saved), 0})) {
+        holders.push_back(i);
+      }
+    }
+    EXPECT_EQ(holders.size(), 2U);
+    return holders;
+  }
+
+  // Nobody else has the record or knows of the job.
+  void ForgetJobBut(const std::vector<size_t>& holders) {
+    cluster.Kill();
+    for (size_t i = 0; i < cluster.servers.size(); ++i) {
+      if (std::find(holders.begin(), holders.end(), i) == holders.end()) {
+        cluster.server(i).records.clear();
+        cluster.server(i).epochs.clear();
+      }
+    }
+  }
+
+  // The manager dies after its recovery, and starts as usual.
+  void RestartManager() {
+    cluster.Kill();
+    cluster.options.recover_from_servers = false;
+    for (const auto& server : cluster.servers) {
+      server->joined = error::Unavailable("not joined");
+    }
+    ASSERT_TRUE(cluster.Start().ok());
+  }
+
   absl::Status Serving() {
     pb::ListJobsRequest request;
     *request.mutable_caller() = Cluster::Person();
     return cluster.Call<pb::ListJobsReply>("ListJobs", request).status();
   }
+
+  // And a majority has the new generation on disk.
+  bool RunUntilServing() {
+    return cluster.RunUntil([&] { return Serving().ok(); }, 5s);
+  }
+
+  bool RunUntilJoined() { return cluster.RunUntilJoined() && RunUntilServing(); }
 
   Cluster cluster{5};
   JobRun before;
@@ -69,7 +108,7 @@ TEST_F(PlacementRecover, WithoutAMajorityItWaitsAndSaysForWhatAndWithAcceptedLos
   EXPECT_FALSE(Serving().ok()) << "it listens first";
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }));
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(1).joined.ok(); }));
-  EXPECT_TRUE(Serving().ok());
+  EXPECT_TRUE(RunUntilServing());
   EXPECT_GT(cluster.NewRun().epoch, before.epoch);
 }
 
@@ -80,9 +119,17 @@ TEST_F(PlacementRecover, AMinorityThatReportsNothingNewerIsNotWaitedForBeyondThe
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }, 2s));
 }
 
-TEST_F(PlacementRecover, AllLastMembersHeardIsNotWaitedAnyLonger) {
-  Lose({});
-  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }, 1s));
+TEST_F(PlacementRecover, OneThatKnowsOfNobodyElseIsNotAloneBeforeTheSettleTimeIsOver) {
+  cluster.Kill();
+  cluster.server(0).last_members = {cluster.server(0).id.ToBytes()};  // it joined first
+  Lose({1, 2, 3, 4});
+  cluster.Run(1s);
+  EXPECT_THAT(Serving().ToString(), HasSubstr("heard 1 of 1 last members, enough"));
+  for (const size_t index : {1, 2, 3, 4}) {
+    cluster.RestartServer(index);
+  }
+  ASSERT_TRUE(RunUntilJoined());
+  EXPECT_GE(cluster.server(0).last_members.size(), 5U);
 }
 
 TEST_F(PlacementRecover, TheNewGenerationAndItsEpochsAreAboveAllThatWasReported) {
@@ -91,8 +138,8 @@ TEST_F(PlacementRecover, TheNewGenerationAndItsEpochsAreAboveAllThatWasReported)
   cluster.server(1).epochs["other"] = {.generation = 9, .counter = 4};
   cluster.server(2).epochs["gpt"] = {.generation = 3, .counter = 100};
   Lose({});
-  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.server(0).joined << cluster.events.All();
-  ASSERT_TRUE(Serving().ok());
+  ASSERT_TRUE(RunUntilJoined()) << cluster.server(0).joined << cluster.events.All();
+  ASSERT_TRUE(RunUntilServing());
   for (const auto& server : cluster.servers) {
     EXPECT_EQ(server->generation, 10U);
   }
@@ -103,7 +150,7 @@ TEST_F(PlacementRecover, TheNewGenerationAndItsEpochsAreAboveAllThatWasReported)
 
 TEST_F(PlacementRecover, NoTrainerFromBeforeGoesOnNotEvenThatOfTheNewestEpoch) {
   Lose({});
-  ASSERT_TRUE(cluster.RunUntilJoined());
+  ASSERT_TRUE(RunUntilJoined());
   auto token = cluster.Acquire("gpt", before.token);
   EXPECT_EQ(token.status().code(), absl::StatusCode::kFailedPrecondition) << token.status();
   EXPECT_THAT(token.status().ToString(), HasSubstr("stop this one"));
@@ -117,30 +164,24 @@ TEST_F(PlacementRecover, AServerThatSawANewerEpochThanTheMajorityJoinsLater) {
   Lose({4});
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }));
   cluster.RestartServer(4);
-  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.server(4).joined;
+  ASSERT_TRUE(RunUntilJoined()) << cluster.server(4).joined;
   EXPECT_GT(cluster.NewRun().epoch, (EpochId{.generation = 1, .counter = 50}));
 }
 
 TEST_F(PlacementRecover, TheSequenceGoesOnAboveWhatTheServersHold) {
   Lose({});
-  ASSERT_TRUE(cluster.RunUntilJoined());
+  ASSERT_TRUE(RunUntilJoined());
   auto next = cluster.Save(cluster.NewRun(), "2");
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_GT(next->sequence(), saved.sequence());
 }
 
 TEST_F(PlacementRecover, HoldersThatReportAfterTheMajorityAreUnknownAndNotLost) {
-  std::vector<size_t> holders;
-  for (size_t i = 0; i < 5; ++i) {
-    if (cluster.server(i).objects.contains(ShardId{*FromProto(saved), 0})) {
-      holders.push_back(i);
-    }
-  }
-  ASSERT_EQ(holders.size(), 2U);
+  const std::vector<size_t> holders = Holders();
   Lose(holders);
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
   cluster.Run(300ms);
-  ASSERT_TRUE(Serving().ok()) << Serving();
+  ASSERT_TRUE(RunUntilServing()) << Serving();
   const JobRun run = cluster.NewRun();
   auto waits = cluster.Begin(run, 0, 2, 500);
   ASSERT_TRUE(waits.ok()) << waits.status();
@@ -155,16 +196,174 @@ TEST_F(PlacementRecover, HoldersThatReportAfterTheMajorityAreUnknownAndNotLost) 
 }
 
 TEST_F(PlacementRecover, LastMembersThatNeverComeBackAreLostAfterTheGrace) {
-  std::vector<size_t> holders;
-  for (size_t i = 0; i < 5; ++i) {
-    if (cluster.server(i).objects.contains(ShardId{*FromProto(saved), 0})) {
-      holders.push_back(i);
-    }
-  }
-  Lose(holders);
+  Lose(Holders());
   cluster.Run(5s);
   auto lost = cluster.Begin(cluster.NewRun(), 0, 2, 5000);
   EXPECT_EQ(lost.status().code(), absl::StatusCode::kDataLoss) << lost.status();
+}
+
+TEST_F(PlacementRecover, ARestartAfterItWaitsForTheSameServersAsItDid) {
+  const std::vector<size_t> holders = Holders();
+  Lose(holders);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  cluster.Run(300ms);
+  RestartManager();
+  ASSERT_TRUE(RunUntilServing());
+  auto waits = cluster.Begin(cluster.NewRun(), 0, 2, 500);
+  ASSERT_TRUE(waits.ok()) << waits.status();
+  EXPECT_EQ(waits->decision(), pb::BeginRestoreReply::WAIT);
+  for (const size_t index : holders) {
+    cluster.RestartServer(index);
+  }
+  auto chosen = cluster.Begin(cluster.NewRun(), 0, 2);
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(Cluster::NameOf(*chosen), "1");
+}
+
+TEST_F(PlacementRecover, ServersThatDidNotReportStayAmongTheLastMembers) {
+  Lose({3, 4});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }));
+  EXPECT_EQ(cluster.server(0).last_members.size(), 5U);
+}
+
+TEST_F(PlacementRecover, ARestartAfterItServesNothingEitherBeforeAMajorityHasTheGeneration) {
+  Lose({3, 4});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  cluster.server(1).running = false;
+  cluster.server(2).running = false;
+  RestartManager();
+  cluster.Run(5s);
+  EXPECT_THAT(Serving().ToString(), HasSubstr("1 of 3 servers have it on disk, waiting for more"));
+  cluster.RestartServer(1);
+  cluster.RestartServer(2);
+  ASSERT_TRUE(RunUntilServing()) << Serving();
+  cluster.Run(100ms);
+  RestartManager();
+  cluster.server(1).running = false;
+  cluster.server(2).running = false;
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }));
+  EXPECT_TRUE(Serving().ok()) << "a majority had it once: " << Serving();
+}
+
+TEST_F(PlacementRecover, CommitsThatOnlyServersKnewThatComeLaterAreKnownAgain) {
+  const std::vector<size_t> holders = Holders();
+  ForgetJobBut(holders);
+  Lose(holders);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  cluster.Run(5s);
+  EXPECT_FALSE(cluster.store.values.contains(
+      StoredSnapshotKey("gpt", FromProto(saved)->epoch, FromProto(saved)->sequence)));
+  for (const size_t index : holders) {
+    cluster.server(index).objects = kept[index];
+    cluster.RestartServer(index);
+  }
+  ASSERT_TRUE(RunUntilJoined()) << cluster.server(holders[0]).joined;
+  EXPECT_THAT(cluster.events.All(), HasSubstr("late_commit: " + FromProto(saved)->ToString()));
+  const JobRun run = cluster.NewRun();
+  EXPECT_GT(run.epoch, before.epoch);
+  auto chosen = cluster.Begin(run, 0, 2);
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(Cluster::NameOf(*chosen), "1");
+  EXPECT_TRUE(cluster.server(holders[0]).objects.contains(ShardId{*FromProto(saved), 0}));
+}
+
+// The shards come first, with a server that has no record of them.
+TEST_F(PlacementRecover, ShardsThatALaterServerMayNameAreKeptUntilAllHaveReported) {
+  const std::vector<size_t> holders = Holders();
+  const ShardId first{*FromProto(saved), 0};
+  ForgetJobBut({holders[1]});
+  Lose({holders[1]});
+  cluster.server(holders[1]).objects.clear();
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(holders[0]).joined.ok(); }));
+  cluster.Run(500ms);
+  EXPECT_TRUE(cluster.server(holders[0]).objects.contains(first));
+  cluster.RestartServer(holders[1]);
+  ASSERT_TRUE(RunUntilJoined());
+  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
+}
+
+TEST_F(PlacementRecover, ShardsThatNobodyNamesGoOnceAllHaveReported) {
+  ForgetJobBut({});
+  Lose({});
+  ASSERT_TRUE(RunUntilJoined());
+  EXPECT_TRUE(cluster.RunUntil([&] {
+    return std::all_of(cluster.servers.begin(), cluster.servers.end(),
+                       [](const auto& server) { return server->objects.empty(); });
+  }));
+}
+
+TEST_F(PlacementRecover, AServerThatCouldNotKeepTheNewGenerationDoesNotCountForTheMajority) {
+  Lose({3, 4});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  for (const auto& server : cluster.servers) {
+    server->beating = false;  // it joined, and has not come back with the generation
+  }
+  cluster.Run(300ms);
+  EXPECT_THAT(Serving().ToString(), HasSubstr("0 of 3 servers have it on disk"));
+}
+
+TEST_F(PlacementRecover, ACommitThatComesLateIsOlderThanWhatTheNewGenerationSaved) {
+  const std::vector<size_t> holders = Holders();
+  ForgetJobBut(holders);
+  Lose(holders);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  cluster.Run(5s);
+  auto next = cluster.Save(cluster.NewRun(), "2");
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_GT(next->sequence(), uint64_t{1} << 40) << "no sequence is given twice";
+  for (const size_t index : holders) {
+    cluster.server(index).objects = kept[index];
+    cluster.RestartServer(index);
+  }
+  ASSERT_TRUE(RunUntilJoined()) << cluster.server(holders[0]).joined;
+  auto chosen = cluster.Begin(cluster.NewRun(), 0, 2);
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(Cluster::NameOf(*chosen), "2");
+}
+
+TEST_F(PlacementRecover, AJobThatAPersonRemovedSinceDoesNotComeBackWithALateServer) {
+  const std::vector<size_t> holders = Holders();
+  ForgetJobBut(holders);
+  Lose(holders);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  cluster.Run(5s);
+  ASSERT_TRUE(cluster.Save(cluster.NewRun(), "2").ok());
+  pb::RemoveSnapshotsRequest remove;
+  *remove.mutable_caller() = Cluster::Person();
+  remove.set_job("gpt");
+  ASSERT_TRUE(cluster.Call<pb::RemoveSnapshotsReply>("RemoveSnapshots", remove).ok());
+  for (const size_t index : holders) {
+    cluster.RestartServer(index);
+  }
+  ASSERT_TRUE(RunUntilJoined()) << cluster.server(holders[0]).joined;
+  EXPECT_FALSE(cluster.events.Has("late_commit"));
+}
+
+TEST_F(PlacementRecover, WhatWasPersistedOnDisksThatComeLateIsPersistedAgain) {
+  const std::vector<size_t> holders = Holders();
+  const SnapshotId id = *FromProto(saved);
+  for (const size_t index : holders) {
+    ScriptedServer& server = cluster.server(index);
+    for (const auto& [shard, object] : server.objects) {
+      server.disk[shard] = object;
+    }
+    server.disk_records = server.records;
+    server.disk_manifests = server.manifests;
+    server.marked = {id};
+  }
+  ForgetJobBut(holders);
+  Lose(holders);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  cluster.Run(5s);
+  for (const size_t index : holders) {
+    cluster.server(index).objects.clear();
+    cluster.RestartServer(index);
+  }
+  ASSERT_TRUE(RunUntilJoined()) << cluster.server(holders[0]).joined;
+  EXPECT_TRUE(cluster.store.values.contains(PersistedKey("gpt", id.epoch, id.sequence)));
+  auto chosen = cluster.Begin(cluster.NewRun(), 0, 2);
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(Cluster::NameOf(*chosen), "1");
 }
 
 TEST_F(PlacementRecover, DeathsAfterARecoveryDoNotStopServing) {
@@ -173,11 +372,11 @@ TEST_F(PlacementRecover, DeathsAfterARecoveryDoNotStopServing) {
     return cluster.server(0).joined.ok() && cluster.server(1).joined.ok() &&
            cluster.server(2).joined.ok();
   }));
-  ASSERT_TRUE(Serving().ok()) << Serving();
+  ASSERT_TRUE(RunUntilServing()) << Serving();
   cluster.KillServer(1);
   cluster.KillServer(2);
   cluster.Run(2s);
-  EXPECT_TRUE(Serving().ok()) << Serving();
+  EXPECT_TRUE(RunUntilServing()) << Serving();
   JobRun run = cluster.NewRun();
   run.min_copies = 1;
   EXPECT_TRUE(cluster.Save(run, "2").ok());
@@ -189,10 +388,11 @@ TEST_F(PlacementRecover, AStoreThatDoesNotAnswerAfterTheRecoveryIsWrittenIsAsked
     cluster.store.on_applied = nullptr;
     cluster.store.unavailable = true;
   };
-  cluster.Run(2s);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.store.unavailable; }));
+  cluster.Run(1s);
   EXPECT_EQ(Serving().code(), absl::StatusCode::kUnavailable);
   cluster.store.unavailable = false;
-  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.server(0).joined;
+  ASSERT_TRUE(RunUntilJoined()) << cluster.server(0).joined;
   EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
 }
 
@@ -237,9 +437,9 @@ class PlacementLargeRecover : public PlacementRecover {
 
 TEST_F(PlacementLargeRecover, IsWrittenInSeveralTransactionsAndAllOfItIsThere) {
   LoseLarge();
-  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  ASSERT_TRUE(RunUntilJoined()) << cluster.events.All();
   EXPECT_GE(parts, 3U);
-  ASSERT_TRUE(Serving().ok()) << Serving();
+  ASSERT_TRUE(RunUntilServing()) << Serving();
   for (int i = 0; i < kJobs; ++i) {
     ASSERT_TRUE(cluster.store.values.contains(JobKey(JobName(i)))) << i;
   }
@@ -266,8 +466,8 @@ TEST_F(PlacementLargeRecover, CutShortAfterAnyTransactionItIsNoClusterAndBeginsA
   }
   // What the cut ones have written passes for nothing: this job is not reported any more.
   cluster.server(0).epochs.erase(JobName(0));
-  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
-  ASSERT_TRUE(Serving().ok()) << Serving();
+  ASSERT_TRUE(RunUntilJoined()) << cluster.events.All();
+  ASSERT_TRUE(RunUntilServing()) << Serving();
   EXPECT_FALSE(cluster.store.values.contains(JobKey(JobName(0))));
   EXPECT_TRUE(cluster.store.values.contains(JobKey(JobName(1))));
   EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
@@ -276,9 +476,9 @@ TEST_F(PlacementLargeRecover, CutShortAfterAnyTransactionItIsNoClusterAndBeginsA
 TEST_F(PlacementLargeRecover, GoesOnThroughUnknownOutcomes) {
   LoseLarge();
   cluster.store.unknown_permille = 300;
-  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  ASSERT_TRUE(RunUntilJoined()) << cluster.events.All();
   cluster.store.unknown_permille = 0;
-  ASSERT_TRUE(cluster.RunUntil([&] { return Serving().ok(); }, 5s)) << Serving();
+  ASSERT_TRUE(RunUntilServing()) << Serving();
   for (int i = 0; i < kJobs; ++i) {
     ASSERT_TRUE(cluster.store.values.contains(JobKey(JobName(i)))) << i;
   }

@@ -300,6 +300,37 @@ TEST_F(PlacementRepair, AnotherHoldersDeathInTheMiddleIsSurvived) {
   }
 }
 
+// The server may have all of it already, and its answer be on the way.
+TEST_F(PlacementRepair, WhatIsBeingCopiedIsNotLostWhenItsSourceDiesAndIsWhenTheCopyFails) {
+  for (const bool fails : {false, true}) {
+    cluster.Kill();
+    cluster.servers.clear();
+    cluster.store = SimStoreState();
+    cluster.store.latency_max = cluster.store.latency_min;
+    Begin(3);
+    JobRun run = cluster.NewRun();
+    run.world = 1;
+    const pb::SnapshotId saved = Saved(run, "1");
+    const size_t second = HolderOf(saved, 0, 0);
+    const size_t third = 3 - second;
+    cluster.server(third).pulls_hang = true;
+    cluster.KillServer(second);
+    ASSERT_TRUE(cluster.RunUntil([&] { return !cluster.server(third).pulls.empty(); }));
+    cluster.KillServer(0);
+    cluster.Run(2s);
+    const JobRun next = cluster.NewRun();
+    const auto rank = static_cast<uint32_t>(third);
+    auto waits = cluster.Begin(next, rank, 3, 500);
+    ASSERT_TRUE(waits.ok()) << waits.status();
+    EXPECT_EQ(waits->decision(), pb::BeginRestoreReply::WAIT);
+    EXPECT_THAT(waits->progress(), HasSubstr("is being copied"));
+    cluster.server(third).pull_refuses = fails ? error::DataLoss("no source") : absl::OkStatus();
+    cluster.server(third).pulls_hang = false;
+    auto chosen = cluster.Begin(next, rank, 3);
+    EXPECT_EQ(chosen.status().code(), fails ? absl::StatusCode::kDataLoss : absl::StatusCode::kOk);
+  }
+}
+
 TEST_F(PlacementRepair, ARestartedManagerGoesOn) {
   Begin(4);
   JobRun run = cluster.NewRun();

@@ -277,6 +277,7 @@ TEST_F(PlacementRestore, ALostStoreIsRebuiltFromAMajorityOfTheServers) {
       << cluster.server(0).joined << cluster.events.All();
   EXPECT_EQ(cluster.node().manager->cluster(), id);
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(1).joined.ok(); }));
+  cluster.Run(1s);  // until a majority has the new generation on disk
   const JobRun run = cluster.NewRun();
   EXPECT_EQ(run.epoch.generation, 2U);
   EXPECT_GT(run.epoch, before.epoch);

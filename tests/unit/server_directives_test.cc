@@ -86,6 +86,23 @@ TEST(Directives, NothingBeginsThatWouldMakeAnInventoryUntrue) {
   EXPECT_EQ(r.server(0).objects().Find(shard), nullptr);
 }
 
+// Placement forgets at a join what it has told, and takes no result of it.
+TEST(Directives, WhatWasToldBeforeAJoinIsNotDoneAfterIt) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  FakePlacement::Joined& member = r.fake().named("server-0");
+  r.fake().directives_take = 300ms;
+  pb::Directive drop;
+  WriteSnapshotId(shard.snapshot, drop.mutable_drop_snapshot()->mutable_snapshot());
+  r.fake().Direct("server-0", drop);
+  r.world.RunFor(50ms);
+  member.rejoin = true;
+  ASSERT_TRUE(r.world.RunUntil([&] { return member.joins == 2; }, 200ms));
+  member.directives.clear();
+  r.world.RunFor(2s);
+  EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
+}
+
 TEST(Directives, DropStagingNeverTakesACommittedSnapshot) {
   Running r;
   const ShardId shard = r.Committed("7");

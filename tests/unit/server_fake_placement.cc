@@ -145,6 +145,7 @@ Task<absl::StatusOr<std::string>> FakePlacement::Directives(std::string raw) {
   for (const pb::Directive& directive : member.directives) {
     *reply.add_directives() = directive;
   }
+  co_await loop_->Sleep(directives_take);
   co_return reply.SerializeAsString();
 }
 

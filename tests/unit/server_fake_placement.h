@@ -90,6 +90,7 @@ class FakePlacement final : public RpcService {
   Duration read_takes{};                   // before it is answered
   uint32_t lose_removals = 0;              // answers of removals that are lost
   Duration open_takes{};                   // before an open is answered
+  Duration directives_take{};              // on their way to the server
   bool other_name = false;                 // a read is given the newest, whatever it asks for
   std::string corrupt_manifest;            // sent instead of the manifest when not empty
   pb::ReportReceiptsReply receipts_reply;  // to the next receipts

@@ -46,7 +46,8 @@ struct Operation {
 template <typename Call>
 using History = std::vector<Operation<Call>>;
 
-// What Invoke() gives back and the end of the call names. kNotRecorded: the history was full.
+// What Invoke() gives back and the end of the call names. kNotRecorded: the history was full, or
+// had ended.
 using OperationIndex = size_t;
 inline constexpr OperationIndex kNotRecorded = std::numeric_limits<size_t>::max();
 
@@ -54,6 +55,9 @@ template <typename Call>
 class Recorder {
  public:
   OperationIndex Invoke(uint32_t process, Call call) {
+    if (ended_) {
+      return kNotRecorded;
+    }
     if (history_.size() == kOperationsMax) {
       left_out_ += 1;
       return kNotRecorded;
@@ -64,7 +68,7 @@ class Recorder {
 
   // The call ended with this answer. REQUIRES: it was not ended before.
   void Return(OperationIndex index, Outcome outcome, Call call) {
-    if (index == kNotRecorded) {
+    if (index == kNotRecorded || ended_) {
       return;
     }
     GEMEL_CHECK_LT(index, history_.size());
@@ -88,15 +92,14 @@ class Recorder {
 
   uint64_t left_out() const { return left_out_; }
 
-  void Clear() {
-    history_.clear();
-    left_out_ = 0;
-  }
+  // The history ends here: what is under way is unknown, and what comes is not part of it.
+  void End() { ended_ = true; }
 
  private:
   History<Call> history_;
   uint64_t now_ = 0;
   uint64_t left_out_ = 0;
+  bool ended_ = false;
 };
 
 }  // namespace gemel::sim

@@ -143,8 +143,9 @@ class JobRecorder {
   // Of everything so far. A history that was too long is kUndecided.
   Verdict Check(CheckLimits limits = {}, bool ghosts = false) const;
 
-  // The MetaStore was lost and what servers knew was taken for it: another object begins.
-  void Clear() { recorder_.Clear(); }
+  // The MetaStore was lost and what servers know is taken for it: another object begins, which is
+  // not judged.
+  void End() { recorder_.End(); }
 
  private:
   void Unknown(OperationIndex index);
