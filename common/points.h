@@ -142,6 +142,8 @@ namespace gemel {
   X(kStarved, "placement.starved")                              \
   X(kSuspicionCleared, "placement.suspicion-cleared")           \
   X(kJoinWaits, "placement.join-waits")                         \
+  X(kLateCommit, "placement.late-commit")                       \
+  X(kUnknownKept, "placement.unknown-kept")                     \
   X(kIncarnationSuperseded, "placement.incarnation-superseded") \
   X(kRetargeted, "placement.retargeted")                        \
   X(kSealedPulled, "placement.sealed-pulled")                   \

@@ -12,6 +12,8 @@
 namespace gemel {
 namespace {
 
+constexpr Duration kPullAgain = 500ms;  // after a pull that failed
+
 // A save that no receipt can complete says so at once, not only when its time is over.
 std::string TooFewServers(uint32_t min_copies, int64_t alive) {
   if (alive >= min_copies) {
@@ -243,38 +245,69 @@ bool PlacementCore::AbortIfNowhere(const std::shared_ptr<Attempt>& attempt, uint
 
 // A shard whose owner died is copied from a holder that has sealed it.
 void PlacementCore::PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
-  const RankSlot& slot = attempt->slots.at(rank);
-  const std::vector<ServerId> sources = LiveReceipts(slot);
   Sometimes(Situation::kSealedPulled);
-  GEMEL_CHECK(!sources.empty() && slot.root.has_value()) << attempt->id().ToString();
+  attempt->slots.at(rank).pulled = true;
+  attempt->pulls_sealed = true;
+  PullMissing(attempt, rank);
+}
+
+// What holders lack is told to those that are not at it, and again to those that failed.
+void PlacementCore::PullMissing(const std::shared_ptr<Attempt>& attempt, uint32_t rank) {
+  RankSlot& slot = attempt->slots.at(rank);
+  const std::vector<ServerId> sources = LiveReceipts(slot);
+  GEMEL_CHECK(slot.pulled && (sources.empty() || slot.root.has_value()))
+      << attempt->id().ToString();
+  for (const SlotReceipt& holder : slot.holders) {
+    MemberEntry* member = FindMember(holder.server);
+    const bool has_it = std::find(sources.begin(), sources.end(), holder.server) != sources.end();
+    const auto tried = slot.pulls.find(holder.server);
+    const bool due = tried == slot.pulls.end() || loop_->Now() >= tried->second;
+    if (!sources.empty() && member != nullptr && member->alive() && !has_it && due) {
+      PullSealedTo(attempt, rank, member, sources);
+    }
+  }
+}
+
+void PlacementCore::PullSealedTo(const std::shared_ptr<Attempt>& attempt, uint32_t rank,
+                                 MemberEntry* member, const std::vector<ServerId>& sources) {
+  RankSlot& slot = attempt->slots.at(rank);
   const HeldCopy copy{.snapshot = attempt->id(),
                       .root = *slot.root,
                       .bytes = slot.bytes,
                       .layout_bytes = slot.layout_bytes,
                       .token = attempt->record.token};
-  for (const SlotReceipt& holder : slot.holders) {
-    MemberEntry* member = FindMember(holder.server);
-    if (member == nullptr ||
-        std::find(sources.begin(), sources.end(), holder.server) != sources.end()) {
-      continue;
+  QueuedDirective directive;
+  pb::PullShard* pull = directive.body.mutable_pull_shard();
+  HeldToProto({attempt->id(), rank}, copy, pull->mutable_object());
+  pull->set_writer_gone(true);
+  for (const ServerId& source : sources) {
+    MemberToProto(source, pull->add_sources());
+  }
+  slot.pulls[member->record.id] = kTimeNever;
+  directive.done = [this, id = member->record.id, weak = std::weak_ptr<Attempt>(attempt), rank,
+                    copy](const pb::DirectiveResult& result) {
+    const std::shared_ptr<Attempt> open = weak.lock();
+    MemberEntry* puller = FindMember(id);
+    if (open == nullptr || !open->open() || puller == nullptr) {
+      return;
     }
-    QueuedDirective directive;
-    pb::PullShard* pull = directive.body.mutable_pull_shard();
-    HeldToProto({attempt->id(), rank}, copy, pull->mutable_object());
-    pull->set_writer_gone(true);
-    for (const ServerId& source : sources) {
-      MemberToProto(source, pull->add_sources());
+    open->slots.at(rank).pulls[id] = Add(loop_->Now(), kPullAgain);
+    if (result.code() == 0) {
+      const absl::Status counted = CountReceipt(open, puller, {open->id(), rank}, copy);
+      GEMEL_CHECK(counted.ok()) << ToText(counted);
     }
-    directive.done = [this, id = holder.server, weak = std::weak_ptr<Attempt>(attempt), rank,
-                      copy](const pb::DirectiveResult& result) {
-      const std::shared_ptr<Attempt> open = weak.lock();
-      MemberEntry* puller = FindMember(id);
-      if (open != nullptr && open->open() && puller != nullptr && result.code() == 0) {
-        const absl::Status counted = CountReceipt(open, puller, {open->id(), rank}, copy);
-        GEMEL_CHECK(counted.ok()) << ToText(counted);
+  };
+  Direct(member, std::move(directive));
+}
+
+// Those under way at this member are over: it is gone, or has joined again.
+void PlacementCore::ForgetPullsOf(const ServerId& server) {
+  for (auto& [name, job] : jobs_) {
+    for (auto& [sequence, attempt] : job->attempts) {
+      for (size_t rank = 0; attempt->pulls_sealed && rank < attempt->slots.size(); ++rank) {
+        attempt->slots[rank].pulls.erase(server);
       }
-    };
-    Direct(member, std::move(directive));
+    }
   }
 }
 

@@ -253,6 +253,10 @@ class PlacementCore {
   void LearnUnsent(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
   bool AbortIfNowhere(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
   void PullSealed(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
+  void PullMissing(const std::shared_ptr<Attempt>& attempt, uint32_t rank);
+  void PullSealedTo(const std::shared_ptr<Attempt>& attempt, uint32_t rank, MemberEntry* member,
+                    const std::vector<ServerId>& sources);
+  void ForgetPullsOf(const ServerId& server);
   std::vector<ServerId> LiveReceipts(const RankSlot& slot);
   std::vector<ServerId> CountedReceipts(const Attempt& attempt, const RankSlot& slot);
   bool AllHoldersAnswered(const Attempt& attempt);

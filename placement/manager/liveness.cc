@@ -191,6 +191,11 @@ void PlacementCore::JudgeAttempt(const std::shared_ptr<Attempt>& attempt) {
   if (attempt->state != AttemptState::kOpen) {
     return;
   }
+  for (uint32_t rank = 0; attempt->pulls_sealed && rank < attempt->slots.size(); ++rank) {
+    if (attempt->slots[rank].pulled && !attempt->slots[rank].full) {
+      PullMissing(attempt, rank);
+    }
+  }
   if (loop_->Now() < attempt->deadline) {
     if (!attempt->store_error.ok() || attempt->enough_count > 0) {
       Consider(attempt);

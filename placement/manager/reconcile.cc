@@ -4,6 +4,7 @@
 // directives bring the two together. Everything a lost directive queue held follows from here.
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 
 namespace gemel {
@@ -59,6 +60,7 @@ void PlacementCore::ForgetSoftState(MemberEntry* member) {
   member->deaf = false;
   member->suspect_since.reset();
   member->reported = false;
+  ForgetPullsOf(member->record.id);
   for (auto& [name, job] : jobs_) {
     for (auto& [order, snapshot] : job->snapshots) {
       snapshot.storing.erase(member->record.id);
@@ -198,6 +200,7 @@ void PlacementCore::DropUnknownAt(MemberEntry* member) {
         continue;
       }
       if (!all_reported && key.epoch.generation < cluster_.generation) {
+        Sometimes(Situation::kUnknownKept);
         unknown_kept_ = true;
         continue;
       }

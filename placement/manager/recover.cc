@@ -10,6 +10,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "placement/manager/core.h"
 #include "placement/manager/parts.h"
 
@@ -441,6 +442,7 @@ Task<absl::Status> PlacementCore::TakeLateOf(Job* job, const JobRecord* found,
     for (Committed& snapshot : part) {
       const SnapshotId id = snapshot.record.snapshot;
       const bool persisted = snapshot.persisted;
+      Sometimes(Situation::kLateCommit);
       Emit(Severity::kWarning, "late_commit", fmt::format("{} is known again", id.ToString()));
       const auto at = job->snapshots.emplace(OrderOf(id.epoch, id.sequence), std::move(snapshot));
       at.first->second.persisted = at.first->second.persisted || persisted;

@@ -154,9 +154,11 @@ struct RankSlot {
   uint32_t copies = 0;
   bool enough = false;
   bool full = false;
-  bool unsent = false;     // the owner has no upload of it any more, and copies are pulled
-  uint32_t plan = 0;       // grows when the holders change
-  uint32_t plan_told = 0;  // last told to the rank's server
+  bool unsent = false;  // the owner has no upload of it any more, and copies are pulled
+  bool pulled = false;  // nobody sends it: holders pull it from those that have it
+  std::map<ServerId, TimePoint> pulls;  // when to be told again; kTimeNever: under way
+  uint32_t plan = 0;                    // grows when the holders change
+  uint32_t plan_told = 0;               // last told to the rank's server
 };
 
 enum class AttemptState { kOpen, kCommitting, kCommitted, kAborting, kAborted };
@@ -193,6 +195,7 @@ struct Attempt {
   uint32_t full_count = 0;
   std::map<ServerId, uint64_t> reserved;  // bytes of this attempt on each member
   ExpectedCopies expected;
+  bool pulls_sealed = false;  // a slot is `pulled`
   WaitQueue changed;
 
   const SnapshotId& id() const { return record.snapshot; }

@@ -73,6 +73,20 @@ class PlacementSave : public ::testing::Test {
     return told;
   }
 
+  // Rank 0 is sealed at its own server alone when the manager and that server's process end.
+  pb::SnapshotId SavedBesideRestarts(const std::function<void(ScriptedServer*)>& change) {
+    const JobRun run = cluster.NewRun();
+    const std::vector<pb::OpenReply> opened = OpenAll(run);
+    const pb::SnapshotId snapshot = opened[0].snapshot();
+    EXPECT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
+    EXPECT_TRUE(SealAtAll(run, opened[1], 1).ok());
+    for (const auto& server : cluster.servers) {
+      change(server.get());
+    }
+    EXPECT_TRUE(RestartTheManagerAndAServer(Memory::kKept).ok());
+    return snapshot;
+  }
+
   Cluster cluster{3};
 };
 
@@ -450,12 +464,7 @@ TEST_F(PlacementSave, ARankWhoseServerLostItsCopyBesideTheManagerIsCopiedFromAHo
 }
 
 TEST_F(PlacementSave, ARankWhoseServerCameBackOnItsMemoryBesideTheManagerIsCopiedFromIt) {
-  const JobRun run = cluster.NewRun();
-  const std::vector<pb::OpenReply> opened = OpenAll(run);
-  const pb::SnapshotId snapshot = opened[0].snapshot();
-  ASSERT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
-  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
-  ASSERT_TRUE(RestartTheManagerAndAServer(Memory::kKept).ok());
+  const pb::SnapshotId snapshot = SavedBesideRestarts([](ScriptedServer*) {});
   const auto told = AwaitUnsent(snapshot);
   EXPECT_EQ(told->state(), pb::SNAPSHOT_COMMITTED) << told->ShortDebugString();
   EXPECT_EQ(cluster.PulledByAll(), 1);
@@ -479,15 +488,9 @@ TEST_F(PlacementSave, AReceiptOfAnIncarnationThatIsGoneIsRefused) {
 }
 
 TEST_F(PlacementSave, AHolderThatCouldNotPullACopyCountsForNone) {
-  const JobRun run = cluster.NewRun();
-  const std::vector<pb::OpenReply> opened = OpenAll(run);
-  const pb::SnapshotId snapshot = opened[0].snapshot();
-  ASSERT_TRUE(cluster.Seal(cluster.HomeOf(0), Cluster::ObjectOf(run, snapshot, 0)).ok());
-  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
-  for (const auto& server : cluster.servers) {
+  const pb::SnapshotId snapshot = SavedBesideRestarts([](ScriptedServer* server) {
     server->pull_refuses = error::Unavailable("no source gives it");
-  }
-  ASSERT_TRUE(RestartTheManagerAndAServer(Memory::kKept).ok());
+  });
   EXPECT_EQ(AwaitUnsent(snapshot)->state(), pb::SNAPSHOT_OPEN);
   size_t told = 0;
   for (const auto& server : cluster.servers) {
@@ -499,6 +502,31 @@ TEST_F(PlacementSave, AHolderThatCouldNotPullACopyCountsForNone) {
       EXPECT_TRUE(pull.writer_gone());
     }
   }
+}
+
+TEST_F(PlacementSave, AHolderThatCouldNotPullACopyIsToldAgain) {
+  const pb::SnapshotId snapshot = SavedBesideRestarts(
+      [](ScriptedServer* server) { server->pull_refuses = error::Unavailable("not now"); });
+  EXPECT_EQ(AwaitUnsent(snapshot)->state(), pb::SNAPSHOT_OPEN);
+  for (const auto& server : cluster.servers) {
+    EXPECT_LE(server->pulls.size(), 6U) << "every half a second, not more often";
+    server->pull_refuses = absl::OkStatus();
+  }
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("snapshot_committed"); }, 2s));
+}
+
+TEST_F(PlacementSave, AHolderThatJoinedAgainWhileItPulledACopyIsToldAgain) {
+  const pb::SnapshotId snapshot =
+      SavedBesideRestarts([](ScriptedServer* server) { server->pulls_hang = true; });
+  EXPECT_EQ(AwaitUnsent(snapshot)->state(), pb::SNAPSHOT_OPEN);
+  for (const auto& server : cluster.servers) {
+    server->joined = error::Unavailable("joining again");
+  }
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  for (const auto& server : cluster.servers) {
+    server->pulls_hang = false;
+  }
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("snapshot_committed"); }, 2s));
 }
 
 TEST_F(PlacementSave, ARankWhoseBytesAreNowhereAfterTheManagerIsToldToSaveAgain) {
