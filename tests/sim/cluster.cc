@@ -323,6 +323,7 @@ void Cluster::LoseStore() {
                           [](const auto& life) { return life == nullptr; }));
   store_state_.Lose();
   store_lost_ = true;
+  accept_loss_ = false;
 }
 
 bool Cluster::IsRecovering() const {

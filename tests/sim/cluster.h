@@ -61,7 +61,7 @@ class Cluster {
   // From LoseStore() until the store holds a cluster again.
   bool IsRecovering() const;
 
-  // Managers that start from now on recover with whoever comes.
+  // In this recovery, managers that start from now on go on with whoever comes.
   void AcceptLoss() { accept_loss_ = true; }
 
   // Of the lives that begin from now on. Before, all speak what the plan says.

@@ -37,10 +37,9 @@
 //                only beside newer ones that are whole on disk; every shard is on a disk when it is
 //                written; after a power cut a restore gives at least the newest
 //                that was PERSISTED then, or committed and whole on the disks together
-//   recovered    after the MetaStore was lost: what servers reported is what was committed, byte
-//   for
-//                byte, and every epoch is above all that were acquired (amendment 7); "not lost"
-//                and "silent" hold across it
+//   recovered    after the MetaStore was lost, what servers report is what was committed, byte
+//                for byte, and every epoch is above all that were acquired (amendment 7);
+//                "not lost" and "silent" hold across it
 //   fenced       no commit record of a superseded epoch is ever written, and no commit is told with
 //                a sequence above what a newer epoch restored from [I6]
 //   one writer, budget   by GroundTruth, at every tick [I10]

@@ -321,6 +321,33 @@ TEST_F(PlacementRecover, ACommitThatComesLateIsOlderThanWhatTheNewGenerationSave
   EXPECT_EQ(Cluster::NameOf(*chosen), "2");
 }
 
+TEST_F(PlacementRecover, AnInventoryOfAnIncarnationThatIsGoneBringsNothingBack) {
+  const std::vector<size_t> holders = Holders();
+  ScriptedServer& first = cluster.server(holders[0]);
+  const std::map<SnapshotId, std::string> records = first.records;
+  const Incarnation gone = first.incarnation;
+  ForgetJobBut(holders);
+  Lose({});
+  ASSERT_TRUE(RunUntilJoined());
+  cluster.RestartServer(holders[0]);
+  ASSERT_TRUE(RunUntilJoined());
+  ASSERT_TRUE(cluster.Save(cluster.NewRun(), "2").ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return first.records.size() == 1; }));
+  pb::JoinRequest late;
+  *late.mutable_caller() = cluster.CallerOf(first);
+  late.mutable_caller()->set_incarnation(gone.ToBytes());
+  late.set_name(first.name);
+  late.set_domain(first.domain);
+  late.set_data_address(first.address);
+  late.set_generation(1);
+  for (const auto& [id, record] : records) {
+    late.add_commit_records(record);
+  }
+  EXPECT_EQ(cluster.Call<pb::JoinReply>("Join", late).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(cluster.events.Has("late_commit"));
+}
+
 TEST_F(PlacementRecover, AJobThatAPersonRemovedSinceDoesNotComeBackWithALateServer) {
   const std::vector<size_t> holders = Holders();
   ForgetJobBut(holders);
