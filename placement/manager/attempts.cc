@@ -271,6 +271,7 @@ void PlacementCore::PullMissing(const std::shared_ptr<Attempt>& attempt, uint32_
 void PlacementCore::PullSealedTo(const std::shared_ptr<Attempt>& attempt, uint32_t rank,
                                  MemberEntry* member, const std::vector<ServerId>& sources) {
   RankSlot& slot = attempt->slots.at(rank);
+  GEMEL_CHECK(slot.root.has_value() && !sources.empty()) << attempt->id().ToString();
   const HeldCopy copy{.snapshot = attempt->id(),
                       .root = *slot.root,
                       .bytes = slot.bytes,
@@ -340,6 +341,7 @@ void PlacementCore::RetargetAttempt(const std::shared_ptr<Attempt>& attempt) {
 void PlacementCore::RetargetAll() {
   for (auto& [name, job] : jobs_) {
     for (auto& [sequence, attempt] : job->attempts) {
+      attempt->members_changed = attempt->state == AttemptState::kCommitting;
       if (attempt->state == AttemptState::kOpen) {
         RetargetAttempt(attempt);
       }

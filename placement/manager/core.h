@@ -367,6 +367,7 @@ class PlacementCore {
   void NoteFailure(Committed* snapshot, std::pair<uint32_t, ServerId> to, std::string why);
   bool IsBarred(const Committed& snapshot, std::pair<uint32_t, ServerId> to) const;
   void IssueRewrites(Backlog* backlog);
+  static void LetPulledGo(Committed* snapshot, uint32_t rank);
   void IssueRewrite(const RewriteTask& task, Room* room, Backlog* backlog);
   MemberEntry* RewriteTarget(const RewriteTask& task, const Committed& snapshot, Room* room,
                              std::string* why);

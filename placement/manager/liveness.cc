@@ -4,6 +4,7 @@
 // address or more silence is the verdict. Suspicion deletes nothing; death takes a member out of
 // new work, and its copies are asked for again when it joins.
 #include <algorithm>
+#include <utility>
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -188,6 +189,9 @@ Task<void> PlacementCore::Forget(ServerId id) {
 // A save that is late commits with what it has, when that is enough, or fails saying what is
 // missing.
 void PlacementCore::JudgeAttempt(const std::shared_ptr<Attempt>& attempt) {
+  if (attempt->state == AttemptState::kOpen && std::exchange(attempt->members_changed, false)) {
+    RetargetAttempt(attempt);
+  }
   if (attempt->state != AttemptState::kOpen) {
     return;
   }

@@ -194,6 +194,7 @@ void PlacementCore::Recovered::Persisted() {
 // All last members are waited for as after any restart. Of one that was not heard nothing is known
 // but its id.
 void PlacementCore::CollectMembers(Recovered* known) const {
+  GEMEL_CHECK(!recovered_.empty());
   for (const ServerId& id : LastMembers()) {
     MemberRecord member;
     member.id = id;
@@ -336,6 +337,7 @@ Task<void> PlacementCore::SettleRecovery() {
     co_return;
   }
   const LockHold hold = co_await Lock(&map_lock_);
+  GEMEL_CHECK(!recovering_ && cluster_.generation > 1) << cluster_.generation;
   ClusterRecord settled = cluster_;
   settled.recovery_majority = 0;
   settled.writes += 1;

@@ -38,6 +38,7 @@ void PlacementCore::CollectDisks(Job* job, Committed* snapshot, Backlog* backlog
       staying += draining_.contains(server) ? 0 : 1;
     }
     if (staying >= copies) {
+      LetPulledGo(snapshot, task.rank);
       continue;
     }
     settled = false;
@@ -58,16 +59,25 @@ void PlacementCore::CollectDisks(Job* job, Committed* snapshot, Backlog* backlog
   snapshot->disk_settled = settled;
 }
 
+// What was pulled to be written is not written now: it pins its snapshot no longer.
+void PlacementCore::LetPulledGo(Committed* snapshot, uint32_t rank) {
+  GEMEL_CHECK_LT(rank, snapshot->record.world_size);
+  std::erase_if(snapshot->rewrites, [rank](const auto& rewrite) {
+    return rewrite.first.first == rank && rewrite.second == Rewrite::kPulling;
+  });
+}
+
 void PlacementCore::IssueRewrites(Backlog* backlog) {
   if (backlog->rewrites.empty()) {
     return;
   }
-  if (!UnknownDisks().empty()) {
-    AddLine(&backlog->waiting, "disks that are not read yet: " + UnknownDisks());
-    return;
-  }
-  if (MayComeBack()) {
-    AddLine(&backlog->waiting, "a server that died may come back with its disk");
+  const std::string unread = UnknownDisks();
+  if (!unread.empty() || MayComeBack()) {
+    AddLine(&backlog->waiting, unread.empty() ? "a server that died may come back with its disk"
+                                              : "disks that are not read yet: " + unread);
+    for (const RewriteTask& task : backlog->rewrites) {
+      LetPulledGo(&task.job->snapshots.at(task.order), task.rank);
+    }
     return;
   }
   Room room;

@@ -195,7 +195,8 @@ struct Attempt {
   uint32_t full_count = 0;
   std::map<ServerId, uint64_t> reserved;  // bytes of this attempt on each member
   ExpectedCopies expected;
-  bool pulls_sealed = false;  // a slot is `pulled`
+  bool pulls_sealed = false;     // a slot is `pulled`
+  bool members_changed = false;  // while it was committing
   WaitQueue changed;
 
   const SnapshotId& id() const { return record.snapshot; }

@@ -529,6 +529,30 @@ TEST_F(PlacementSave, AHolderThatJoinedAgainWhileItPulledACopyIsToldAgain) {
   EXPECT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("snapshot_committed"); }, 2s));
 }
 
+TEST_F(PlacementSave, AHolderThatDiesWhileACommitIsRefusedByTheStoreIsReplaced) {
+  const JobRun run = cluster.NewRun();
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
+  cluster.store.latency_min = cluster.store.latency_max = 1s;
+  ASSERT_TRUE(SealAtAll(run, opened[0], 0).ok());  // the commit is on its way to the store
+  cluster.store.full = true;
+  const ScriptedServer& holder = *cluster.Find(opened[0].holders(1).server_id());
+  const size_t dead = &holder == &cluster.server(1) ? 1 : 2;
+  cluster.KillServer(dead);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }, 900ms));
+  cluster.Run(2s);
+  cluster.store.full = false;
+  cluster.store.latency_min = cluster.store.latency_max = 1ms;
+  ScriptedServer& other = cluster.server(3 - dead);
+  for (const uint32_t rank : {0, 1}) {
+    cluster.Seal(other, Cluster::ObjectOf(run, snapshot, rank)).IgnoreError();
+    cluster.Seal(cluster.server(0), Cluster::ObjectOf(run, snapshot, rank)).IgnoreError();
+  }
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("snapshot_committed"); }, 3s))
+      << cluster.events.All();
+}
+
 TEST_F(PlacementSave, ARankWhoseBytesAreNowhereAfterTheManagerIsToldToSaveAgain) {
   const JobRun run = cluster.NewRun();
   const std::vector<pb::OpenReply> opened = OpenAll(run);
