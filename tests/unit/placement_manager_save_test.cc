@@ -532,7 +532,6 @@ TEST_F(PlacementSave, AHolderThatJoinedAgainWhileItPulledACopyIsToldAgain) {
 TEST_F(PlacementSave, AHolderThatDiesWhileACommitIsRefusedByTheStoreIsReplaced) {
   const JobRun run = cluster.NewRun();
   const std::vector<pb::OpenReply> opened = OpenAll(run);
-  const pb::SnapshotId snapshot = opened[0].snapshot();
   ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
   cluster.store.latency_min = cluster.store.latency_max = 1s;
   ASSERT_TRUE(SealAtAll(run, opened[0], 0).ok());  // the commit is on its way to the store
@@ -544,13 +543,14 @@ TEST_F(PlacementSave, AHolderThatDiesWhileACommitIsRefusedByTheStoreIsReplaced) 
   cluster.Run(2s);
   cluster.store.full = false;
   cluster.store.latency_min = cluster.store.latency_max = 1ms;
-  ScriptedServer& other = cluster.server(3 - dead);
-  for (const uint32_t rank : {0, 1}) {
-    cluster.Seal(other, Cluster::ObjectOf(run, snapshot, rank)).IgnoreError();
-    cluster.Seal(cluster.server(0), Cluster::ObjectOf(run, snapshot, rank)).IgnoreError();
-  }
-  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("snapshot_committed"); }, 3s))
-      << cluster.events.All();
+  const ScriptedServer& other = cluster.server(3 - dead);
+  EXPECT_TRUE(cluster.RunUntil(
+      [&] {
+        const auto again = cluster.OpenRank(run, "1", 0);
+        return again.ok() && again->holders_size() == 2 &&
+               again->holders(1).server_id() == other.id.ToBytes();
+      },
+      3s));
 }
 
 TEST_F(PlacementSave, ARankWhoseBytesAreNowhereAfterTheManagerIsToldToSaveAgain) {
