@@ -117,6 +117,7 @@ void Server::Connect() {
   scrub_->OnCorrupt(corrupt);
   scrub_->SetBusy([this] { return uploads_->size() > 0 || holder_->grants() > 0; });
   restores_->OnCorrupt(corrupt);
+  uploads_->OnCorrupt(corrupt);
   // The directive's result tells placement; joining again would lose it and those of the others.
   directives_->OnCorrupt([this](const std::shared_ptr<Object>& object, const absl::Status& why) {
     DropCorrupt(object, why);

@@ -147,7 +147,8 @@ Task<void> Uploads::RunCopy(std::shared_ptr<Upload> upload, std::shared_ptr<Uplo
       copy->verified = true;
       co_return;
     }
-    if (upload->ended || !copy->wanted) {
+    const bool refused = status.code() == absl::StatusCode::kDataLoss;
+    if (upload->ended || !copy->wanted || (refused && !co_await IsSourceSound(upload))) {
       co_return;
     }
     seams_.metrics->Counter("gemel_replication_retries_total", "Copies that had to start again.")
@@ -158,6 +159,19 @@ Task<void> Uploads::RunCopy(std::shared_ptr<Upload> upload, std::shared_ptr<Uplo
                     copy->holder.ToString(), ToText(status)));
     co_await upload->changed.WaitUntil(Add(seams_.loop->Now(), delay.Next()));
   }
+}
+
+// A holder that was sent other bytes than were announced: was it the wire, or what is sent here?
+// What is not sealed yet is looked at by the seal.
+Task<bool> Uploads::IsSourceSound(std::shared_ptr<Upload> upload) {
+  if (!upload->sealed) {
+    co_return true;
+  }
+  const absl::Status checked = co_await CheckAllChunks(seams_.loop, upload->object);
+  if (!checked.ok() && corrupt_) {
+    corrupt_(upload->object, checked);
+  }
+  co_return checked.ok();
 }
 
 Task<void> Uploads::Follow(std::shared_ptr<Upload> upload) {

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -77,6 +78,11 @@ class Uploads {
   // hashed: the upload has ended then. The same seal again is OK.
   Task<absl::Status> Seal(std::shared_ptr<Upload> upload, Digest128 root);
 
+  // Told of a sealed object whose memory is not what it was.
+  using Corrupt = std::function<void(const std::shared_ptr<Object>&, const absl::Status&)>;
+
+  void OnCorrupt(Corrupt corrupt) { corrupt_ = std::move(corrupt); }
+
   // Placement's word on who shall hold the shard now. Unknown shards are ignored.
   void SetHolders(const ShardId& shard, const std::vector<PeerMember>& holders);
 
@@ -101,6 +107,7 @@ class Uploads {
   absl::Status ApplyCommitState(const std::shared_ptr<Upload>& upload,
                                 const pb::AwaitCommitReply& reply);
   Task<void> RunCopy(std::shared_ptr<Upload> upload, std::shared_ptr<UploadCopy> copy);
+  Task<bool> IsSourceSound(std::shared_ptr<Upload> upload);
 
   const ServerSeams seams_;
   Control* const control_;
@@ -108,6 +115,7 @@ class Uploads {
   Peers* const peers_;
   Receipts* const receipts_;
   Gate* gate_ = nullptr;
+  Corrupt corrupt_;
   std::map<ShardId, std::shared_ptr<Upload>> uploads_;
 };
 

@@ -68,6 +68,7 @@ constexpr PastSeed kPastSeeds[] = {
     {6503, "what a server was about to have copied was told lost when the source had died"},
     {7185, "who joined first recovered alone: nobody else was on its list of members"},
     {358, "an inventory that was refused had brought back what was retired"},
+    {1886, "a sealed shard that had decayed was sent again until its save's deadline"},
     {2546, "what was pulled for a disk pinned its snapshot while nothing was written"},
     {3110, "a holder that died while its save was being committed was not replaced"},
     {7516, "a server did after a join what it had been told before it, and nobody took the result"},

@@ -441,6 +441,26 @@ TEST(Save, CountsAndRefusesACorruptWireAndSendsAgain) {
   EXPECT_TRUE(s.client.life.Run(CheckAllChunks(&s.client.life.loop, copy)).ok());
 }
 
+// Its memory decayed after the seal, before the first copy was made.
+TEST(Save, SendsNothingOnThatIsNotWhatWasSealed) {
+  Saving s;
+  s.fake().no_holders = {"server-2"};
+  s.world.world.Partition({"server-0"}, {"server-1"});
+  const auto opened = s.client.Save("7", 0, 1, kBytes);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const ShardId shard{opened->snapshot, 0};
+  const std::shared_ptr<Object> object = s.server(0).mutable_objects()->Find(shard);
+  ASSERT_NE(object, nullptr);
+  object->Chunk(1)[4] ^= std::byte{4};
+  s.world.world.Heal();
+  ASSERT_TRUE(s.world.RunUntil([&] { return s.fake().named("server-0").joins == 2; }, 5s));
+  EXPECT_EQ(s.fake().named("server-0").last_join.objects_size(), 0);
+  EXPECT_EQ(s.nodes[0]->events.counts["chunk_corrupt"], 1U);
+  const size_t delayed = s.nodes[0]->events.counts["copy_delayed"];
+  s.world.RunFor(1s);
+  EXPECT_EQ(s.nodes[0]->events.counts["copy_delayed"], delayed) << "it is still sent";
+}
+
 TEST(Save, IgnoresLateAndRepeatedWrites) {
   Saving s;
   s.fake().no_holders = {"server-2"};
