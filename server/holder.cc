@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/holder.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/check.h"
@@ -17,7 +18,7 @@ Holder::Holder(const ServerSeams& seams, const Parts& parts) : seams_(seams), pa
 }
 
 Holder::~Holder() {
-  for (auto& [raw, session] : sessions_) {
+  for (const std::shared_ptr<Session>& session : sessions_) {
     session->Detach();
   }
 }
@@ -27,7 +28,7 @@ void Holder::Accept(std::unique_ptr<Connection> connection) {
   std::shared_ptr<Session> session =
       Session::Start(seams_.loop, std::move(connection), this, options);
   session->user_state = std::make_shared<SessionState>();
-  sessions_.emplace(session.get(), session);
+  sessions_.push_back(session);
 }
 
 Holder::SessionState* Holder::StateOf(Session* session) {
@@ -99,10 +100,11 @@ void Holder::OnSessionClosed(Session* session, const absl::Status& /*why*/) {
   regions_.AbandonWriter(session);
   unplaced_.erase(unplaced_.lower_bound({session, 0}),
                   unplaced_.upper_bound({session, UINT64_MAX}));
-  const auto found = sessions_.find(session);
+  const auto found = std::find_if(sessions_.begin(), sessions_.end(),
+                                  [session](const auto& one) { return one.get() == session; });
   GEMEL_CHECK(found != sessions_.end());
   // The session may be the one that calls: it goes when the loop comes round.
-  seams_.loop->Post([closed = std::move(found->second)] {});
+  seams_.loop->Post([closed = *found] {});
   sessions_.erase(found);
 }
 
@@ -114,9 +116,9 @@ void Holder::EndAll(const absl::Status& why) {
     parts_.objects->DropObject(object);
   }
   unplaced_.clear();
-  auto sessions = std::exchange(sessions_, {});
-  for (auto& [raw, session] : sessions) {
-    regions_.AbandonWriter(raw);
+  const auto sessions = std::exchange(sessions_, {});
+  for (const std::shared_ptr<Session>& session : sessions) {
+    regions_.AbandonWriter(session.get());
     session->Detach();
     session->Close(why);
   }

@@ -119,7 +119,7 @@ class Holder final : private SessionHandler {
   CheckMember check_member_;
   RegionTable regions_;
   std::map<ShardId, Granted> grants_;
-  std::map<Session*, std::shared_ptr<Session>> sessions_;
+  std::vector<std::shared_ptr<Session>> sessions_;  // in the order in which they were accepted
   // Why a payload was not placed, until its request is handled.
   std::map<std::pair<const Session*, uint64_t>, absl::Status> unplaced_;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Offer: another server asks for staging memory. Admission, the grant, and what ends it.
+#include <algorithm>
 #include <utility>
 
 #include "common/check.h"
@@ -36,7 +37,7 @@ Task<absl::StatusOr<Reply>> Holder::OnOffer(std::shared_ptr<Session> session,
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckEpoch(snapshot.job, snapshot.epoch));
   // Staging of a superseded epoch goes when the new one is seen (DESIGN 3.7), however it is seen.
   DropStagingBelow(snapshot.job, snapshot.epoch);
-  if (!sessions_.contains(session.get())) {
+  if (std::find(sessions_.begin(), sessions_.end(), session) == sessions_.end()) {
     co_return error::Unavailable("the session ended while {} was admitted", offer.shard.ToString());
   }
   OfferReply answer;

@@ -41,7 +41,7 @@ void KeeperService::Stop() {
   listener_ = nullptr;
   const auto sessions = std::move(sessions_);
   sessions_.clear();
-  for (const auto& [at, session] : sessions) {
+  for (const std::shared_ptr<Session>& session : sessions) {
     session->Detach();
     if (!seams_.loop->is_shut_down()) {
       session->Close(error::Unavailable("the keeper is stopping"));
@@ -63,8 +63,7 @@ void KeeperService::Accept(std::unique_ptr<Connection> connection) {
   options.requests_in_flight_max = 64;
   std::shared_ptr<Session> session =
       Session::Start(seams_.loop, std::move(connection), this, options);
-  const bool inserted = sessions_.emplace(session.get(), session).second;
-  GEMEL_CHECK(inserted);
+  sessions_.push_back(session);
 }
 
 Placement KeeperService::PlaceRequestPayload(Session* /*session*/, const FrameHeader& /*header*/,
@@ -73,10 +72,11 @@ Placement KeeperService::PlaceRequestPayload(Session* /*session*/, const FrameHe
 }
 
 void KeeperService::OnSessionClosed(Session* session, const absl::Status& why) {
-  const auto found = sessions_.find(session);
+  const auto found = std::find_if(sessions_.begin(), sessions_.end(),
+                                  [session](const auto& one) { return one.get() == session; });
   GEMEL_CHECK(found != sessions_.end());
   // The session is what calls: it goes when the loop comes round.
-  seams_.loop->Post([gone = std::move(found->second)] {});
+  seams_.loop->Post([gone = *found] {});
   sessions_.erase(found);
   if (owner_.session.get() == session) {
     owner_.session = nullptr;

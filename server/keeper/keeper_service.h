@@ -18,6 +18,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -84,7 +85,7 @@ class KeeperService final : public SessionHandler {
 
   const Seams seams_;
   std::unique_ptr<Listener> listener_;
-  std::map<const Session*, std::shared_ptr<Session>> sessions_;  // shared: as Session says
+  std::vector<std::shared_ptr<Session>> sessions_;  // as they came; shared: as Session says
   Owner owner_;
   bool greeting_ = false;  // a hello is being decided: one at a time
   WaitQueue changed_;      // of owner_

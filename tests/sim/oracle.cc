@@ -146,7 +146,8 @@ void Oracle::PowerCut() {
   }
 }
 
-// Servers that the store says are dead, in every life: placement waits for none of their disks.
+// Servers that the store says are dead, in every life, or will as soon as it can be written:
+// placement waits for none of their disks.
 std::set<uint32_t> Oracle::CountedDead() const {
   std::set<std::string> dead;
   std::set<std::string> alive;
@@ -160,7 +161,7 @@ std::set<uint32_t> Oracle::CountedDead() const {
   std::set<uint32_t> servers;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     const std::string name = Cluster::NameOf(i);
-    if (dead.contains(name) && !alive.contains(name)) {
+    if ((dead.contains(name) && !alive.contains(name)) || cluster_->IsDeclaredDead(i)) {
       servers.insert(i);
     }
   }
