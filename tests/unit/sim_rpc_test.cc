@@ -137,6 +137,20 @@ TEST_F(SimRpc, ALateCallIsExecutedAgainAfterItsAnswer) {
   EXPECT_EQ(world_.world.TotalStats().late_calls, 1U);
 }
 
+TEST_F(SimRpc, ALateCallReachesNoOtherProcessThanTheOneItWasSentTo) {
+  LinkFaults& faults = world_.world.Faults("client", "manager");
+  faults.late_call_ppm = kAlways;
+  faults.late_max = 2s;
+  EXPECT_EQ(*Call("echo", "x"), "echo x");
+  ASSERT_EQ(service_->executed, 1) << "it is not late";
+  faults.late_call_ppm = 0;
+  KillServer();
+  Serve();
+  world_.RunFor(3s);
+  EXPECT_EQ(service_->executed, 0);
+  EXPECT_EQ(world_.world.TotalStats().late_calls, 1U);
+}
+
 TEST_F(SimRpc, AStragglerIsOvertakenByACallSentLater) {
   LinkFaults& faults = world_.world.Faults("client", "manager");
   faults.straggle_ppm = kAlways;

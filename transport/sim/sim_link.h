@@ -52,7 +52,7 @@ struct LinkFaults {
   // connection or, when that is closed, on another one between the same two processes.
   uint32_t late_write_ppm = 0;
   // Per call: the request is executed once more up to late_max afterwards, whatever became of its
-  // caller meanwhile; nobody hears of that.
+  // caller meanwhile, by the process that it was sent to if that lives; nobody hears of it.
   uint32_t late_call_ppm = 0;
   Duration late_max = 2s;
   // How long at most the rest of a payload takes to land after its first part.

@@ -48,15 +48,19 @@ void Carry(SimWorld* world, std::shared_ptr<SimCall> call, SimRequest request) {
                   });
 }
 
-// As it would come out of a queue that outlived its sender, with the time that it was given.
+// As it would come out of a queue that outlived its sender, with the time that it was given. A
+// connection ends with its listener: no other process gets what was sent to this one.
 void CarryLate(SimWorld* world, const std::shared_ptr<SimCall>& call, SimRequest request) {
   SimLink& link = world->Link(call->route());
   link.stats.late_calls += 1;
   const Duration late = link.Between(Duration::zero(), link.faults.late_max);
   const TimePoint deadline = Add(call->deadline(), late);
   auto ghost = std::make_shared<SimCall>(call->caller(), call->target(), deadline);
-  auto set_off = [world, ghost = std::move(ghost), request = std::move(request)]() mutable {
-    Carry(world, std::move(ghost), std::move(request));
+  auto set_off = [world, ghost = std::move(ghost), request = std::move(request),
+                  listener = std::weak_ptr(world->Find(call->target()))]() mutable {
+    if (listener.lock() != nullptr && listener.lock() == world->Find(ghost->target())) {
+      Carry(world, std::move(ghost), std::move(request));
+    }
   };
   world->scheduler()->At(Add(world->now(), late), std::move(set_off));
 }
