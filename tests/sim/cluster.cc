@@ -405,6 +405,11 @@ uint64_t Cluster::PidOfServer(uint32_t index) const {
   return servers_[index].life->node.process->pid();
 }
 
+uint64_t Cluster::PidOfPlacement(uint32_t manager) const {
+  GEMEL_CHECK(placement_up(manager)) << ManagerNode(manager);
+  return managers_[manager]->node.process->pid();
+}
+
 absl::Status Cluster::EndOf(uint32_t index) const {
   const ServerLife* life = servers_[index].life.get();
   return life != nullptr ? life->end : absl::OkStatus();

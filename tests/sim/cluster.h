@@ -104,8 +104,9 @@ class Cluster {
   // Called when placement declares a server dead.
   void OnMemberDead(std::function<void(uint32_t)> on_dead) { on_dead_ = std::move(on_dead); }
 
-  // REQUIRES: it is up.
+  // REQUIRES: it is up. Two lives never have the same.
   uint64_t PidOfServer(uint32_t index) const;
+  uint64_t PidOfPlacement(uint32_t manager) const;
   // Why it ended by itself: its start failed, or its cluster refused it. OK: it did not.
   absl::Status EndOf(uint32_t index) const;
 

@@ -392,9 +392,9 @@ void Strikes::Slow() {
     Note("a slow CPU at " + Cluster::HostOf(server));
     SimLoop* loop = cluster_->server_loop(server);
     loop->set_turn_cost(std::chrono::microseconds(20 + random_->Below(250)));
-    Later(until, [this, server, loop] {
-      if (cluster_->server_loop(server) == loop) {
-        loop->set_turn_cost(Duration::zero());
+    Later(until, [this, server, pid = cluster_->PidOfServer(server)] {
+      if (cluster_->server_up(server) && cluster_->PidOfServer(server) == pid) {
+        cluster_->server_loop(server)->set_turn_cost(Duration::zero());
       }
     });
   } else if (what == 1) {
@@ -409,9 +409,9 @@ void Strikes::Slow() {
     Note("a slow CPU at " + Cluster::ManagerNode(manager));
     SimLoop* loop = cluster_->placement_loop(manager);
     loop->set_turn_cost(std::chrono::microseconds(20 + random_->Below(250)));
-    Later(until, [this, loop, manager] {
-      if (cluster_->placement_loop(manager) == loop) {
-        loop->set_turn_cost(Duration::zero());
+    Later(until, [this, manager, pid = cluster_->PidOfPlacement(manager)] {
+      if (cluster_->placement_up(manager) && cluster_->PidOfPlacement(manager) == pid) {
+        cluster_->placement_loop(manager)->set_turn_cost(Duration::zero());
       }
     });
   } else {
