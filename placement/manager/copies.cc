@@ -144,9 +144,11 @@ std::vector<uint32_t> PlacementCore::LostShards(const Committed& snapshot,
   std::vector<uint32_t> lost;
   const bool known = AllReported(nullptr) && UnknownDisks().empty();
   for (uint32_t rank = 0; rank < sources.size(); ++rank) {
-    const bool pulled = std::any_of(snapshot.pulls.begin(), snapshot.pulls.end(),
-                                    [rank](const auto& pull) { return pull.first.first == rank; });
-    if (known && sources[rank].empty() && !pulled) {
+    if (!known || !sources[rank].empty()) {
+      continue;
+    }
+    const auto pull = snapshot.pulls.lower_bound({rank, ServerId()});
+    if (pull == snapshot.pulls.end() || pull->first.first != rank) {
       lost.push_back(rank);
     }
   }

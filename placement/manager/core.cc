@@ -178,7 +178,7 @@ absl::Status PlacementCore::CheckServing() const {
     HeardEnough(&waiting_for);
     return error::Unavailable("placement is recovering from its servers: {}", waiting_for);
   }
-  if (HaveGeneration() < cluster_.recovery_majority) {
+  if (cluster_.recovery_majority > 0 && HaveGeneration() < cluster_.recovery_majority) {
     return error::Unavailable(
         "placement recovered generation {}; {} of {} servers have it on disk, waiting for more",
         cluster_.generation, HaveGeneration(), cluster_.recovery_majority);

@@ -78,7 +78,7 @@ PlacementCore::Answer<pb::HeartbeatReply> PlacementCore::Heartbeat(CallPtr,
   }
   reply.set_map_version(cluster_.map_version);
   // It calls with a generation once that is on its disk.
-  if (request.caller().generation() == cluster_.generation && !member->has_generation) {
+  if (cluster_.recovery_majority > 0 && request.caller().generation() == cluster_.generation) {
     member->has_generation = true;
     co_await SettleRecovery();
   }

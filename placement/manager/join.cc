@@ -173,8 +173,6 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
     GEMEL_CO_RETURN_IF_ERROR(CheckCaller(request.caller()));
   }
   GEMEL_CO_RETURN_IF_ERROR(CheckReported(request));
-  GEMEL_CO_ASSIGN_OR_RETURN(const MemberRecord asked, CheckJoin(request));
-  GEMEL_CO_RETURN_IF_ERROR(CheckNewest(asked, request.join()));
   GEMEL_CO_RETURN_IF_ERROR(co_await TakeLate(&request));
   const LockHold hold = co_await Lock(&map_lock_);
   GEMEL_CO_ASSIGN_OR_RETURN(MemberRecord record, CheckJoin(request));

@@ -333,10 +333,10 @@ Task<absl::Status> PlacementCore::FinishRecovery() {
 
 // For good: deaths from here on are like any others.
 Task<void> PlacementCore::SettleRecovery() {
+  const LockHold hold = co_await Lock(&map_lock_);
   if (cluster_.recovery_majority == 0 || HaveGeneration() < cluster_.recovery_majority) {
     co_return;
   }
-  const LockHold hold = co_await Lock(&map_lock_);
   GEMEL_CHECK(!recovering_ && cluster_.generation > 1) << cluster_.generation;
   ClusterRecord settled = cluster_;
   settled.recovery_majority = 0;
@@ -345,7 +345,7 @@ Task<void> PlacementCore::SettleRecovery() {
   if (written.ok()) {
     cluster_ = settled;
   } else {
-    Emit(Severity::kWarning, "store_refused", ToText(written));  // the next leader counts anew
+    Emit(Severity::kWarning, "store_refused", ToText(written));  // until the next heartbeat
   }
 }
 
@@ -355,6 +355,8 @@ Task<absl::Status> PlacementCore::TakeLate(const pb::JoinRequest* request) {
   if (request->generation() >= cluster_.generation) {
     co_return absl::OkStatus();
   }
+  GEMEL_CO_ASSIGN_OR_RETURN(const MemberRecord record, CheckJoin(*request));
+  GEMEL_CO_RETURN_IF_ERROR(CheckNewest(record, request->join()));
   Recovered known{.cluster = cluster_.cluster};
   Collect(*request, &known);
   for (const auto& [id, member] : members_) {

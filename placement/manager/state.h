@@ -114,7 +114,7 @@ struct MemberEntry {
   size_t persists = 0;                                       // PersistShards under way
   std::string tier_trouble;
   uint64_t tier_free_bytes = 0;  // 0: it has no tier, or a full one
-  bool has_generation = false;   // the present one is on its disk
+  bool has_generation = false;   // on its disk; until a majority of the recovery has it
   bool disk_unknown = false;     // it joined before its tier was read: `disk` may lack something
   uint64_t dropping_bytes = 0;   // told to drop, not yet confirmed
   size_t pulls = 0;

@@ -74,7 +74,8 @@ struct ClusterRecord {
   uint64_t generation = 0;   // 0: a recovery that has not come to its end; `cluster` is its own
   uint64_t map_version = 0;  // grows with every change of the members
   uint64_t writes = 0;
-  uint32_t recovery_majority = 0;  // servers that must have joined before anything is served
+  uint32_t recovery_majority =
+      0;  // servers that must have the generation on disk first; 0: they have
 
   bool IsUnfinishedRecovery() const { return generation == 0; }
 

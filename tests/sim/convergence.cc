@@ -22,7 +22,6 @@ namespace {
 constexpr uint32_t kReadTries = 30;          // of one snapshot, while its host is not ready
 constexpr uint32_t kTicksBetweenReads = 50;  // a second
 constexpr Duration kCommitWithin = 20s;
-constexpr Duration kGhostsWithin = 30s;  // a save is open so long at most
 constexpr Duration kQuietWithin = 90s;
 constexpr Duration kAnswerWithin = 5s;
 constexpr Duration kReadWithin = 60s;
@@ -356,8 +355,7 @@ void Convergence::CheckFences() {
 void Convergence::Check(Hurt hurt) {
   hurt_ = hurt;
   healed_at_ = cluster_->scheduler()->now();
-  const Duration within = kCommitWithin + (hurt.ghosts ? kGhostsWithin : 0s);
-  const TimePoint give_up = healed_at_ + within;
+  const TimePoint give_up = healed_at_ + kCommitWithin;
   while (!WithoutCommit().empty() && cluster_->scheduler()->now() < give_up && !over_()) {
     run_for_();
     for (const std::unique_ptr<SimJob>& job : *jobs_) {
@@ -370,7 +368,7 @@ void Convergence::Check(Hurt hurt) {
   if (const std::string without = WithoutCommit(); !without.empty()) {
     if (!over_()) {
       oracle_->Violation(fmt::format("no new commit within {} s after everything healed: {}; {}",
-                                     within / 1s, without, WithoutCopies()));
+                                     kCommitWithin / 1s, without, WithoutCopies()));
     }
     return;
   }

@@ -42,7 +42,6 @@ class Convergence {
     bool memory = false;
     bool disks = false;
     bool refused = false;  // writes: what was not acknowledged need not be on disk
-    bool ghosts = false;   // an open that is executed again, late, keeps a place of its job's saves
   };
 
   // Violations go to the oracle.

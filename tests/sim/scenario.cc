@@ -137,7 +137,6 @@ ScenarioResult Run::Go() {
       hurt.disks = hurt.disks || plan_.Has(fault);
     }
     hurt.disks = hurt.disks || oracle_.overkill();
-    hurt.ghosts = plan_.Has(Fault::kLateCalls);
     strikes_.HealAll();
     points_.Calm();
     CountFaults();

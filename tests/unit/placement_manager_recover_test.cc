@@ -79,6 +79,30 @@ class PlacementRecover : public ::testing::Test {
     return cluster.Call<pb::ListJobsReply>("ListJobs", request).status();
   }
 
+  // Nobody but `holders` knows of the job, and the recovery is done, and its grace over, without
+  // them.
+  void RecoverWithout(const std::vector<size_t>& holders) {
+    ForgetJobBut(holders);
+    Lose(holders);
+    ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+    cluster.Run(5s);
+  }
+
+  // With their memory.
+  void ComeBack(const std::vector<size_t>& servers) {
+    for (const size_t index : servers) {
+      cluster.server(index).objects = kept[index];
+      cluster.RestartServer(index);
+    }
+    ASSERT_TRUE(RunUntilJoined()) << cluster.server(servers[0]).joined;
+  }
+
+  // What a new run begins from, or why it does not.
+  std::string Restored() {
+    const auto chosen = cluster.Begin(cluster.NewRun(), 0, 2);
+    return chosen.ok() ? Cluster::NameOf(*chosen) : ToText(chosen.status());
+  }
+
   // And a majority has the new generation on disk.
   bool RunUntilServing() {
     return cluster.RunUntil([&] { return Serving().ok(); }, 5s);
@@ -215,9 +239,7 @@ TEST_F(PlacementRecover, ARestartAfterItWaitsForTheSameServersAsItDid) {
   for (const size_t index : holders) {
     cluster.RestartServer(index);
   }
-  auto chosen = cluster.Begin(cluster.NewRun(), 0, 2);
-  ASSERT_TRUE(chosen.ok()) << chosen.status();
-  EXPECT_EQ(Cluster::NameOf(*chosen), "1");
+  EXPECT_EQ(Restored(), "1");
 }
 
 TEST_F(PlacementRecover, ServersThatDidNotReportStayAmongTheLastMembers) {
@@ -245,19 +267,27 @@ TEST_F(PlacementRecover, ARestartAfterItServesNothingEitherBeforeAMajorityHasThe
   EXPECT_TRUE(Serving().ok()) << "a majority had it once: " << Serving();
 }
 
+TEST_F(PlacementRecover, ThatAMajorityHasTheGenerationIsWrittenWhenTheStoreTakesItAgain) {
+  Lose({3, 4});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  cluster.store.full = true;
+  cluster.Run(1s);
+  EXPECT_THAT(cluster.events.All(), HasSubstr("store_refused"));
+  cluster.store.full = false;
+  cluster.Run(300ms);
+  RestartManager();
+  cluster.server(1).running = false;
+  cluster.server(2).running = false;
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(0).joined.ok(); }));
+  EXPECT_TRUE(Serving().ok()) << Serving();
+}
+
 TEST_F(PlacementRecover, CommitsThatOnlyServersKnewThatComeLaterAreKnownAgain) {
   const std::vector<size_t> holders = Holders();
-  ForgetJobBut(holders);
-  Lose(holders);
-  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
-  cluster.Run(5s);
+  RecoverWithout(holders);
   EXPECT_FALSE(cluster.store.values.contains(
       StoredSnapshotKey("gpt", FromProto(saved)->epoch, FromProto(saved)->sequence)));
-  for (const size_t index : holders) {
-    cluster.server(index).objects = kept[index];
-    cluster.RestartServer(index);
-  }
-  ASSERT_TRUE(RunUntilJoined()) << cluster.server(holders[0]).joined;
+  ComeBack(holders);
   EXPECT_THAT(cluster.events.All(), HasSubstr("late_commit: " + FromProto(saved)->ToString()));
   const JobRun run = cluster.NewRun();
   EXPECT_GT(run.epoch, before.epoch);
@@ -279,7 +309,7 @@ TEST_F(PlacementRecover, ShardsThatALaterServerMayNameAreKeptUntilAllHaveReporte
   EXPECT_TRUE(cluster.server(holders[0]).objects.contains(first));
   cluster.RestartServer(holders[1]);
   ASSERT_TRUE(RunUntilJoined());
-  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
+  EXPECT_EQ(Restored(), "1");
 }
 
 TEST_F(PlacementRecover, ShardsThatNobodyNamesGoOnceAllHaveReported) {
@@ -304,21 +334,12 @@ TEST_F(PlacementRecover, AServerThatCouldNotKeepTheNewGenerationDoesNotCountForT
 
 TEST_F(PlacementRecover, ACommitThatComesLateIsOlderThanWhatTheNewGenerationSaved) {
   const std::vector<size_t> holders = Holders();
-  ForgetJobBut(holders);
-  Lose(holders);
-  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
-  cluster.Run(5s);
+  RecoverWithout(holders);
   auto next = cluster.Save(cluster.NewRun(), "2");
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_GT(next->sequence(), uint64_t{1} << 40) << "no sequence is given twice";
-  for (const size_t index : holders) {
-    cluster.server(index).objects = kept[index];
-    cluster.RestartServer(index);
-  }
-  ASSERT_TRUE(RunUntilJoined()) << cluster.server(holders[0]).joined;
-  auto chosen = cluster.Begin(cluster.NewRun(), 0, 2);
-  ASSERT_TRUE(chosen.ok()) << chosen.status();
-  EXPECT_EQ(Cluster::NameOf(*chosen), "2");
+  ComeBack(holders);
+  EXPECT_EQ(Restored(), "2");
 }
 
 TEST_F(PlacementRecover, AnInventoryOfAnIncarnationThatIsGoneBringsNothingBack) {
@@ -350,19 +371,13 @@ TEST_F(PlacementRecover, AnInventoryOfAnIncarnationThatIsGoneBringsNothingBack) 
 
 TEST_F(PlacementRecover, AJobThatAPersonRemovedSinceDoesNotComeBackWithALateServer) {
   const std::vector<size_t> holders = Holders();
-  ForgetJobBut(holders);
-  Lose(holders);
-  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
-  cluster.Run(5s);
+  RecoverWithout(holders);
   ASSERT_TRUE(cluster.Save(cluster.NewRun(), "2").ok());
   pb::RemoveSnapshotsRequest remove;
   *remove.mutable_caller() = Cluster::Person();
   remove.set_job("gpt");
   ASSERT_TRUE(cluster.Call<pb::RemoveSnapshotsReply>("RemoveSnapshots", remove).ok());
-  for (const size_t index : holders) {
-    cluster.RestartServer(index);
-  }
-  ASSERT_TRUE(RunUntilJoined()) << cluster.server(holders[0]).joined;
+  ComeBack(holders);
   EXPECT_FALSE(cluster.events.Has("late_commit"));
 }
 
@@ -378,19 +393,11 @@ TEST_F(PlacementRecover, WhatWasPersistedOnDisksThatComeLateIsPersistedAgain) {
     server.disk_manifests = server.manifests;
     server.marked = {id};
   }
-  ForgetJobBut(holders);
-  Lose(holders);
-  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
-  cluster.Run(5s);
-  for (const size_t index : holders) {
-    cluster.server(index).objects.clear();
-    cluster.RestartServer(index);
-  }
-  ASSERT_TRUE(RunUntilJoined()) << cluster.server(holders[0]).joined;
+  RecoverWithout(holders);
+  kept.clear();  // memory is lost
+  ComeBack(holders);
   EXPECT_TRUE(cluster.store.values.contains(PersistedKey("gpt", id.epoch, id.sequence)));
-  auto chosen = cluster.Begin(cluster.NewRun(), 0, 2);
-  ASSERT_TRUE(chosen.ok()) << chosen.status();
-  EXPECT_EQ(Cluster::NameOf(*chosen), "1");
+  EXPECT_EQ(Restored(), "1");
 }
 
 TEST_F(PlacementRecover, DeathsAfterARecoveryDoNotStopServing) {
@@ -420,7 +427,7 @@ TEST_F(PlacementRecover, AStoreThatDoesNotAnswerAfterTheRecoveryIsWrittenIsAsked
   EXPECT_EQ(Serving().code(), absl::StatusCode::kUnavailable);
   cluster.store.unavailable = false;
   ASSERT_TRUE(RunUntilJoined()) << cluster.server(0).joined;
-  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
+  EXPECT_EQ(Restored(), "1");
 }
 
 TEST_F(PlacementRecover, NothingIsServedBeforeAMajorityHasTheNewGeneration) {
@@ -471,7 +478,7 @@ TEST_F(PlacementLargeRecover, IsWrittenInSeveralTransactionsAndAllOfItIsThere) {
     ASSERT_TRUE(cluster.store.values.contains(JobKey(JobName(i)))) << i;
   }
   EXPECT_GT(cluster.NewRun(JobName(7)).epoch, (EpochId{.generation = 2, .counter = 7}));
-  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
+  EXPECT_EQ(Restored(), "1");
 }
 
 TEST_F(PlacementLargeRecover, CutShortAfterAnyTransactionItIsNoClusterAndBeginsAnew) {
@@ -497,7 +504,7 @@ TEST_F(PlacementLargeRecover, CutShortAfterAnyTransactionItIsNoClusterAndBeginsA
   ASSERT_TRUE(RunUntilServing()) << Serving();
   EXPECT_FALSE(cluster.store.values.contains(JobKey(JobName(0))));
   EXPECT_TRUE(cluster.store.values.contains(JobKey(JobName(1))));
-  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 2)), "1");
+  EXPECT_EQ(Restored(), "1");
 }
 
 TEST_F(PlacementLargeRecover, GoesOnThroughUnknownOutcomes) {
