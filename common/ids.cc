@@ -43,6 +43,17 @@ std::string SnapshotId::ToString() const {
                      sequence, attempt);
 }
 
+std::string SnapshotId::AbortedBecause(std::string_view why) const {
+  const std::string id = ToString();
+  for (const std::string& said : {id + " was aborted: ", id + ": "}) {
+    if (why.starts_with(said)) {
+      why.remove_prefix(said.size());
+      break;
+    }
+  }
+  return fmt::format("{} was aborted: {}", id, why);
+}
+
 std::string ShardId::ToString() const {
   return fmt::format("rank {} of {}", rank, snapshot.ToString());
 }

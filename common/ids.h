@@ -103,6 +103,8 @@ struct SnapshotId {
   friend auto operator<=>(const SnapshotId&, const SnapshotId&) = default;
 
   std::string ToString() const;  // "gpt@7 (epoch 1.7, sequence 12, attempt 0)"
+  // "gpt@7 (…) was aborted: WHY". A `why` that says so itself, from a process further on, is it.
+  std::string AbortedBecause(std::string_view why) const;
 };
 
 // One shard of one snapshot: the object that is stored, sent and verified.

@@ -181,7 +181,7 @@ absl::Status Directives::DropStaging(const pb::DropStaging& work) {
     return error::FailedPrecondition("{} is committed on this server's disk: it is not staging",
                                      snapshot.ToString());
   }
-  const absl::Status why = error::Aborted("{} was aborted: {}", snapshot.ToString(), work.why());
+  const absl::Status why = error::Aborted("{}", snapshot.AbortedBecause(work.why()));
   parts_.uploads->EndSnapshot(snapshot, why);
   parts_.holder->DropStaging(snapshot);
   for (const std::shared_ptr<Object>& object : parts_.objects->OfSnapshot(snapshot)) {

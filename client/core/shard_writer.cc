@@ -173,7 +173,7 @@ Task<absl::StatusOr<SaveResult>> ShardWriter::AwaitCommit(TimePoint deadline) {
     }
     if (done.state == CommitState::kAborted) {
       co_return MakeStatus(static_cast<absl::StatusCode>(done.code),
-                           fmt::format("{} was aborted: {}", snapshot_.ToString(), done.why));
+                           snapshot_.AbortedBecause(done.why));
     }
     if (link->loop()->Now() >= deadline) {
       co_return error::DeadlineExceeded("{} is not committed yet: {}", snapshot_.ToString(),

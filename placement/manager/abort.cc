@@ -72,7 +72,7 @@ PlacementCore::Answer<pb::AbortSnapshotReply> PlacementCore::AbortSnapshot(
     co_return error::FailedPrecondition("{} was opened under another token than {}", id.ToString(),
                                         token.ToShort());
   }
-  Abort(attempt, error::Aborted("{} was aborted: {}", id.ToString(), request.why()));
+  Abort(attempt, error::Aborted("{}", id.AbortedBecause(request.why())));
   co_return pb::AbortSnapshotReply();
 }
 

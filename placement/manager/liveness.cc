@@ -209,9 +209,9 @@ void PlacementCore::JudgeAttempt(const std::shared_ptr<Attempt>& attempt) {
   } else if (attempt->enough_count == attempt->record.world_size) {
     Consider(attempt);
   } else {
-    Abort(attempt,
-          error::DeadlineExceeded("{} was not complete after {} ms: {}", attempt->id().ToString(),
-                                  attempt->record.deadline_ms, Missing(*attempt)));
+    Abort(attempt, error::DeadlineExceeded("{} was aborted: not complete after {} ms: {}",
+                                           attempt->id().ToString(), attempt->record.deadline_ms,
+                                           Missing(*attempt)));
   }
 }
 

@@ -44,6 +44,18 @@ TEST(Ids, EpochsOrderByGenerationThenCounter) {
   EXPECT_EQ((EpochId{1, 7}).ToString(), "1.7");
 }
 
+TEST(Ids, AnAbortIsToldOnceHoweverManyPassItOn) {
+  const SnapshotId id{"gpt", {1, 7}, 12, "7", 0};
+  const std::string told =
+      "gpt@7 (epoch 1.7, sequence 12, attempt 0) was aborted: the disk is full";
+  EXPECT_EQ(id.AbortedBecause("the disk is full"), told);
+  EXPECT_EQ(id.AbortedBecause(told), told);
+  EXPECT_EQ(id.AbortedBecause(id.ToString() + ": the disk is full"), told);
+  const SnapshotId other{"gpt", {1, 7}, 11, "6", 0};
+  EXPECT_EQ(id.AbortedBecause(other.ToString() + " is older"),
+            id.ToString() + " was aborted: " + other.ToString() + " is older");
+}
+
 TEST(Ids, ShardsDifferInTheirRootWhereverTheyDiffer) {
   const ShardId base{{"gpt", {1, 7}, 12, "step-7", 0}, 3};
   EXPECT_EQ(base.ToString(), "rank 3 of gpt@step-7 (epoch 1.7, sequence 12, attempt 0)");

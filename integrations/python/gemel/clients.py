@@ -13,6 +13,9 @@ import threading
 from gemel.errors import InvalidArgument
 
 CONNECT_TIMEOUT_S = 30.0
+# A save that is not complete at its deadline is aborted by placement within a tick or two. Who waits for it waits that
+# much longer, and is told that it was aborted, and why, instead of that nobody knows.
+VERDICT_GRACE_S = 2.0
 
 _lock = threading.Lock()
 _shared: dict[tuple[int, str], object] = {}

@@ -190,7 +190,7 @@ class GemelFileSystem(AbstractFileSystem):
             if len(content):
                 writer.write(layout.layout_bytes, content)
             writer.seal()
-            writer.wait(self._timeout_s)
+            writer.wait(self._timeout_s + clients.VERDICT_GRACE_S)
         except BaseException as error:
             writer.abort(f"{type(error).__name__}: {error}")
             raise

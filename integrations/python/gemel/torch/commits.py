@@ -12,6 +12,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from gemel.clients import VERDICT_GRACE_S
 from gemel.errors import DeadlineExceeded
 
 IN_FLIGHT_MAX = 4
@@ -48,7 +49,7 @@ class Commits:
     """The queue of sealed snapshots whose commit is awaited."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+        self._wait_s = timeout_s + VERDICT_GRACE_S
         self._changed = threading.Condition()
         self._pending: deque[_Pending] = deque()  # not done yet, oldest first
         self._failed: deque[_Pending] = deque()  # not told yet
@@ -107,8 +108,8 @@ class Commits:
             self._changed.notify_all()
 
     def _await(self, condition, what: str) -> None:
-        # Every writer is waited for at most timeout_s, one after the other.
-        limit_s = self._timeout_s * (IN_FLIGHT_MAX + 1)
+        # Every writer is waited for at most that long, one after the other.
+        limit_s = self._wait_s * (IN_FLIGHT_MAX + 1)
         with self._changed:
             if not self._changed.wait_for(condition, limit_s):
                 raise DeadlineExceeded(f"{what}: not known after {limit_s:.0f} s")
@@ -125,7 +126,7 @@ class Commits:
     def _finish(self, pending: _Pending) -> None:
         stats = pending.stats
         try:
-            pending.result = pending.writer.wait(self._timeout_s)
+            pending.result = pending.writer.wait(self._wait_s)
             stats.redundancy = pending.result["redundancy"]
             stats.commit_ms = (time.monotonic() - pending.started) * 1e3
         except BaseException as error:  # told to the trainer by its next call

@@ -151,7 +151,7 @@ class StorageWriter(storage.StorageWriter, AsyncStager):
         attempt = self._attempt()
         try:
             self._write_metadata(attempt, metadata, results)
-            attempt.writer.wait(self._open_options["timeout_s"])
+            attempt.writer.wait(self._open_options["timeout_s"] + clients.VERDICT_GRACE_S)
         except BaseException as error:
             attempt.give_up(self._ticket.world, error)
             raise
