@@ -3,8 +3,8 @@
 // Disk: the small durable files of one process (identity, commit records), below one directory.
 // Names are relative, may hold '/', never "..".
 //
-// Implementations: RealDisk (common/real_disk.h), SimDisk (common/sim_disk.h); one conformance
-// test.
+// Implementations: RealDisk (common/real_disk.h), SimDisk (common/sim_disk.h); both run DiskFiles
+// (common/disk_files.h), over the kernel and over a simulated file system; one conformance test.
 //
 // Thread safety: one loop. Work runs off the loop, one operation after the other in the order in
 // which they were begun; results come back on it.

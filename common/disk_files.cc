@@ -2,14 +2,12 @@
 #include "common/disk_files.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
+#include <span>
 #include <utility>
 
 #include "common/check.h"
@@ -26,9 +24,6 @@ static_assert(kFileNamePartBytesMax + 1 + kTemporarySuffix.size() <= 255);  // N
 
 constexpr uint64_t kFramedBytesMax = 2 * (RoomFor(kFileBytesMax) + kMiB);  // of a pair
 
-constexpr mode_t kFileMode = 0600;
-constexpr mode_t kDirectoryMode = 0700;
-
 template <typename Call>
 auto Uninterrupted(Call call) {
   auto result = call();
@@ -41,15 +36,15 @@ auto Uninterrupted(Call call) {
 // A descriptor that closes itself.
 class Descriptor {
  public:
-  Descriptor(const std::string& path, int flags)
-      : fd_(Uninterrupted([&] { return open(path.c_str(), flags | O_CLOEXEC, kFileMode); })) {}
+  Descriptor(FileCalls* calls, const std::string& path, int flags)
+      : calls_(calls), fd_(Uninterrupted([&] { return calls->Open(path, flags); })) {}
 
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
 
   ~Descriptor() {
     if (fd_ >= 0) {
-      close(fd_);
+      calls_->Close(fd_);
     }
   }
 
@@ -58,6 +53,7 @@ class Descriptor {
   int Release() { return std::exchange(fd_, -1); }
 
  private:
+  FileCalls* const calls_;
   int fd_;
 };
 
@@ -78,27 +74,7 @@ bool IsTemporary(const std::string& base) {
   return base.starts_with('.') && base.ends_with(kTemporarySuffix);
 }
 
-// Paths of the regular files at any depth below `path`, in no order. `error` as errno.
-std::vector<std::string> FilesBelow(const std::string& path, std::error_code* error) {
-  std::vector<std::string> files;
-  std::filesystem::recursive_directory_iterator end;
-  std::filesystem::recursive_directory_iterator entry(path, *error);
-  while (!*error && entry != end) {
-    if (entry->is_regular_file(*error)) {
-      files.push_back(entry->path().string());
-    }
-    if (!*error) {
-      entry.increment(*error);
-    }
-  }
-  return files;
-}
-
 }  // namespace
-
-ssize_t FileCalls::Write(int fd, ByteSpan bytes) { return write(fd, bytes.data(), bytes.size()); }
-
-int FileCalls::Sync(int fd) { return fsync(fd); }
 
 DiskFiles::DiskFiles(std::string directory, std::unique_ptr<FileCalls> calls)
     : directory_(std::move(directory)), calls_(std::move(calls)) {
@@ -107,7 +83,7 @@ DiskFiles::DiskFiles(std::string directory, std::unique_ptr<FileCalls> calls)
 
 DiskFiles::~DiskFiles() {
   if (lock_fd_ >= 0) {
-    close(lock_fd_);
+    calls_->Close(lock_fd_);
   }
 }
 
@@ -120,8 +96,7 @@ absl::StatusOr<std::unique_ptr<DiskFiles>> DiskFiles::Open(std::string directory
     return error::InvalidArgument("the data directory has no name: give one");
   }
   std::unique_ptr<DiskFiles> files(new DiskFiles(std::move(directory), std::move(calls)));
-  std::error_code missing;
-  if (!std::filesystem::is_directory(files->directory_, missing)) {
+  if (!files->calls_->IsDirectory(files->directory_)) {
     GEMEL_RETURN_IF_ERROR(files->EnsureDirectory(files->directory_));
   }
   files->durable_directories_.insert(files->directory_);
@@ -132,11 +107,11 @@ absl::StatusOr<std::unique_ptr<DiskFiles>> DiskFiles::Open(std::string directory
 
 absl::Status DiskFiles::Lock() {
   const std::string path = PathOf("LOCK");
-  Descriptor lock(path, O_RDWR | O_CREAT);
+  Descriptor lock(calls_.get(), path, O_RDWR | O_CREAT);
   if (lock.get() < 0) {
     return ErrorOf(errno, "open", path);
   }
-  if (Uninterrupted([&] { return flock(lock.get(), LOCK_EX | LOCK_NB); }) != 0) {
+  if (Uninterrupted([&] { return calls_->LockAlone(lock.get()); }) != 0) {
     if (errno == EWOULDBLOCK) {
       return error::FailedPrecondition(
           "directory {} is in use by another process, which holds {}: "
@@ -151,13 +126,14 @@ absl::Status DiskFiles::Lock() {
 
 absl::Status DiskFiles::RemoveTemporaries() {
   GEMEL_CHECK_GE(lock_fd_, 0);  // else they may be another process's
-  std::error_code error;
-  for (const std::string& path : FilesBelow(directory_, &error)) {
-    if (IsTemporary(path.substr(path.rfind('/') + 1)) && unlink(path.c_str()) != 0) {
+  std::vector<std::string> files;
+  const int error = calls_->FilesBelow(directory_, &files) == 0 ? 0 : errno;
+  for (const std::string& path : files) {
+    if (IsTemporary(path.substr(path.rfind('/') + 1)) && calls_->Unlink(path) != 0) {
       return ErrorOf(errno, "remove", path);
     }
   }
-  return error ? ErrorOf(error.value(), "list", directory_) : absl::OkStatus();
+  return error != 0 ? ErrorOf(error, "list", directory_) : absl::OkStatus();
 }
 
 std::string DiskFiles::PathOf(std::string_view name) const {
@@ -196,12 +172,15 @@ absl::StatusOr<std::string> DiskFiles::Read(const std::string& name) {
 }
 
 absl::StatusOr<std::string> DiskFiles::ReadWhole(const std::string& path) const {
-  Descriptor file(path, O_RDONLY);
+  Descriptor file(calls_.get(), path, O_RDONLY);
   struct stat about{};
   if (file.get() < 0 && errno != ENOTDIR) {
     return ErrorOf(errno, "open", path);
   }
-  if (file.get() < 0 || (fstat(file.get(), &about) == 0 && S_ISDIR(about.st_mode))) {
+  if (file.get() >= 0 && calls_->Stat(file.get(), &about) != 0) {
+    return ErrorOf(errno, "look at", path);
+  }
+  if (file.get() < 0 || S_ISDIR(about.st_mode)) {
     return ErrorOf(ENOENT, "open", path);
   }
   if (static_cast<uint64_t>(about.st_size) > kFramedBytesMax) {
@@ -211,8 +190,8 @@ absl::StatusOr<std::string> DiskFiles::ReadWhole(const std::string& path) const 
   std::string bytes(static_cast<size_t>(about.st_size), '\0');
   size_t done = 0;
   while (done < bytes.size()) {
-    const ssize_t got =
-        Uninterrupted([&] { return read(file.get(), bytes.data() + done, bytes.size() - done); });
+    const MutableByteSpan rest = std::as_writable_bytes(std::span(bytes)).subspan(done);
+    const ssize_t got = Uninterrupted([&] { return calls_->Read(file.get(), rest); });
     if (got < 0) {
       return ErrorOf(errno, "read", path);
     }
@@ -226,7 +205,7 @@ absl::StatusOr<std::string> DiskFiles::ReadWhole(const std::string& path) const 
 }
 
 absl::Status DiskFiles::SyncDirectory(const std::string& path) {
-  Descriptor directory(path, O_RDONLY | O_DIRECTORY);
+  Descriptor directory(calls_.get(), path, O_RDONLY | O_DIRECTORY);
   if (directory.get() < 0) {
     return ErrorOf(errno, "open directory", path);
   }
@@ -243,12 +222,11 @@ absl::Status DiskFiles::EnsureDirectory(const std::string& path) {
     return absl::OkStatus();
   }
   const std::string parent = ParentOf(path);
-  std::error_code missing;
   const bool above_ours = path.size() <= directory_.size();
-  if (!above_ours || !std::filesystem::is_directory(parent, missing)) {
+  if (!above_ours || !calls_->IsDirectory(parent)) {
     GEMEL_RETURN_IF_ERROR(EnsureDirectory(parent));
   }
-  if (mkdir(path.c_str(), kDirectoryMode) != 0 && errno != EEXIST) {
+  if (calls_->MakeDirectory(path) != 0 && errno != EEXIST) {
     return ErrorOf(errno, "make directory", path);
   }
   GEMEL_RETURN_IF_ERROR(SyncDirectory(parent));
@@ -272,26 +250,26 @@ absl::Status DiskFiles::WriteSynced(int fd, std::string_view bytes, std::string_
 }
 
 absl::Status DiskFiles::WriteNew(const std::string& path, std::string_view bytes) {
-  Descriptor file(path, O_WRONLY | O_CREAT | O_EXCL);
+  Descriptor file(calls_.get(), path, O_WRONLY | O_CREAT | O_EXCL);
   if (file.get() < 0) {
     return ErrorOf(errno, "make", path);
   }
   GEMEL_RETURN_IF_ERROR(WriteSynced(file.get(), bytes, path));
-  return close(file.Release()) == 0 ? absl::OkStatus() : ErrorOf(errno, "close", path);
+  return calls_->Close(file.Release()) == 0 ? absl::OkStatus() : ErrorOf(errno, "close", path);
 }
 
 absl::Status DiskFiles::Replace(const std::string& path, std::string_view bytes) {
   const std::string temporary = TemporaryOf(path);
   GEMEL_RETURN_IF_ERROR(EnsureDirectory(ParentOf(path)));
-  if (unlink(temporary.c_str()) != 0 && errno != ENOENT) {
+  if (calls_->Unlink(temporary) != 0 && errno != ENOENT) {
     return ErrorOf(errno, "remove", temporary);
   }
   absl::Status written = WriteNew(temporary, bytes);
-  if (written.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
+  if (written.ok() && calls_->Rename(temporary, path) != 0) {
     written = ErrorOf(errno, "rename to", path);
   }
   if (!written.ok()) {
-    unlink(temporary.c_str());  // invariant (2); Open() removes it if this fails
+    calls_->Unlink(temporary);  // invariant (2); Open() removes it if this fails
     return written;
   }
   return SyncDirectory(ParentOf(path));
@@ -306,12 +284,12 @@ absl::Status DiskFiles::WriteAtomically(const std::string& name, std::string_vie
 absl::Status DiskFiles::Overwrite(const std::string& path, const FilePair& pair,
                                   std::string_view copy) {
   GEMEL_CHECK_LE(copy.size(), pair.room);
-  Descriptor file(path, O_WRONLY);
+  Descriptor file(calls_.get(), path, O_WRONLY);
   if (file.get() < 0) {
     return ErrorOf(errno, "open", path);
   }
   for (const size_t index : {1 - pair.newest, pair.newest}) {
-    if (lseek(file.get(), static_cast<off_t>(index * pair.room), SEEK_SET) < 0) {
+    if (calls_->Seek(file.get(), index * pair.room) != 0) {
       return ErrorOf(errno, "seek in", path);
     }
     GEMEL_RETURN_IF_ERROR(WriteSynced(file.get(), copy, path));
@@ -344,17 +322,18 @@ absl::Status DiskFiles::WriteInPlace(const std::string& name, std::string_view c
 absl::StatusOr<std::vector<std::string>> DiskFiles::List(const std::string& prefix) {
   GEMEL_RETURN_IF_ERROR(CheckFilePrefix(prefix));
   const std::string path = PathOf(prefix);
-  std::error_code error;
+  std::vector<std::string> files;
   std::vector<std::string> names;
-  for (const std::string& file : FilesBelow(path, &error)) {
+  const int error = calls_->FilesBelow(path, &files) == 0 ? 0 : errno;
+  for (const std::string& file : files) {
     GEMEL_CHECK_GT(file.size(), directory_.size() + 1);
     std::string name = file.substr(directory_.size() + 1);
     if (CheckFileName(name).ok()) {
       names.push_back(std::move(name));
     }
   }
-  if (error && error.value() != ENOENT && error.value() != ENOTDIR) {
-    return ErrorOf(error.value(), "list", path);
+  if (error != 0 && error != ENOENT && error != ENOTDIR) {
+    return ErrorOf(error, "list", path);
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -364,7 +343,7 @@ absl::StatusOr<std::vector<std::string>> DiskFiles::List(const std::string& pref
 absl::Status DiskFiles::Remove(const std::string& name) {
   GEMEL_RETURN_IF_ERROR(CheckFileName(name));
   const std::string path = PathOf(name);
-  if (unlink(path.c_str()) != 0) {
+  if (calls_->Unlink(path) != 0) {
     if (errno == ENOTDIR || errno == EISDIR) {
       return absl::OkStatus();
     }

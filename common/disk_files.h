@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// DiskFiles: the blocking file operations under RealDisk, on framed files (common/file_frame.h).
+// DiskFiles: the blocking file operations under RealDisk and SimDisk, on framed files
+// (common/file_frame.h), over the system calls that it is given (common/file_calls.h).
 // Temporary files are named "." + name + ".tmp" beside the file; those that a crash left behind are
 // removed by Open(). "LOCK" is held with flock(), so two processes never share a directory.
 //
@@ -13,8 +14,6 @@
 // Errors: as common/disk.h.
 #pragma once
 
-#include <sys/types.h>
-
 #include <memory>
 #include <set>
 #include <string>
@@ -23,18 +22,10 @@
 
 #include "absl/status/statusor.h"
 
-#include "common/bytes.h"
+#include "common/file_calls.h"
 #include "common/file_frame.h"
 
 namespace gemel {
-
-// The system calls whose failure decides about durability; tests replace them. errno as usual.
-class FileCalls {
- public:
-  virtual ~FileCalls() = default;
-  virtual ssize_t Write(int fd, ByteSpan bytes);
-  virtual int Sync(int fd);
-};
 
 class DiskFiles {
  public:

@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/file_frame.h"
 #include "common/status_macros.h"
 #include "common/xxh3.h"
 
@@ -14,6 +15,26 @@ namespace {
 
 constexpr uint64_t kLatencyMicrosecondsMin = 50;
 constexpr uint64_t kLatencyMicrosecondsMax = 500;
+constexpr uint32_t kCallsAtDeathMax = 20;  // of an operation; few make more
+constexpr uint64_t kBitsPerByte = 8;
+
+using View = SimFileSystem::View;
+
+std::string PathOf(std::string_view name) {
+  return fmt::format("{}/{}", SimFileSystem::kTop, name);
+}
+
+// The names that `paths` have in a Disk, without the directory's own files.
+std::vector<std::string> NamesOf(const std::vector<std::string>& paths) {
+  std::vector<std::string> names;
+  for (const std::string& path : paths) {
+    std::string name = path.substr(SimFileSystem::kTop.size() + 1);
+    if (CheckFileName(name).ok()) {
+      names.push_back(std::move(name));
+    }
+  }
+  return names;
+}
 
 }  // namespace
 
@@ -24,171 +45,172 @@ void SimDiskState::set_slowness(uint32_t factor) {
 
 void SimDiskState::Calm() {
   slowness_ = 1;
-  full_ = false;
   fail_next_sync_ = false;
   misdirect_next_write_ = false;
   tear_at_crash_ = false;
+  file_system_.set_full(false);
+}
+
+void SimDiskState::Open(Random random) {
+  GEMEL_CHECK(files_ == nullptr && unfinished_.empty());
+  auto calls = std::make_unique<SimFileCalls>(&file_system_, random.Split("calls"));
+  calls_ = calls.get();
+  auto opened = DiskFiles::Open(std::string(SimFileSystem::kTop), std::move(calls));
+  GEMEL_CHECK(opened.ok()) << ToText(opened.status());  // it makes nothing but an empty file
+  files_ = *std::move(opened);
 }
 
 void SimDiskState::Crash(Random* random) {
-  // Invariant (3): the first operation without effect ends the prefix.
+  GEMEL_CHECK(!in_use_) << "a crash while a process uses the disk";
+  // Invariant (3): the first operation that is not whole ends the prefix.
   while (!unfinished_.empty() && random->Chance(1, 2)) {
-    Apply(std::move(unfinished_.front()));
+    Run(unfinished_.front(), random).IgnoreError();
     unfinished_.pop_front();
   }
-  if (std::exchange(tear_at_crash_, false) && !unfinished_.empty() &&
-      unfinished_.front().content.has_value() && !unfinished_.front().in_place) {
-    const std::string name = unfinished_.front().name;
-    Apply(std::move(unfinished_.front()));
-    stats_.torn += Rot(name) ? 1 : 0;
+  const bool tear = std::exchange(tear_at_crash_, false);
+  if (!unfinished_.empty()) {
+    const Change& change = unfinished_.front();
+    if (tear && change.content.has_value() && !change.in_place) {
+      const absl::Status run = Run(change, random);
+      const bool there = file_system_.Find(PathOf(change.name), View::kDurable) != nullptr;
+      if (run.ok() && there) {
+        file_system_.Tear(PathOf(change.name), random);
+        stats_.torn += 1;
+      }
+    } else {
+      EndWithin(change, random);
+    }
   }
   unfinished_.clear();
+  files_.reset();
+  calls_ = nullptr;
+  file_system_.Crash(random);
 }
 
-// Which other file is hit is drawn from `random`; the only one: nothing but the lost write.
-void SimDiskState::Misdirect(const std::string& name, Random* random) {
-  stats_.misdirected += 1;
-  auto hit = files_.begin();
-  std::advance(hit, static_cast<ptrdiff_t>(random->Below(files_.size() + 1)));
-  if (hit != files_.end() && hit->first != name) {
-    hit->second.rotten = true;
-  }
+// At one of its system calls, or after all.
+void SimDiskState::EndWithin(const Change& change, Random* random) {
+  GEMEL_CHECK(calls_ != nullptr);
+  calls_->DieAfter(static_cast<uint32_t>(random->Below(kCallsAtDeathMax + 1)));
+  Run(change, random).IgnoreError();
 }
 
 uint64_t SimDiskState::Digest() const {
-  uint64_t digest = files_.size();
-  for (const auto& [name, file] : files_) {
-    const uint64_t mixed = Xxh3_128(AsBytes(name)).low ^ (Xxh3_128(AsBytes(file.content)).low << 1);
-    digest = (digest ^ mixed ^ (file.rotten ? 1 : 0)) * 0x100000001b3ULL;
+  const std::vector<std::string> names = Names();
+  uint64_t digest = names.size();
+  const auto mix = [&digest](std::string_view bytes) {
+    digest = (digest ^ Xxh3_128(AsBytes(bytes)).low) * 0x100000001b3ULL;
+  };
+  for (const std::string& name : names) {
+    const std::string* cached = file_system_.Find(PathOf(name), View::kCached);
+    const std::string* durable = file_system_.Find(PathOf(name), View::kDurable);
+    mix(name);
+    mix(*cached);
+    if (durable == nullptr || *durable != *cached) {
+      mix(durable == nullptr ? std::string_view("unsynced") : *durable);
+    }
   }
   return digest;
 }
 
 bool SimDiskState::Rot(const std::string& name) {
-  auto found = files_.find(name);
-  if (found == files_.end()) {
+  const std::string path = PathOf(name);
+  const std::string* bytes = file_system_.Find(path, View::kCached);
+  if (bytes == nullptr) {
     return false;
   }
-  found->second.rotten = true;
+  if (!UnframeFile(*bytes, path).ok()) {
+    return true;  // a second bit could be the first one
+  }
+  const uint64_t drawn = Xxh3_128(AsBytes(*bytes)).low ^ Xxh3_128(AsBytes(name)).low;
+  const absl::StatusOr<FilePair> pair = UnframePair(*bytes, path);
+  const size_t framed = pair.ok() ? FrameCopy(pair->content, pair->serial).size() : bytes->size();
+  const uint64_t bit = drawn % (framed * kBitsPerByte);
+  file_system_.FlipBit(path, bit);
+  if (pair.ok()) {
+    file_system_.FlipBit(path, pair->room * kBitsPerByte + bit);
+  }
   return true;
+}
+
+SimDiskState::Stats SimDiskState::stats() const {
+  Stats stats = stats_;
+  stats.failed_syncs = file_system_.stats().failed_syncs;
+  stats.refused_full = file_system_.stats().refused_full;
+  stats.misdirected = file_system_.stats().misdirected;
+  return stats;
 }
 
 void SimDiskState::RollBackTo(Contents contents) {
   GEMEL_CHECK(unfinished_.empty()) << "roll a disk back while its process is dead: Crash() first";
-  files_.clear();
-  for (auto& [name, content] : contents) {
-    files_[name] = File{std::move(content), false};
+  file_system_.Format();
+  for (const auto& [name, content] : contents) {
+    file_system_.Put(PathOf(name), FrameFile(content));
   }
 }
 
 SimDiskState::Contents SimDiskState::contents() const {
   Contents contents;
-  for (const auto& [name, file] : files_) {
-    contents[name] = file.content;
+  for (const std::string& name : NamesOf(file_system_.Files(View::kDurable))) {
+    const std::string& bytes = *file_system_.Find(PathOf(name), View::kDurable);
+    const absl::StatusOr<std::string> content = UnframeFile(bytes, name);
+    contents[name] = content.ok() ? *content : bytes;
   }
   return contents;
 }
 
-bool SimDiskState::Has(const std::string& name) const {
-  const auto found = files_.find(name);
-  return found != files_.end() && !found->second.rotten;
-}
-
-// True when a part of `name` is a file, or `name` is the directory of another file.
-bool SimDiskState::ClashesWithDirectory(const std::string& name) const {
-  for (size_t slash = name.find('/'); slash != name.npos; slash = name.find('/', slash + 1)) {
-    if (files_.contains(name.substr(0, slash))) {
-      return true;
-    }
+absl::StatusOr<std::string> SimDiskState::Durable(const std::string& name) const {
+  const std::string* bytes = file_system_.Find(PathOf(name), View::kDurable);
+  if (bytes == nullptr) {
+    return error::NotFound("file {} is not durable", name);
   }
-  auto below = files_.lower_bound(name + "/");
-  return below != files_.end() && below->first.starts_with(name + "/");
+  return UnframeFile(*bytes, name);
 }
 
-// REQUIRES: `change` writes.
-bool SimDiskState::Fits(const Change& change) const {
-  const auto found = files_.find(change.name);
-  return !full_ ||
-         (change.in_place && found != files_.end() && change.content->size() <= found->second.room);
+std::vector<std::string> SimDiskState::Names() const {
+  return NamesOf(file_system_.Files(View::kCached));
 }
 
-void SimDiskState::Apply(Change change) {
+absl::Status SimDiskState::Run(const Change& change, Random* random) {
+  GEMEL_CHECK(files_ != nullptr);
+  const SimFileSystem::Stats before = file_system_.stats();
+  if (fail_next_sync_) {
+    const uint64_t passed = change.content.has_value() ? random->Below(2) : 0;
+    file_system_.FailSyncs(static_cast<uint32_t>(passed), change.in_place ? UINT32_MAX : 1);
+  }
+  if (misdirect_next_write_) {
+    file_system_.MisdirectNextWrite(PathOf(change.name));
+  }
+  const absl::Status done = Do(change);
+  file_system_.FailSyncs(0, 0);
+  file_system_.MisdirectNextWrite(std::nullopt);
+  fail_next_sync_ = fail_next_sync_ && file_system_.stats().failed_syncs == before.failed_syncs;
+  misdirect_next_write_ =
+      misdirect_next_write_ && file_system_.stats().misdirected == before.misdirected;
+  return done;
+}
+
+absl::Status SimDiskState::Do(const Change& change) {
   if (!change.content.has_value()) {
-    files_.erase(change.name);
-  } else if (Fits(change) && !ClashesWithDirectory(change.name)) {
-    File& file = files_[change.name];
-    const size_t bytes = change.content->size();
-    const size_t room = !change.in_place ? 0 : bytes <= file.room ? file.room : RoomFor(bytes);
-    file = File{std::move(*change.content), false, room};
+    return files_->Remove(change.name);
   }
+  return change.in_place ? files_->WriteInPlace(change.name, *change.content)
+                         : files_->WriteAtomically(change.name, *change.content);
 }
 
 absl::Status SimDiskState::Finish(uint64_t serial, Random* random) {
   GEMEL_CHECK(!unfinished_.empty());
-  Change change = std::move(unfinished_.front());
+  const Change change = std::move(unfinished_.front());
   unfinished_.pop_front();
   GEMEL_CHECK_EQ(change.serial, serial);  // operations end in the order in which they began
-  const bool writes = change.content.has_value();
-  if (writes && !Fits(change)) {
-    stats_.refused_full += 1;
-    return error::ResourceExhausted(
-        "cannot write {}: the simulated disk is full; free space there "
-        "or give another directory",
-        change.name);
-  }
-  if (writes && ClashesWithDirectory(change.name)) {
-    return error::InvalidArgument(
-        "cannot write {}: a part of the name is a file where a directory "
-        "is needed, or the other way round",
-        change.name);
-  }
-  if (writes && std::exchange(misdirect_next_write_, false)) {
-    Misdirect(change.name, random);
-    if (change.in_place) {
-      Apply(std::move(change));
-    }
-    return absl::OkStatus();
-  }
-  if (std::exchange(fail_next_sync_, false)) {
-    stats_.failed_syncs += 1;
-    absl::Status failed = error::Unavailable(
-        "cannot sync {}: injected I/O error; the file is old or new", change.name);
-    if (random->Chance(1, 2)) {
-      Apply(std::move(change));
-    }
-    return failed;
-  }
-  Apply(std::move(change));
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::string> SimDiskState::Read(const std::string& name) const {
-  auto found = files_.find(name);
-  if (found == files_.end()) {
-    return error::NotFound("file {} does not exist", name);
-  }
-  if (found->second.rotten) {
-    return error::DataLoss("file {} fails its checksum; restore it from another copy or remove it",
-                           name);
-  }
-  return found->second.content;
-}
-
-std::vector<std::string> SimDiskState::List(const std::string& prefix) const {
-  const std::string directory = prefix.empty() ? "" : prefix + "/";
-  std::vector<std::string> names;
-  for (auto file = files_.lower_bound(directory);
-       file != files_.end() && file->first.starts_with(directory); ++file) {
-    names.push_back(file->first);
-  }
-  return names;
+  return Run(change, random);
 }
 
 SimDisk::SimDisk(Loop* loop, SimDiskState* state, Random random)
     : use_(std::make_shared<Use>(Use{loop, state, random})) {
   GEMEL_CHECK(!state->in_use_) << "another SimDisk uses this state";
-  state->in_use_ = true;
   state->Crash(&use_->random);
+  state->in_use_ = true;
+  state->Open(use_->random);
 }
 
 SimDisk::~SimDisk() {
@@ -215,7 +237,7 @@ Task<absl::StatusOr<std::string>> SimDisk::DoRead(std::shared_ptr<Use> use, std:
   GEMEL_CO_RETURN_IF_ERROR(use->closed ? error::Cancelled("the disk is closed")
                                        : CheckFileName(name));
   GEMEL_CO_RETURN_IF_ERROR(co_await TakeTurn(use));
-  co_return use->state->Read(name);
+  co_return use->state->files_->Read(name);
 }
 
 Task<absl::StatusOr<std::vector<std::string>>> SimDisk::DoList(std::shared_ptr<Use> use,
@@ -223,7 +245,7 @@ Task<absl::StatusOr<std::vector<std::string>>> SimDisk::DoList(std::shared_ptr<U
   GEMEL_CO_RETURN_IF_ERROR(use->closed ? error::Cancelled("the disk is closed")
                                        : CheckFilePrefix(prefix));
   GEMEL_CO_RETURN_IF_ERROR(co_await TakeTurn(use));
-  co_return use->state->List(prefix);
+  co_return use->state->files_->List(prefix);
 }
 
 Task<absl::Status> SimDisk::DoChange(std::shared_ptr<Use> use, SimDiskState::Change change) {

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SimDiskState and SimDisk: the simulated Disk. The state is the medium and survives the process; a
-// SimDisk is one process's use of it, on a SimLoop. Operations run one after the other, each taking
-// 50 to 500 us of virtual time, drawn from the disk's Random.
+// SimDiskState and SimDisk: the simulated Disk: DiskFiles (common/disk_files.h), as in production,
+// over a simulated file system (common/sim_files.h). The state is the medium and survives the
+// process; a SimDisk is one process's use of it, on a SimLoop. Operations run one after the other,
+// each taking 50 to 500 us of virtual time, drawn from the disk's Random, and happening at its end.
+//
+// The end of a process is a power cut to its disk: what was not synced may go. That is harsher than
+// a kill, which leaves the page cache, and no harsher than what a Disk promises.
 //
 // Thread safety: one thread.
 // Ownership: SimDisk borrows loop and state; both outlive it. One SimDisk at a time uses a state.
-// Invariants:
+// Invariants, which are those of DiskFiles' code and not of this one:
 //   (1) what an operation reported as done is never undone, except by RollBackTo(), Rot() and
 //       MisdirectNextWrite();
 //   (2) a file is whole at every moment: an unfinished write leaves the old or the new content,
 //       or after TearAtCrash() one that fails its checksum;
 //   (3) of the operations that a crash cuts off, a prefix in the order of the calls took effect.
+//       The last of them may have got as far as any of its system calls.
 // Errors: as Disk, at the same inputs as RealDisk; the knobs below make the rest.
 #pragma once
 
@@ -26,8 +31,10 @@
 #include "absl/status/statusor.h"
 
 #include "common/disk.h"
+#include "common/disk_files.h"
 #include "common/loop.h"
 #include "common/random.h"
+#include "common/sim_files.h"
 
 namespace gemel {
 
@@ -35,19 +42,21 @@ class SimDiskState {
  public:
   using Contents = std::map<std::string, std::string>;
 
-  // The machine or the process died: operations under way come to their chance end. Call it after
-  // the loop was killed; a new SimDisk does it too.
+  // The machine or the process died: operations under way come to their chance end, and what was
+  // not synced may go. Call it after the loop was killed; a new SimDisk does it too.
   void Crash(Random* random);
 
   // While full, every write gives ResourceExhausted, except one in place into a file that has the
   // room; removing works.
-  void set_full(bool full) { full_ = full; }
+  void set_full(bool full) { file_system_.set_full(full); }
 
-  // The next write or removal gives Unavailable and leaves its file old or new.
+  // The next write or removal gives Unavailable and leaves its file old or new: one of its syncs
+  // fails, or from one on all of a write in place, which makes a new file else.
   void FailNextSync() { fail_next_sync_ = true; }
 
-  // The next write is reported as done, and its bytes land on another file, which then fails its
-  // checksum; its own file stays as it was, unless it is written in place: that has two copies.
+  // The next write is reported as done, and its first block lands on another file. Its own file
+  // stays as it was when it is no longer than that, unless it is written in place: that has two
+  // copies.
   void MisdirectNextWrite() { misdirect_next_write_ = true; }
 
   // The next crash leaves what was being written torn. One of two copies torn leaves the other.
@@ -56,14 +65,14 @@ class SimDiskState {
   // Operations take `factor` times as long. REQUIRES: factor > 0.
   void set_slowness(uint32_t factor);
 
-  // The file's bytes decay: Read() gives DataLoss until it is written anew. False when there is
-  // none.
+  // A bit of the file flips, in header or content, and of both copies where there are two: Read()
+  // gives DataLoss until it is written anew. False when there is none.
   bool Rot(const std::string& name);
 
   // No knob is set any more.
   void Calm();
 
-  // What the knobs did, each counted where it struck.
+  // What the knobs did, each counted where it struck; of syncs and of a full disk, the calls.
   struct Stats {
     uint64_t failed_syncs = 0;
     uint64_t refused_full = 0;
@@ -72,7 +81,7 @@ class SimDiskState {
     uint64_t slow_operations = 0;
   };
 
-  const Stats& stats() const { return stats_; }
+  Stats stats() const;
 
   // Of contents: equal disks give equal digests.
   uint64_t Digest() const;
@@ -83,23 +92,19 @@ class SimDiskState {
   // Everything gone, as after a replaced disk.
   void Wipe() { RollBackTo({}); }
 
-  // What would be there after a crash that took no unfinished operation along. Rotten files as
-  // written.
+  // What would be there after a crash that took along nothing but what was synced. Of a file that
+  // fails its checksum the bytes as they are, with their frame.
   Contents contents() const;
-  // It is there and can be read.
-  bool Has(const std::string& name) const;
+  // What Read() would give after such a crash.
+  absl::StatusOr<std::string> Durable(const std::string& name) const;
 
-  // Names of all files.
-  std::vector<std::string> Names() const { return List(""); }
+  bool Has(const std::string& name) const { return Durable(name).ok(); }
+
+  // Names of all files that can be read now, or could but for their checksum.
+  std::vector<std::string> Names() const;
 
  private:
   friend class SimDisk;
-
-  struct File {
-    std::string content;
-    bool rotten = false;
-    size_t room = 0;  // for content written in place, in bytes
-  };
 
   // One write (content set) or removal.
   struct Change {
@@ -109,24 +114,23 @@ class SimDiskState {
     bool in_place = false;
   };
 
-  bool Fits(const Change& change) const;
-  void Apply(Change change);
+  void Open(Random random);
+  absl::Status Run(const Change& change, Random* random);
+  absl::Status Do(const Change& change);
+  void EndWithin(const Change& change, Random* random);
   absl::Status Finish(uint64_t serial, Random* random);
-  void Misdirect(const std::string& name, Random* random);
-  absl::StatusOr<std::string> Read(const std::string& name) const;
-  std::vector<std::string> List(const std::string& prefix) const;
-  bool ClashesWithDirectory(const std::string& name) const;
 
-  std::map<std::string, File> files_;
-  std::deque<Change> unfinished_;  // in the order of the calls
+  SimFileSystem file_system_;
+  std::unique_ptr<DiskFiles> files_;  // of the process that uses this, or did until it died
+  SimFileCalls* calls_ = nullptr;     // below files_
+  std::deque<Change> unfinished_;     // in the order of the calls
   uint64_t next_serial_ = 1;
   uint32_t slowness_ = 1;
-  bool full_ = false;
   bool fail_next_sync_ = false;
   bool misdirect_next_write_ = false;
   bool tear_at_crash_ = false;
   bool in_use_ = false;
-  Stats stats_;
+  Stats stats_;  // without those of file_system_
 };
 
 class SimDisk final : public Disk {

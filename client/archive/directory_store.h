@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "client/archive/object_store.h"
-#include "common/disk_files.h"
+#include "common/file_calls.h"
 
 namespace gemel::archive {
 

@@ -17,7 +17,7 @@
 #include "client/archive/pace.h"
 #include "client/archive/snapshot_source.h"
 #include "common/check.h"
-#include "common/disk_files.h"
+#include "common/file_calls.h"
 #include "common/errors.h"
 #include "common/random.h"
 

@@ -108,7 +108,7 @@ TEST_F(SimDiskTest, AFileWrittenInPlaceIsWrittenOnAFullDiskIsNeverTornAndOutlive
   ASSERT_TRUE(write("old").ok());
   state_.set_full(true);
   EXPECT_TRUE(write(std::string(RoomFor(3), 'x')).ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(write(std::string(RoomFor(3) + 1, 'x'))));
+  EXPECT_TRUE(absl::IsResourceExhausted(write(std::string(RoomFor(3) + 8192, 'x'))));
   EXPECT_EQ(*Read("identity"), std::string(RoomFor(3), 'x'));
   state_.set_full(false);
   state_.MisdirectNextWrite();
@@ -136,6 +136,55 @@ TEST_F(SimDiskTest, AFailedSyncLeavesOldOrNewAndFailsOnce) {
     seen.insert(*Read("record"));
   }
   EXPECT_THAT(seen, ElementsAre("new", "old"));
+}
+
+TEST_F(SimDiskTest, AFailedSyncFailsAlsoAWriteInPlaceAndNoLaterOne) {
+  const auto write = [this](std::string content) {
+    return RunTask(&scheduler_, loop_.get(), disk_->WriteInPlace("identity", std::move(content)));
+  };
+  std::string acknowledged = "old";
+  ASSERT_TRUE(write(acknowledged).ok());
+  for (uint64_t seed = 0; seed < 64; ++seed) {
+    const std::string next = std::to_string(seed);
+    state_.FailNextSync();
+    EXPECT_TRUE(absl::IsUnavailable(write(next)));
+    if (seed % 2 == 0) {
+      EXPECT_TRUE(write(next).ok());
+      acknowledged = next;
+    }
+    Restart(seed);
+    const absl::StatusOr<std::string> read = Read("identity");
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_TRUE(*read == acknowledged || *read == next) << *read << " " << acknowledged;
+    acknowledged = *read;
+  }
+}
+
+TEST_F(SimDiskTest, ARottenFileIsUnreadableWhateverBitFlips) {
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_TRUE(Write("dir/record", std::to_string(i)).ok());
+    auto in_place = disk_->WriteInPlace("identity", std::to_string(i));
+    ASSERT_TRUE(RunTask(&scheduler_, loop_.get(), std::move(in_place)).ok());
+    for (const char* name : {"dir/record", "identity"}) {
+      EXPECT_TRUE(state_.Rot(name));
+      EXPECT_TRUE(state_.Rot(name));
+      EXPECT_TRUE(absl::IsDataLoss(Read(name).status())) << name << " " << i;
+      EXPECT_FALSE(state_.Has(name));
+      EXPECT_TRUE(state_.contents().contains(name));
+    }
+  }
+}
+
+TEST_F(SimDiskTest, RemovalsThatAreDoneOutliveCrashes) {
+  for (uint64_t seed = 0; seed < 30; ++seed) {
+    ASSERT_TRUE(Write("dir/record", "1").ok());
+    Restart(2 * seed);
+    EXPECT_TRUE(state_.Has("dir/record"));
+    ASSERT_TRUE(RunTask(&scheduler_, loop_.get(), disk_->Remove("dir/record")).ok());
+    EXPECT_FALSE(state_.Has("dir/record"));
+    Restart(2 * seed + 1);
+    EXPECT_TRUE(absl::IsNotFound(Read("dir/record").status()));
+  }
 }
 
 TEST_F(SimDiskTest, RollsBackToAnEarlierPicture) {
