@@ -69,6 +69,9 @@ class Identity {
 
   const std::vector<ServerId>& last_members() const { return file_.last_members; }
 
+  // All of the above is on disk, as far as the disk has said.
+  bool is_saved() const { return saved_ == changes_; }
+
   // FailedPrecondition when placement is of another cluster, or of a generation below ours.
   absl::Status CheckPlacement(const ClusterId& cluster, uint64_t generation) const;
   // Unavailable when a leader with a higher term was obeyed: this one leads no more.

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "common/check.h"
+#include "common/errors.h"
 #include "placement/manager/stored.h"
 #include "placement/model/records.h"
 
@@ -30,6 +31,10 @@ std::string PrefixOf(const std::string& domain, uint32_t level) {
     end = domain.find('/', i == 0 ? 0 : end + 1);
   }
   return domain.substr(0, end);
+}
+
+std::string RecordFile(const SnapshotId& snapshot) {
+  return fmt::format("records/job-{}/{:020}", snapshot.job, snapshot.sequence);
 }
 
 }  // namespace
@@ -76,7 +81,7 @@ std::vector<uint32_t> GroundTruth::DisksWith(const ShardId& shard) const {
 }
 
 size_t GroundTruth::DisksWithRecord(const SnapshotId& snapshot) const {
-  const std::string name = fmt::format("records/job-{}/{:020}", snapshot.job, snapshot.sequence);
+  const std::string name = RecordFile(snapshot);
   size_t disks = 0;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     disks += cluster_->disk(i)->Has(name) ? 1 : 0;
@@ -163,6 +168,75 @@ std::vector<std::string> GroundTruth::CheckMemory() const {
       }
     }
     CheckSlabs(i, *server, &wrong);
+  }
+  return wrong;
+}
+
+// A file that is gone is one whose removal failed after it, which is tried again.
+std::string GroundTruth::RecordFault(uint32_t index, const std::string& raw, bool hurt) const {
+  const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(raw);
+  GEMEL_CHECK(record.ok()) << Cluster::HostOf(index);
+  const SnapshotId& id = record->snapshot;
+  const auto stored =
+      cluster_->store()->values.find(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+  if (stored != cluster_->store()->values.end()) {
+    const absl::StatusOr<model::CommitRecord> committed =
+        model::DecodeCommitRecord(stored->second.value);
+    GEMEL_CHECK(committed.ok()) << stored->first;
+    if (committed->snapshot == id && *committed != *record) {
+      return fmt::format("verified: {} believes a commit record of {} that was never committed",
+                         Cluster::HostOf(index), id.ToString());
+    }
+  }
+  const std::string name = RecordFile(id);
+  if (hurt || cluster_->disk(index)->Has(name)) {
+    return "";
+  }
+  const std::vector<std::string> names = cluster_->disk(index)->Names();
+  const bool there = std::find(names.begin(), names.end(), name) != names.end();
+  return !there ? ""
+                : fmt::format("durable: {} counts on the record of {}, and its disk may lose it",
+                              Cluster::HostOf(index), id.ToString());
+}
+
+std::string GroundTruth::IdentityFault(uint32_t index, const Identity& identity) const {
+  if (!identity.is_saved()) {
+    return "";
+  }
+  const IdentityFile known{.server = identity.server(),
+                           .cluster = identity.cluster(),
+                           .generation = identity.generation(),
+                           .term = identity.term(),
+                           .epochs = identity.epochs(),
+                           .last_members = identity.last_members()};
+  const absl::StatusOr<std::string> bytes = cluster_->disk(index)->Durable("identity");
+  const absl::StatusOr<IdentityFile> durable =
+      bytes.ok() ? DecodeIdentity(*bytes) : absl::StatusOr<IdentityFile>(bytes.status());
+  if (durable.ok() && *durable == known) {
+    return "";
+  }
+  return fmt::format("durable: {} counts on what it saved of its identity, and its disk {}",
+                     Cluster::HostOf(index),
+                     durable.ok() ? "may go back to an older one" : ToText(durable.status()));
+}
+
+std::vector<std::string> GroundTruth::CheckDisks(bool hurt) const {
+  std::vector<std::string> wrong;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const Server* server = cluster_->ServerAt(i);
+    if (server == nullptr) {
+      continue;
+    }
+    std::string identity = hurt ? "" : IdentityFault(i, server->identity());
+    if (!identity.empty()) {
+      wrong.push_back(std::move(identity));
+    }
+    for (const std::string& raw : server->identity().records()) {
+      std::string fault = RecordFault(i, raw, hurt);
+      if (!fault.empty()) {
+        wrong.push_back(std::move(fault));
+      }
+    }
   }
   return wrong;
 }

@@ -39,10 +39,16 @@ class GroundTruth {
 
   // Budgets, and slabs that two may write: what is wrong, in words.
   std::vector<std::string> CheckMemory() const;
+  // Commit records that a server has loaded or stored: each is the one that was committed. A power
+  // cut now would leave it, and what the disk said is saved of its identity, unless something
+  // `hurt` what is on disks. What is wrong, in words.
+  std::vector<std::string> CheckDisks(bool hurt) const;
   // Uploads, restores and stages that nobody needs any more.
   std::vector<std::string> Leftovers() const;
 
  private:
+  std::string IdentityFault(uint32_t index, const Identity& identity) const;
+  std::string RecordFault(uint32_t index, const std::string& raw, bool hurt) const;
   void CheckSlabs(uint32_t index, const Server& server, std::vector<std::string>* wrong) const;
 
   Cluster* const cluster_;

@@ -103,6 +103,10 @@ void Run::Step() {
   ticks_ += 1;
   if (ticks_ % kTicksPerDiskDigest == 0) {
     cluster_.MixDisks();
+    const bool hurt = plan_.Has(Fault::kDiskRot) || plan_.Has(Fault::kTornWrites);
+    for (std::string& wrong : truth_.CheckDisks(hurt)) {
+      oracle_.Violation(std::move(wrong));
+    }
   }
   CountFaults();
 }

@@ -17,8 +17,8 @@
 #include "client/archive/pace.h"
 #include "client/archive/snapshot_source.h"
 #include "common/check.h"
-#include "common/file_calls.h"
 #include "common/errors.h"
+#include "common/file_calls.h"
 #include "common/random.h"
 
 namespace gemel::archive {
