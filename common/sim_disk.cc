@@ -129,7 +129,23 @@ bool SimDiskState::Rot(const std::string& name) {
   if (pair.ok()) {
     file_system_.FlipBit(path, pair->room * kBitsPerByte + bit);
   }
+  rotten_[name] = Xxh3_128(AsBytes(*file_system_.Find(path, View::kCached))).low;
   return true;
+}
+
+absl::StatusOr<std::string> SimDiskState::Read(const std::string& name) {
+  GEMEL_CHECK(files_ != nullptr);
+  absl::StatusOr<std::string> content = files_->Read(name);
+  const auto rotten = rotten_.find(name);
+  if (content.ok() && rotten != rotten_.end()) {
+    const std::string* bytes = file_system_.Find(PathOf(name), View::kCached);
+    GEMEL_CHECK(bytes != nullptr) << name;
+    if (Xxh3_128(AsBytes(*bytes)).low == rotten->second) {
+      believed_.push_back(name);
+    }
+    rotten_.erase(rotten);  // or it was written anew
+  }
+  return content;
 }
 
 SimDiskState::Stats SimDiskState::stats() const {
@@ -237,7 +253,7 @@ Task<absl::StatusOr<std::string>> SimDisk::DoRead(std::shared_ptr<Use> use, std:
   GEMEL_CO_RETURN_IF_ERROR(use->closed ? error::Cancelled("the disk is closed")
                                        : CheckFileName(name));
   GEMEL_CO_RETURN_IF_ERROR(co_await TakeTurn(use));
-  co_return use->state->files_->Read(name);
+  co_return use->state->Read(name);
 }
 
 Task<absl::StatusOr<std::vector<std::string>>> SimDisk::DoList(std::shared_ptr<Use> use,

@@ -100,6 +100,9 @@ class SimDiskState {
 
   bool Has(const std::string& name) const { return Durable(name).ok(); }
 
+  // Names of files that Rot() has hit and that were read as good since: no checksum looked at them.
+  const std::vector<std::string>& believed() const { return believed_; }
+
   // Names of all files that can be read now, or could but for their checksum.
   std::vector<std::string> Names() const;
 
@@ -119,11 +122,14 @@ class SimDiskState {
   absl::Status Do(const Change& change);
   void EndWithin(const Change& change, Random* random);
   absl::Status Finish(uint64_t serial, Random* random);
+  absl::StatusOr<std::string> Read(const std::string& name);
 
   SimFileSystem file_system_;
-  std::unique_ptr<DiskFiles> files_;  // of the process that uses this, or did until it died
-  SimFileCalls* calls_ = nullptr;     // below files_
-  std::deque<Change> unfinished_;     // in the order of the calls
+  std::unique_ptr<DiskFiles> files_;        // of the process that uses this, or did until it died
+  SimFileCalls* calls_ = nullptr;           // below files_
+  std::deque<Change> unfinished_;           // in the order of the calls
+  std::map<std::string, uint64_t> rotten_;  // digests of their bytes, as Rot() left them
+  std::vector<std::string> believed_;
   uint64_t next_serial_ = 1;
   uint32_t slowness_ = 1;
   bool fail_next_sync_ = false;

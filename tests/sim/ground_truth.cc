@@ -223,6 +223,11 @@ std::string GroundTruth::IdentityFault(uint32_t index, const Identity& identity)
 std::vector<std::string> GroundTruth::CheckDisks(bool hurt) const {
   std::vector<std::string> wrong;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    for (const std::string& name : cluster_->disk(i)->believed()) {
+      wrong.push_back(
+          fmt::format("verified: a bit of file {} of {} flipped, and it was read as good", name,
+                      Cluster::HostOf(i)));
+    }
     const Server* server = cluster_->ServerAt(i);
     if (server == nullptr) {
       continue;

@@ -39,9 +39,9 @@ class GroundTruth {
 
   // Budgets, and slabs that two may write: what is wrong, in words.
   std::vector<std::string> CheckMemory() const;
-  // Commit records that a server has loaded or stored: each is the one that was committed. A power
-  // cut now would leave it, and what the disk said is saved of its identity, unless something
-  // `hurt` what is on disks. What is wrong, in words.
+  // What servers believe of their disks: nothing that decayed, and no commit record but those that
+  // were committed. A power cut now would leave them, and what the disk said is saved of the
+  // identity, unless something `hurt` what is on disks. What is wrong, in words.
   std::vector<std::string> CheckDisks(bool hurt) const;
   // Uploads, restores and stages that nobody needs any more.
   std::vector<std::string> Leftovers() const;

@@ -171,6 +171,7 @@ TEST_F(SimDiskTest, ARottenFileIsUnreadableWhateverBitFlips) {
       EXPECT_TRUE(absl::IsDataLoss(Read(name).status())) << name << " " << i;
       EXPECT_FALSE(state_.Has(name));
       EXPECT_TRUE(state_.contents().contains(name));
+      EXPECT_TRUE(state_.believed().empty());
     }
   }
 }
