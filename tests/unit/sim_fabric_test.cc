@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "common/xxh3.h"
 #include "tests/unit/sim_fabric_nodes.h"
@@ -328,6 +329,32 @@ TEST_F(SimFabric, BreakingALinkResetsBothEnds) {
   world_.world.BreakConnections("a", "b");
   ASSERT_TRUE(world_.RunUntil([&] { return link_.server_events.closed.size() == 1; }, 1ms));
   EXPECT_EQ(link_.client_events.closed.size(), 1U);
+}
+
+TEST_F(SimFabric, CuttingTwoProcessesOffLeavesTheOthersOfTheirNodes) {
+  Life other(&world_, "a");
+  Link beside(&other, &b_, "sim://b/7001");
+  world_.world.CutOff(a_.process.get(), b_.process.get());
+  ASSERT_TRUE(world_.RunUntil([&] { return link_.server_events.closed.size() == 1; }, 1ms));
+  EXPECT_EQ(link_.client_events.closed.size(), 1U);
+  EXPECT_TRUE(other.Run(beside.client_side->Send(FrameOf(FrameType::kProbe, 1))).ok());
+  EXPECT_TRUE(world_.RunUntil([&] { return beside.server_events.frames.size() == 1; }, 1s));
+}
+
+TEST_F(SimFabric, WhatLandsIsToldWithItsNode) {
+  uint64_t landed = 0;
+  std::set<std::string> nodes;
+  world_.world.SetOnLanded([&](const std::string& node, ByteSpan bytes) {
+    nodes.insert(node);
+    landed += bytes.size();
+  });
+  const std::vector<std::byte> payload = Bytes(100'000, 1);
+  std::vector<std::byte> place(payload.size());
+  link_.server_events.choose = [&place](const FrameHeader&) { return Placement{place, nullptr}; };
+  Post(FrameOf(FrameType::kWrite, 1, "", payload));
+  ASSERT_TRUE(ServerHas(1));
+  EXPECT_EQ(landed, payload.size());
+  EXPECT_EQ(nodes, std::set<std::string>{"b"});
 }
 
 // A coroutine whose frame the test destroys while it waits.

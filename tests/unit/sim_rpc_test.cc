@@ -131,7 +131,7 @@ TEST_F(SimRpc, ALateCallIsExecutedAgainAfterItsAnswer) {
   EXPECT_EQ(*Call("echo", "x"), "echo x");
   const int before = service_->executed;
   faults.late_call_ppm = 0;
-  world_.RunFor(3s);
+  world_.RunFor(5s);
   EXPECT_EQ(before, 1);
   EXPECT_EQ(service_->executed, 2);
   EXPECT_EQ(world_.world.TotalStats().late_calls, 1U);
@@ -146,9 +146,28 @@ TEST_F(SimRpc, ALateCallReachesNoOtherProcessThanTheOneItWasSentTo) {
   faults.late_call_ppm = 0;
   KillServer();
   Serve();
-  world_.RunFor(3s);
+  world_.RunFor(5s);
   EXPECT_EQ(service_->executed, 0);
   EXPECT_EQ(world_.world.TotalStats().late_calls, 1U);
+}
+
+TEST_F(SimRpc, SomeLateCallsWaitForTheNextLifeOfTheirSender) {
+  constexpr int kCalls = 20;
+  LinkFaults& faults = world_.world.Faults("client", "manager");
+  faults.late_call_ppm = kAlways;
+  faults.late_max = 2s;
+  for (int i = 0; i < kCalls; ++i) {
+    EXPECT_TRUE(Call("echo", "x").ok());
+  }
+  faults.late_call_ppm = 0;
+  client_->Kill();
+  world_.RunFor(3s);
+  const int waiting = 2 * kCalls - service_->executed;
+  EXPECT_GT(waiting, 0);
+  EXPECT_LT(waiting, kCalls);
+  const Life next(&world_, "client");
+  world_.RunFor(200ms);
+  EXPECT_EQ(service_->executed, 2 * kCalls);
 }
 
 TEST_F(SimRpc, AStragglerIsOvertakenByACallSentLater) {

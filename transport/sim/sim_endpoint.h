@@ -69,6 +69,7 @@ class SimEndpoint final : public SimPart, public std::enable_shared_from_this<Si
 
   void OnOwnerKilled() override;
   void OnLinkBroken(const std::string& a, const std::string& b) override;
+  void OnCutFrom(uint64_t pid) override;
 
   bool open() const { return open_; }
 

@@ -85,6 +85,12 @@ void SimEndpoint::OnLinkBroken(const std::string& a, const std::string& b) {
   }
 }
 
+void SimEndpoint::OnCutFrom(uint64_t pid) {
+  if (peer_pid_ == pid) {
+    Shut(error::Unavailable("the connection to {} was reset", peer_), TellPeer::kNo);
+  }
+}
+
 void SimEndpoint::Arrive(uint64_t wire_epoch) {
   if (wire_epoch != wire_epoch_) {
     return;
@@ -212,6 +218,7 @@ void SimEndpoint::LandUpTo(uint64_t end) {
     return;
   }
   std::memcpy(placement.place.data() + start, landing_->frame.payload.data() + start, end - start);
+  process_->world()->Landed(process_->node(), placement.place.subspan(start, end - start));
 }
 
 void SimEndpoint::FinishLanding() {

@@ -35,6 +35,9 @@ class SimPart {
   virtual void OnOwnerKilled() = 0;
   // Whatever runs between the two nodes is reset, on both sides.
   virtual void OnLinkBroken(const std::string& a, const std::string& b) = 0;
+
+  // The same for what runs to one process.
+  virtual void OnCutFrom(uint64_t /*pid*/) {}
 };
 
 class SimNodeProcess final : public Process {

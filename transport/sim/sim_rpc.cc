@@ -15,6 +15,9 @@ namespace {
 
 using InBlackhole = SimWorld::InBlackhole;
 
+constexpr Duration kLateLook = 20ms;
+constexpr Duration kLateInNextLife = 100ms;
+
 absl::Status CheckSize(std::string_view what, std::string_view method, size_t bytes) {
   if (bytes <= kRpcMessageBytesMax) {
     return absl::OkStatus();
@@ -48,21 +51,54 @@ void Carry(SimWorld* world, std::shared_ptr<SimCall> call, SimRequest request) {
                   });
 }
 
-// As it would come out of a queue that outlived its sender, with the time that it was given. A
-// connection ends with its listener: no other process gets what was sent to this one.
+// A request that lies in some queue.
+struct LateRequest {
+  std::shared_ptr<SimCall> ghost;
+  SimRequest request;
+  std::weak_ptr<SimBinding> listener;
+  TimePoint until{};  // so long, at most, it is held for the next life of its sender
+};
+
+// A connection ends with its listener: no other process gets what was sent to this one.
+void SetOff(SimWorld* world, LateRequest late) {
+  const std::shared_ptr<SimBinding> listener = late.listener.lock();
+  if (listener != nullptr && listener == world->Find(late.ghost->target())) {
+    Carry(world, std::move(late.ghost), std::move(late.request));
+  }
+}
+
+// Comes when its sender is dead and the next life has begun, on the same node.
+void HoldForNextLife(SimWorld* world, LateRequest late) {
+  const SimNodeProcess& sender = *late.ghost->caller();
+  if (world->now() >= late.until) {
+    SetOff(world, std::move(late));
+    return;
+  }
+  const bool again = !sender.alive() && world->StartedSince(sender.node(), sender.pid());
+  const Duration wait =
+      again ? world->Link(late.ghost->route()).Between(Duration::zero(), kLateInNextLife)
+            : kLateLook;
+  world->scheduler()->At(Add(world->now(), wait), [world, again, late = std::move(late)]() mutable {
+    again ? SetOff(world, std::move(late)) : HoldForNextLife(world, std::move(late));
+  });
+}
+
+// As it would come out of a queue that outlived its sender, with the time that it was given.
 void CarryLate(SimWorld* world, const std::shared_ptr<SimCall>& call, SimRequest request) {
   SimLink& link = world->Link(call->route());
   link.stats.late_calls += 1;
   const Duration late = link.Between(Duration::zero(), link.faults.late_max);
   const TimePoint deadline = Add(call->deadline(), late);
-  auto ghost = std::make_shared<SimCall>(call->caller(), call->target(), deadline);
-  auto set_off = [world, ghost = std::move(ghost), request = std::move(request),
-                  listener = std::weak_ptr(world->Find(call->target()))]() mutable {
-    if (listener.lock() != nullptr && listener.lock() == world->Find(ghost->target())) {
-      Carry(world, std::move(ghost), std::move(request));
-    }
-  };
-  world->scheduler()->At(Add(world->now(), late), std::move(set_off));
+  LateRequest held{std::make_shared<SimCall>(call->caller(), call->target(), deadline),
+                   std::move(request), world->Find(call->target()),
+                   Add(world->now(), 2 * link.faults.late_max)};
+  if (link.Below(2) == 0) {
+    HoldForNextLife(world, std::move(held));
+    return;
+  }
+  world->scheduler()->At(Add(world->now(), late), [world, held = std::move(held)]() mutable {
+    SetOff(world, std::move(held));
+  });
 }
 
 void SendRequest(const std::shared_ptr<SimCall>& call, SimRequest request) {

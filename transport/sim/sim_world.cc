@@ -144,6 +144,27 @@ void SimWorld::BreakConnections(const std::string& a, const std::string& b) {
   }
 }
 
+void SimWorld::CutOff(SimNodeProcess* a, SimNodeProcess* b) {
+  GEMEL_CHECK(a->alive() && b->alive() && a != b);
+  Record("cut off", a->pid(), b->pid(), "");
+  for (const auto& [one, other] : {std::pair(a, b), std::pair(b, a)}) {
+    for (const std::shared_ptr<SimPart>& part : one->Parts()) {
+      part->OnCutFrom(other->pid());
+    }
+  }
+}
+
+void SimWorld::Landed(const std::string& node, ByteSpan landed) const {
+  if (on_landed_) {
+    on_landed_(node, landed);
+  }
+}
+
+bool SimWorld::StartedSince(const std::string& node, uint64_t pid) const {
+  return std::any_of(processes_.upper_bound(pid), processes_.end(),
+                     [&node](const auto& one) { return one.second->node() == node; });
+}
+
 LinkStats SimWorld::Stats(const std::string& from, const std::string& to) {
   return Link({from, to}).stats;
 }

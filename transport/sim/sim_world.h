@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -72,6 +73,13 @@ class SimWorld {
   void Heal(const std::string& a, const std::string& b);
   // Resets every connection and call between two nodes, both sides hear of it.
   void BreakConnections(const std::string& a, const std::string& b);
+  // The same for what runs between two processes. REQUIRES: both are alive.
+  void CutOff(SimNodeProcess* a, SimNodeProcess* b);
+
+  // Called with each part of a payload, when it is where it was placed.
+  using OnLanded = std::function<void(const std::string& node, ByteSpan landed)>;
+
+  void SetOnLanded(OnLanded on_landed) { on_landed_ = std::move(on_landed); }
 
   LinkStats Stats(const std::string& from, const std::string& to);
   LinkStats TotalStats() const;
@@ -88,6 +96,9 @@ class SimWorld {
   // Runs `arrive` at the far end after the link's delay. The callback must own nothing of a
   // process.
   void Transmit(const Route& route, InBlackhole fate, Loop::Callback arrive);
+  void Landed(const std::string& node, ByteSpan landed) const;
+  // A process that began there after that one lives.
+  bool StartedSince(const std::string& node, uint64_t pid) const;
   // Mixes a delivery into the history.
   void Record(std::string_view kind, uint64_t from_pid, uint64_t to_pid, std::string_view content);
   // AlreadyExists when a living process has the address. Fills in the port when it is 0.
@@ -111,6 +122,7 @@ class SimWorld {
   std::map<Route, SimLink> links_;
   std::map<std::string, std::unique_ptr<SimMachine>> machines_;
   std::map<std::string, std::weak_ptr<SimBinding>> bindings_;
+  OnLanded on_landed_;
 };
 
 }  // namespace gemel
