@@ -104,6 +104,9 @@ namespace gemel {
   X(kWriteWindowOne, "server.write-window-one")      \
   X(kCopyAgain, "server.copy-again")                 \
   X(kPeerSealLate, "server.peer-seal-late")          \
+  X(kWriteAstray, "server.write-astray")             \
+  X(kPullRefused, "server.pull-refused")             \
+  X(kTierListLate, "server.tier-list-late")          \
   X(kReadLaneOne, "server.read-lane-one")            \
   X(kCommitLate, "placement.commit-late")            \
   X(kPauseAfterWrite, "placement.pause-after-write") \

@@ -221,6 +221,9 @@ Task<absl::Status> Directives::PullShard(pb::PullShard work) {
   if (work.writer_gone()) {
     parts_.holder->DropStagingOf(wanted.shard);  // it is in the way of the copy
   }
+  if (Buggify(BuggifySite::kPullRefused)) {
+    co_return error::Unavailable("{} is pulled another time", wanted.shard.ToString());
+  }
   const std::shared_ptr<ShardFetch> fetch = parts_.fetches->Get(wanted);
   fetch->SetSources(sources);
   const auto chunks = static_cast<uint32_t>(ChunkCount(wanted.bytes));

@@ -105,6 +105,21 @@ Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Upload> up
   upload->changed.NotifyAll();
 }
 
+// Beside a slice, or under a grant that has ended: whoever takes it is wrong.
+Task<void> Replication::WriteAstray(std::shared_ptr<Session> session, OfferReply grant,
+                                    uint32_t chunk) {
+  Request request = WriteRequest(grant, chunk);
+  const bool beside = Buggify(BuggifySite::kWriteAstray);
+  request.offset += beside ? 1 : 0;
+  request.generation -= beside ? 0 : 1;
+  const TimePoint deadline = Add(seams_.loop->Now(), kWriteDeadline);
+  const absl::StatusOr<Reply> reply =
+      co_await session->Call(std::move(request), MutableByteSpan(), deadline);
+  GEMEL_CHECK(!reply.ok() || !reply->status.ok())
+      << copy_->holder.ToString() << " took a write of " << upload_->shard().ToString()
+      << (beside ? " beside its slice" : " under a grant that has ended");
+}
+
 Task<absl::Status> Replication::StreamChunks(std::shared_ptr<Session> session, OfferReply grant) {
   // Shared: the loop may destroy this coroutine and its writers in any order.
   const size_t window = Buggify(BuggifySite::kWriteWindowOne) ? 1 : kWriteWindow;
@@ -124,6 +139,9 @@ Task<absl::Status> Replication::StreamChunks(std::shared_ptr<Session> session, O
     }
     const bool permitted = co_await stream->permits.Acquire(1, kTimeNever);
     GEMEL_CHECK(permitted);
+    if (Buggify(BuggifySite::kWriteAstray)) {
+      co_await WriteAstray(session, grant, upload_->filled[next]);
+    }
     Request request = WriteRequest(grant, upload_->filled[next]);
     next += 1;
     seams_.loop->Spawn(WriteChunk(seams_, upload_, session, stream, std::move(request)));

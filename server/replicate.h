@@ -52,6 +52,7 @@ class Replication {
                                std::shared_ptr<Session> session, std::shared_ptr<Stream> stream,
                                Request request);
   Request WriteRequest(const OfferReply& grant, uint32_t chunk) const;
+  Task<void> WriteAstray(std::shared_ptr<Session> session, OfferReply grant, uint32_t chunk);
   Task<absl::Status> WaitForSeal();
   Task<absl::Status> SealAtPeer(std::shared_ptr<Session> session, OfferReply grant);
 

@@ -182,6 +182,11 @@ const SlabPool::Slab& SlabPool::At(uint32_t slab) const {
   return slabs_[slab];
 }
 
+uint64_t SlabPool::PidOf(HolderKey holder) const {
+  const auto found = living_.find(holder);
+  return found == living_.end() ? 0 : found->second;
+}
+
 MutableByteSpan SlabPool::bytes(uint32_t slab) const { return At(slab).mapping->bytes(); }
 
 std::shared_ptr<SharedHandle> SlabPool::memory(uint32_t slab) const { return At(slab).memory; }

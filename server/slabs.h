@@ -101,6 +101,9 @@ class SlabPool : public std::enable_shared_from_this<SlabPool> {
 
   bool holds(HolderKey holder) const { return living_.contains(holder); }
 
+  // As it said, for people and tests; 0: not known.
+  uint64_t PidOf(HolderKey holder) const;
+
   // Slabs for `bytes`, in use by the caller. Prefers idle ones of `holder`, then free ones.
   absl::StatusOr<std::vector<uint32_t>> Take(HolderKey holder, uint64_t bytes);
   // The slabs that Take(holder, bytes) would give, now idle and the holder's; fewer when the budget

@@ -11,6 +11,11 @@
 #include "placement/model/records.h"
 
 namespace gemel {
+namespace {
+
+constexpr Duration kListLate = 2s;  // a disk that takes its time, in the simulator
+
+}  // namespace
 
 Tier::Tier(const ServerSeams& seams, const Control* control, Duration patience)
     : seams_(seams),
@@ -73,6 +78,9 @@ Task<void> Tier::FollowStore(Gate* gate) {
     if (listed_ && opening == listed_opening_) {
       co_await seams_.loop->Sleep(kPersistWatchEvery);
       continue;
+    }
+    if (Buggify(BuggifySite::kTierListLate)) {
+      co_await seams_.loop->Sleep(kListLate);
     }
     using Listed = absl::StatusOr<std::vector<PersistedSnapshot>>;
     const std::shared_ptr<OneShot<Listed>> result = Begin<Listed>(store_->List());
