@@ -15,6 +15,7 @@
 
 #include "common/status_macros.h"
 #include "placement/manager/backlog.h"
+#include "placement/manager/beliefs.h"
 #include "placement/manager/leadership.h"
 #include "placement/manager/manager.h"
 #include "placement/manager/state.h"
@@ -77,6 +78,7 @@ class PlacementCore {
   Task<absl::StatusOr<std::string>> Handle(CallPtr call, std::string method, std::string request);
   Task<void> Stop();
   std::string Describe() const;
+  PlacementBeliefs Beliefs() const;
 
   const ClusterId& cluster() const { return cluster_.cluster; }
 
@@ -114,6 +116,9 @@ class PlacementCore {
   Answer<pb::RepairReply> Repair(CallPtr call, pb::RepairRequest request);
   Answer<pb::DrainReply> Drain(CallPtr call, pb::DrainRequest request);
 
+  // beliefs.cc
+  void AddPlanned(const Attempt& attempt, const std::vector<model::Member>& members,
+                  PlacementBeliefs* beliefs) const;
   // core.cc
   absl::Status CheckCaller(const pb::Caller& caller);
   absl::Status CheckServing() const;

@@ -116,6 +116,10 @@ ClusterId PlacementManager::cluster() const {
 
 bool PlacementManager::leads() const { return core_ != nullptr && leadership_->Leads(); }
 
+PlacementBeliefs PlacementManager::Beliefs() const {
+  return core_ == nullptr ? PlacementBeliefs() : core_->Beliefs();
+}
+
 std::string PlacementManager::Describe() const {
   return core_ == nullptr ? leadership_->Describe()
                           : fmt::format("{}, {}", core_->Describe(), leadership_->Describe());

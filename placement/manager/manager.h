@@ -28,6 +28,7 @@
 #include "common/metrics.h"
 #include "common/random.h"
 #include "common/sync.h"
+#include "placement/manager/beliefs.h"
 #include "placement/store/meta_store.h"
 #include "transport/control/rpc.h"
 #include "transport/net.h"
@@ -107,6 +108,8 @@ class PlacementManager final : public RpcService {
   // Zero while a recovery has not heard the first server, and on a standby.
   ClusterId cluster() const;
   bool leads() const;
+  // What it takes for true, for tests; nothing on a standby.
+  PlacementBeliefs Beliefs() const;
 
  private:
   PlacementManager(PlacementOptions options, PlacementSeams seams);

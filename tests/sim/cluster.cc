@@ -289,6 +289,15 @@ size_t Cluster::Leaders() const {
       }));
 }
 
+PlacementBeliefs Cluster::Beliefs() const {
+  for (const std::unique_ptr<PlacementLife>& life : managers_) {
+    if (life != nullptr && life->manager != nullptr && life->manager->leads()) {
+      return life->manager->Beliefs();
+    }
+  }
+  return {};
+}
+
 Task<void> Cluster::RunPlacement(PlacementLife* life) {
   while (true) {
     PlacementOptions options = life->options;
@@ -439,6 +448,11 @@ void Cluster::ReplaceDisk(uint32_t index) {
 
 std::unique_ptr<Node> Cluster::StartTrainer(uint32_t index) {
   return std::make_unique<Node>(&scheduler_, &world_, HostOf(index), &timeline_);
+}
+
+void Cluster::CutOff(Node* trainer, uint32_t index) {
+  GEMEL_CHECK(server_up(index)) << HostOf(index);
+  world_.CutOff(trainer->process.get(), servers_[index].life->node.process.get());
 }
 
 std::unique_ptr<Node> Cluster::StartOperator() {

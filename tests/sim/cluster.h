@@ -80,6 +80,8 @@ class Cluster {
 
   // How many managers would answer a call now.
   size_t Leaders() const;
+  // What the manager that leads takes for true; nothing while none does.
+  PlacementBeliefs Beliefs() const;
 
   // Null unless it runs and its Start() has returned OK.
   const Server* ServerAt(uint32_t index) const;
@@ -117,6 +119,8 @@ class Cluster {
 
   // A trainer process on the host of server `index`.
   std::unique_ptr<Node> StartTrainer(uint32_t index);
+  // What it has open to the server is reset. REQUIRES: both live.
+  void CutOff(Node* trainer, uint32_t index);
   // A process beside the cluster, as a person's command line is.
   std::unique_ptr<Node> StartOperator();
   // To all managers: it finds the one that leads.

@@ -142,6 +142,29 @@ void GroundTruth::CheckSlabs(uint32_t index, const Server& server,
   }
 }
 
+// Whoever may write a slab is its holder, for as long as it lives.
+void GroundTruth::CheckHolders(uint32_t index, const SlabPool& pool,
+                               std::vector<std::string>* wrong) const {
+  for (uint32_t slab = 0; slab < pool.slabs(); ++slab) {
+    const HolderKey holder = pool.holder(slab);
+    const uint64_t pid = pool.PidOf(holder);
+    if (holder == kUnknownHolder || (pool.holds(holder) && pid == 0)) {
+      continue;  // of a former life of the server
+    }
+    const auto memory = std::dynamic_pointer_cast<SimMemory>(pool.memory(slab));
+    GEMEL_CHECK(memory != nullptr) << Cluster::HostOf(index);
+    for (const auto& [number, mapping] : memory->mappings) {
+      if (mapping.access == Access::kReadWrite && mapping.pid != pid &&
+          mapping.pid != cluster_->PidOfServer(index)) {
+        wrong->push_back(
+            fmt::format("one writer: slab {} of {} is that of process {}, and process "
+                        "{} may write it",
+                        slab, Cluster::HostOf(index), pid, mapping.pid));
+      }
+    }
+  }
+}
+
 std::vector<std::string> GroundTruth::CheckMemory() const {
   std::vector<std::string> wrong;
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
@@ -168,6 +191,7 @@ std::vector<std::string> GroundTruth::CheckMemory() const {
       }
     }
     CheckSlabs(i, *server, &wrong);
+    CheckHolders(i, pool, &wrong);
   }
   return wrong;
 }

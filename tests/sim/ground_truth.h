@@ -50,6 +50,7 @@ class GroundTruth {
   std::string IdentityFault(uint32_t index, const Identity& identity) const;
   std::string RecordFault(uint32_t index, const std::string& raw, bool hurt) const;
   void CheckSlabs(uint32_t index, const Server& server, std::vector<std::string>* wrong) const;
+  void CheckHolders(uint32_t index, const SlabPool& pool, std::vector<std::string>* wrong) const;
 
   Cluster* const cluster_;
 };

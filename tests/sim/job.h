@@ -28,6 +28,10 @@ class SimJob {
 
   // A new incarnation takes the place of the present one after `after`.
   void KillTrainers(Duration after);
+
+  // A rank and the server of its host lose each other. False when there is none.
+  bool CutOff(uint64_t draw) { return launch_ != nullptr && launch_->CutOff(draw); }
+
   // What ran on the host of this server dies with it.
   void HostDied(uint32_t server, Duration after);
   // The present incarnation stops, and a new one begins beside it.

@@ -31,6 +31,8 @@ Oracle::Oracle(Cluster* cluster, const GroundTruth* truth, const std::vector<Job
     jobs_[plan.name].plan = plan;
   }
   cluster->store()->on_applied = [this](const Txn& txn) { Applied(txn); };
+  cluster->world()->SetOnLanded(
+      [this](const std::string& node, ByteSpan landed) { CheckLanded(node, landed); });
   // A server that is declared dead takes its copies out of every count, whatever it holds.
   cluster->OnMemberDead([this](uint32_t server) { MemoryLost(server); });
 }

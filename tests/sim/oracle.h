@@ -37,7 +37,16 @@
 //                only beside newer ones that are whole on disk; every shard is on a disk when it is
 //                written; after a power cut a restore gives at least the newest
 //                that was PERSISTED then, or committed and whole on the disks together
-//   recovered    after the MetaStore was lost, what servers report is what was committed, byte
+//   kept         what is newest, and whole on the disks together, is nowhere given up for lost by
+//                whoever drops it there
+//   believed     what the manager that leads counts as sealed in the memory of a server's present
+//                life is there [I8, I9]
+//   planned      the holders of a shard that is being saved are in as many domains as there are
+//                for them [I9]
+//   fence        no payload lands in a shard that is sealed [I6]
+//   verified     a rank counts as verified in a round of a restore only by what it read in it [I1]
+//   recovered    after the MetaStore was lost, a majority of the last members has reported, or a
+//                person has accepted the loss; what servers report is what was committed, byte
 //                for byte, and every epoch is above all that were acquired (amendment 7);
 //                "not lost" and "silent" hold across it
 //   fenced       no commit record of a superseded epoch is ever written, and no commit is told with
@@ -63,6 +72,7 @@
 
 #include "common/bytes.h"
 #include "common/ids.h"
+#include "placement/manager/beliefs.h"
 #include "placement/manager/stored.h"
 #include "placement/model/cluster_map.h"
 #include "placement/store/sim_store.h"
@@ -139,9 +149,9 @@ class Oracle {
 
   uint64_t odd_tries() const { return odd_tries_; }
 
-  // A rank of this epoch is about to say that it has verified its state.
-  void Reporting(const std::string& job, const EpochId& epoch, uint32_t rank) {
-    jobs_.at(job).epochs[epoch].reporting.insert(rank);
+  // A rank of this epoch is about to say that it has verified what it read of the snapshot.
+  void Reporting(const EpochId& epoch, uint32_t rank, const SnapshotId& snapshot) {
+    jobs_.at(snapshot.job).epochs[epoch].reporting[rank].insert(snapshot.sequence);
   }
 
   // May this server's memory go, and every job keep what it was told?
@@ -216,7 +226,7 @@ class Oracle {
     bool told_lost = false;
     bool exposed = false;  // too much was lost, or away, when its record was written
     std::optional<SnapshotId> from;
-    std::set<uint32_t> reporting;  // ranks that have verified, or say so just now
+    std::map<uint32_t, std::set<uint64_t>> reporting;  // sequences that a rank has verified
   };
 
   struct Job {
@@ -245,6 +255,7 @@ class Oracle {
     std::set<std::tuple<EpochId, std::string, uint32_t>> named;  // committed ones
     std::map<EpochId, EpochToken> tokens;
     std::set<std::string> losses;  // sentences that were examined
+    uint64_t whole_on_disks = 0;   // sequence, at the last look
   };
 
   // Who has a shard, sealed and whole; who may have had it until a moment ago; who has not.
@@ -291,6 +302,14 @@ class Oracle {
   std::vector<uint32_t> KeptCopiesOf(const ShardId& shard) const;
   bool IsToBeHeard(uint32_t server) const;
   void LookAtDisks();
+  void CheckKept(Job* job);
+  bool IsAnywhere(const ShardId& shard) const;
+  // oracle_beliefs.cc
+  void CheckBeliefs();
+  bool IsCounted(const SnapshotId& id) const;
+  void CheckPlanned(const PlacementBeliefs::Planned& planned);
+  void CheckLanded(const std::string& node, ByteSpan landed);
+  void CheckMajority();
   // oracle_holders.cc
   std::optional<model::CommitRecord> LatestRecord(const Job& job) const;
   bool IsExcused(const Losses& lost, uint32_t server, TimePoint since) const;
@@ -325,10 +344,12 @@ class Oracle {
   JobRecorder calls_;
   uint32_t processes_ = 0;
   bool undecided_ = false;
-  uint64_t term_ = 0;        // of the newest leader; counted anew in an empty store
-  bool recovering_ = false;  // the MetaStore was lost, and no cluster is in it yet
-  Losses lost_;              // servers' memories
-  Losses memories_lost_;     // all of them; those above are counted anew after a power cut
+  uint64_t term_ = 0;           // of the newest leader; counted anew in an empty store
+  bool recovering_ = false;     // the MetaStore was lost, and no cluster is in it yet
+  bool loss_accepted_ = false;  // of this recovery
+  TimePoint looked_at_disks_{};
+  Losses lost_;           // servers' memories
+  Losses memories_lost_;  // all of them; those above are counted anew after a power cut
   Losses disks_lost_;
   std::set<ShardId> damaged_;
   bool late_store_ = false;  // transactions may be applied late

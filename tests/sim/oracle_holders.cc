@@ -162,6 +162,7 @@ void Oracle::CheckHolders() {
   if (ticks_ % kTicksPerLookAtDisks == 0) {
     LookAtDisks();
   }
+  CheckBeliefs();
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     const Server* server = cluster_->ServerAt(i);
     if (server == nullptr) {

@@ -22,6 +22,15 @@ void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
   if (const auto epoch = job.epochs.find(record.epoch); epoch != job.epochs.end()) {
     epoch->second.exposed = epoch->second.exposed || MayLose(job);
   }
+  for (uint32_t rank = 0; rank < record.verified.size(); ++rank) {
+    const std::set<uint64_t>& read = job.epochs[record.epoch].reporting[rank];
+    if (record.verified[rank] != '\0' && !read.contains(record.chosen_sequence)) {
+      Violation(fmt::format(
+          "verified: rank {} of epoch {} of {} counts as verified in round {}, "
+          "and has not read sequence {}",
+          rank, record.epoch.ToString(), job.plan.name, record.round, record.chosen_sequence));
+    }
+  }
   for (const std::string& sentence : record.lost) {
     const std::string once = record.epoch.ToString() + sentence;
     if (job.losses.insert(once).second) {
@@ -47,6 +56,42 @@ void Oracle::LookAtDisks() {
     for (const auto& [shard, record] : cluster_->tier(i)->Durable()) {
       const auto known = before.find(shard);
       on_disk_since_[i][shard] = known == before.end() ? cluster_->now() : known->second;
+    }
+  }
+  for (auto& [name, job] : jobs_) {
+    CheckKept(&job);
+  }
+  looked_at_disks_ = cluster_->now();
+}
+
+bool Oracle::IsAnywhere(const ShardId& shard) const {
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const Server* server = cluster_->ServerAt(i);
+    if (IsStarting(i) || cluster_->tier(i)->IsSound(shard) ||
+        (server != nullptr && server->objects().Find(shard) != nullptr)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Of the newest that is committed: by whomever it goes, as long as no disk does.
+void Oracle::CheckKept(Job* job) {
+  const uint64_t before =
+      std::exchange(job->whole_on_disks, truth_->NewestWholeOnDisks(job->plan.name));
+  const bool newest = !job->stored.empty() && *job->stored.rbegin() == before;
+  const bool disk_lost = std::any_of(disks_lost_.begin(), disks_lost_.end(), [&](const auto& one) {
+    return one.first >= looked_at_disks_;
+  });
+  if (!newest || job->whole_on_disks >= before || disk_lost || job->removing) {
+    return;
+  }
+  const std::optional<model::CommitRecord> record = LatestRecord(*job);
+  for (uint32_t rank = 0; record.has_value() && rank < record->world_size; ++rank) {
+    const ShardId shard{record->snapshot, rank};
+    if (record->snapshot.sequence == before && !IsAnywhere(shard)) {
+      Violation(fmt::format("kept: {} was whole on the disks together, and is nowhere",
+                            shard.ToString()));
     }
   }
 }

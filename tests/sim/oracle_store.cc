@@ -75,6 +75,7 @@ bool Oracle::MayRecoverFrom(uint32_t server) const {
 
 // It may have been told, and only they know.
 void Oracle::LossAccepted() {
+  loss_accepted_ = true;
   for (auto& [name, job] : jobs_) {
     job.newest_told = 0;
     job.told_honestly = 0;
@@ -88,6 +89,7 @@ void Oracle::LossAccepted() {
 // here on: how far tokens, opens and `latest` are known again depends on who reports.
 void Oracle::StoreLost() {
   recovering_ = true;
+  loss_accepted_ = false;
   term_ = 0;
   alive_since_.clear();
   calls_.End();
@@ -160,6 +162,9 @@ void Oracle::ClusterWritten(const std::string& key, const std::string& value) {
                           before.generation, before.map_version, record.generation,
                           record.map_version));
   }
+  if (recovering_ && record.generation > before.generation && !loss_accepted_) {
+    CheckMajority();
+  }
   cluster_record_ = record;
 }
 
@@ -221,6 +226,7 @@ void Oracle::SnapshotWritten(const std::string& key, const std::string& value) {
   }
   if (open != job.open.end()) {
     CheckCopies(job, record, open->second.level);
+    CheckBeliefs();
   }
   if (odd_.contains(id.ToString())) {
     Violation(fmt::format("odd rank: {} is committed, and its ranks disagree about the layout",

@@ -3,7 +3,7 @@ gemel_library(sim
   SOURCES ${GEMEL_SIM_DIR}/campaign.cc ${GEMEL_SIM_DIR}/cluster.cc
           ${GEMEL_SIM_DIR}/convergence.cc ${GEMEL_SIM_DIR}/fault.cc
           ${GEMEL_SIM_DIR}/ground_truth.cc ${GEMEL_SIM_DIR}/job.cc ${GEMEL_SIM_DIR}/oracle.cc
-          ${GEMEL_SIM_DIR}/oracle_copies.cc ${GEMEL_SIM_DIR}/oracle_holders.cc
+          ${GEMEL_SIM_DIR}/oracle_beliefs.cc ${GEMEL_SIM_DIR}/oracle_copies.cc ${GEMEL_SIM_DIR}/oracle_holders.cc
           ${GEMEL_SIM_DIR}/oracle_loss.cc ${GEMEL_SIM_DIR}/oracle_store.cc
           ${GEMEL_SIM_DIR}/plan.cc ${GEMEL_SIM_DIR}/report.cc
           ${GEMEL_SIM_DIR}/scenario.cc ${GEMEL_SIM_DIR}/shrink.cc ${GEMEL_SIM_DIR}/sim_points.cc

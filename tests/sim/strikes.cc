@@ -83,6 +83,7 @@ Strikes::Strike Strikes::StrikeOf(Fault fault) {
       {Fault::kFullDisk, &Strikes::FullDisk},
       {Fault::kHungDisk, &Strikes::HungDisk},
       {Fault::kSlow, &Strikes::Slow},
+      {Fault::kResets, &Strikes::CutOffTrainer},
       {Fault::kClockRate, &Strikes::ClockRate},
       {Fault::kClockJump, &Strikes::ClockJump},
   };

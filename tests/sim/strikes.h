@@ -115,6 +115,7 @@ class Strikes {
   void KillServer();
   void KillPlacement();
   void KillTrainers();
+  void CutOffTrainer();
   void RestartStorm();
   void PauseServer();
   void PausePlacement();
@@ -155,6 +156,7 @@ class Strikes {
   void HungDisk();
   void FlipBitOf(const std::shared_ptr<Object>& object);
   void RotEverywhere();
+  void RotAt(CrashPoint point, const SimLoop* loop);
   void SlowDisks();
   void StoreOutage();
   void LoseStore();
@@ -169,6 +171,7 @@ class Strikes {
   Random own_;
   Random at_points_;
   std::optional<Waiting> waiting_;
+  std::string rotting_;  // the job whose copies RotAt() damages
   std::vector<Slot> slots_;
   using Timed = std::vector<std::pair<TimePoint, std::function<void()>>>;
   static void RunDue(Timed* timed, TimePoint now);

@@ -127,25 +127,36 @@ void Strikes::RotEverywhere() {
     return;
   }
   job->KillTrainers(10ms);
-  Soon(After(0, 60), [this, name] {
-    const std::optional<ShardId> shard = oracle_->ShardOfLatest(name, at_points_.Next());
-    if (!shard.has_value() || !oracle_->HasOlder(name)) {
-      return;
-    }
-    Note("every copy of " + shard->ToString() + " decays");
+  rotting_ = name;
+  if (random_->Chance(1, 2)) {
+    WaitFor(CrashPoint::kVerifiedDurable, &Strikes::RotAt);
+    waiting_->before = 0;  // others have yet to read
+    return;
+  }
+  Soon(After(0, 60), [this] {
     random_ = &at_points_;
-    for (const uint32_t server : Members()) {
-      const Server* holder = cluster_->ServerAt(server);
-      const std::shared_ptr<Object> object =
-          holder == nullptr ? nullptr : holder->objects().Find(*shard);
-      if (object != nullptr && object->state() == ObjectState::kSealed) {
-        Struck(Fault::kRotEverywhere);
-        oracle_->MemoryLost(server);
-        FlipBitOf(object);
-      }
-    }
+    RotAt(CrashPoint::kVerifiedDurable, nullptr);
     random_ = nullptr;
   });
+}
+
+void Strikes::RotAt(CrashPoint /*point*/, const SimLoop* /*loop*/) {
+  const std::optional<ShardId> shard = oracle_->ShardOfLatest(rotting_, random_->Next());
+  if (!shard.has_value() || !oracle_->HasOlder(rotting_) ||
+      (!oracle_->overkill() && !MayHurtDisks())) {
+    return;
+  }
+  Note("every copy of " + shard->ToString() + " decays");
+  for (const uint32_t server : Members()) {
+    const Server* holder = cluster_->ServerAt(server);
+    const std::shared_ptr<Object> object =
+        holder == nullptr ? nullptr : holder->objects().Find(*shard);
+    if (object != nullptr && object->state() == ObjectState::kSealed) {
+      Struck(Fault::kRotEverywhere);
+      oracle_->MemoryLost(server);
+      FlipBitOf(object);
+    }
+  }
 }
 
 void Strikes::SlowDisks() {

@@ -57,6 +57,15 @@ void Strikes::KillPlacement() {
   }
 }
 
+// It lives, and may write what it was given; its server hears no more of it on that connection.
+void Strikes::CutOffTrainer() {
+  const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
+  if (job->CutOff(random_->Next())) {
+    Note("a rank of " + job->plan().name + " is cut off from its server");
+    Struck(Fault::kResets);
+  }
+}
+
 void Strikes::KillTrainers() {
   const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
   Note("kill the trainers of " + job->plan().name);

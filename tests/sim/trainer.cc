@@ -21,6 +21,8 @@ constexpr uint32_t kStaleKinds = 3;   // of tries; the last asks for the epoch a
 constexpr Duration kStaleWithin = 500ms;
 constexpr Duration kStalePause = 1ms;
 constexpr uint64_t kThousand = 1000;
+constexpr uint64_t kDawdlesOneIn = 4;
+constexpr uint64_t kDawdleMs = 300;
 
 bool MayTryAgain(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnavailable ||
@@ -38,6 +40,7 @@ Launch::Launch(Cluster* cluster, Oracle* oracle, JobPlan plan, std::vector<uint3
       hosts_(std::move(hosts)),
       random_(random),
       odd_(random.Split("odd")),
+      dawdle_(random.Split("dawdle")),
       token_(EpochToken::Draw(&random_)),
       saves_in_flight_max_(static_cast<uint32_t>(random_.Below(2)) + 1) {
   GEMEL_CHECK(!hosts_.empty());
@@ -65,6 +68,16 @@ void Launch::Kill() {
       rank.node.reset();
     }
   }
+}
+
+bool Launch::CutOff(uint64_t draw) {
+  const size_t rank = draw % ranks_.size();
+  Node* node = ranks_[rank].node.get();
+  if (!alive_ || node == nullptr || !node->process->alive() || !cluster_->server_up(hosts_[rank])) {
+    return false;
+  }
+  cluster_->CutOff(node, hosts_[rank]);
+  return true;
 }
 
 void Launch::Pause() {
@@ -269,6 +282,9 @@ Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
   const auto saved_world = static_cast<uint32_t>(reader->shards().size());
   absl::Status read = absl::OkStatus();
   std::vector<uint32_t> unreadable;
+  if (dawdle_.Chance(1, kDawdlesOneIn)) {  // the others have verified theirs when it reads
+    co_await loop->Sleep(std::chrono::milliseconds(dawdle_.Below(kDawdleMs)));
+  }
   // The same world reads its own shard, another world everything.
   for (uint32_t shard = 0; shard < saved_world; ++shard) {
     if (saved_world == hosts_.size() && shard != rank) {
@@ -281,7 +297,7 @@ Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
     }
   }
   if (read.ok()) {
-    oracle_->Reporting(plan_.name, epoch, rank);
+    oracle_->Reporting(epoch, rank, reader->snapshot());
   }
   absl::Status reported =
       co_await reader->Report(read.ok(), unreadable, std::string(MessageOf(read)));
@@ -293,9 +309,13 @@ Task<absl::StatusOr<bool>> Launch::RestoreOnce(uint32_t rank, EpochId epoch,
   if (!end.ok()) {
     co_return end.status();
   }
+  const bool again = end->moved || end->read_again;
+  if (again && dawdle_.Chance(1, 2)) {  // of a round that is over
+    absl::Status late = co_await reader->Report(read.ok(), {}, std::string(MessageOf(read)));
+    late.IgnoreError();
+  }
   absl::Status released = co_await reader->Release();
   released.IgnoreError();
-  const bool again = end->moved || end->read_again;
   if (!again) {
     const bool told_lost = !reader->lost().empty() || !end->lost.empty();
     oracle_->Restored(plan_.name, epoch, rank, reader->snapshot(), told_lost);

@@ -47,6 +47,8 @@ class Launch {
 
   void Kill();
   void Pause();
+  // One of its ranks and the server of its host lose each other. False when that is down.
+  bool CutOff(uint64_t draw);
   void Resume();
 
  private:
@@ -80,6 +82,7 @@ class Launch {
   const std::vector<uint32_t> hosts_;
   Random random_;
   Random odd_;
+  Random dawdle_;
   const EpochToken token_;
   const uint32_t saves_in_flight_max_;
   std::vector<Rank> ranks_;

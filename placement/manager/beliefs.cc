@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "placement/manager/beliefs.h"
+
+#include <utility>
+
+#include "common/check.h"
+#include "placement/manager/core.h"
+
+namespace gemel {
+
+PlacementBeliefs PlacementCore::Beliefs() const {
+  PlacementBeliefs beliefs;
+  std::vector<model::Member> members;
+  for (const auto& [id, member] : members_) {
+    if (!member->in_service()) {
+      continue;
+    }
+    if (member->reported) {
+      members.push_back({.domain = member->record.domain, .placeable = !draining_.contains(id)});
+    }
+    for (const auto& [key, ranks] : member->held) {
+      for (const auto& [rank, copy] : ranks) {
+        GEMEL_CHECK(KeyOf(copy.snapshot) == key) << member->record.name;
+        beliefs.copies.push_back({member->record.incarnation, {copy.snapshot, rank}});
+      }
+    }
+  }
+  for (const auto& [name, job] : jobs_) {
+    for (const auto& [sequence, attempt] : job->attempts) {
+      if (attempt->state == AttemptState::kOpen) {
+        AddPlanned(*attempt, members, &beliefs);
+      }
+    }
+  }
+  return beliefs;
+}
+
+void PlacementCore::AddPlanned(const Attempt& attempt, const std::vector<model::Member>& members,
+                               PlacementBeliefs* beliefs) const {
+  for (uint32_t rank = 0; rank < attempt.slots.size(); ++rank) {
+    const RankSlot& slot = attempt.slots[rank];
+    if (slot.full || slot.holders.empty()) {
+      continue;
+    }
+    PlacementBeliefs::Planned planned;
+    planned.shard = {attempt.id(), rank};
+    planned.copies = attempt.record.copies;
+    planned.level = attempt.record.level;
+    planned.members = members;
+    for (const SlotReceipt& holder : slot.holders) {
+      const auto found = members_.find(holder.server);
+      if (found != members_.end() && found->second->in_service()) {
+        planned.holders.push_back({.domain = found->second->record.domain});
+      }
+    }
+    // One that just died: the plan changes when its death is stored.
+    if (planned.holders.size() == slot.holders.size()) {
+      beliefs->planned.push_back(std::move(planned));
+    }
+  }
+}
+
+}  // namespace gemel

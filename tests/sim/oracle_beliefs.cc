@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the oracle checks of what the manager that leads takes for true, and of what lands where
+// nobody may write any more.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "placement/model/receipts.h"
+#include "tests/sim/oracle.h"
+
+namespace gemel::sim {
+namespace {
+
+bool Overlap(ByteSpan a, ByteSpan b) {
+  return a.data() < b.data() + b.size() && b.data() < a.data() + a.size();
+}
+
+}  // namespace
+
+// Open in the present epoch, or committed: of others servers let go before placement hears.
+bool Oracle::IsCounted(const SnapshotId& id) const {
+  const Job& job = jobs_.at(id.job);
+  const auto open = job.open.find(id.sequence);
+  return (open != job.open.end() && open->second.snapshot == id && id.epoch == job.record.epoch) ||
+         cluster_->store()->values.contains(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+}
+
+void Oracle::CheckBeliefs() {
+  const PlacementBeliefs beliefs = cluster_->Beliefs();
+  std::map<Incarnation, uint32_t> lives;
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    if (const Server* server = cluster_->ServerAt(i); server != nullptr) {
+      lives[server->incarnation()] = i;
+    }
+  }
+  for (const auto& [incarnation, shard] : beliefs.copies) {
+    const auto life = lives.find(incarnation);
+    if (life == lives.end() || damaged_.contains(shard) || !IsCounted(shard.snapshot)) {
+      continue;
+    }
+    const std::shared_ptr<Object> object = cluster_->ServerAt(life->second)->objects().Find(shard);
+    if (object == nullptr || object->state() != ObjectState::kSealed) {
+      Violation(fmt::format("believed: {} counts as sealed at {}, which has not", shard.ToString(),
+                            Cluster::HostOf(life->second)));
+    }
+  }
+  for (const PlacementBeliefs::Planned& planned : beliefs.planned) {
+    CheckPlanned(planned);
+  }
+}
+
+void Oracle::CheckPlanned(const PlacementBeliefs::Planned& planned) {
+  const bool all_placeable = std::all_of(planned.members.begin(), planned.members.end(),
+                                         [](const auto& member) { return member.placeable; });
+  const uint32_t apart = model::CountDomains(planned.holders, planned.level);
+  const uint32_t there = model::CountDomains(planned.members, planned.level);
+  if (all_placeable && apart < std::min(planned.copies, there)) {
+    Violation(fmt::format("planned: {} is to be in {} domains of {} at level {}, for {} copies",
+                          planned.shard.ToString(), apart, there, planned.level, planned.copies));
+  }
+}
+
+void Oracle::CheckLanded(const std::string& node, ByteSpan landed) {
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    const Server* server = cluster_->ServerAt(i);
+    if (server == nullptr || Cluster::HostOf(i) != node) {
+      continue;
+    }
+    for (const std::shared_ptr<Object>& object : server->objects().Sealed()) {
+      for (uint32_t chunk = 0; chunk < object->chunks(); ++chunk) {
+        if (Overlap(object->Chunk(chunk), landed)) {
+          Violation(fmt::format("fence: {} bytes land in chunk {} of {}, which is sealed at {}",
+                                landed.size(), chunk, object->shard().ToString(), node));
+        }
+      }
+    }
+  }
+}
+
+// Those that have reported are in the store as they are; of the others it has the ids alone.
+void Oracle::CheckMajority() {
+  size_t members = 0;
+  size_t heard = 0;
+  const auto& values = cluster_->store()->values;
+  for (auto at = values.lower_bound(kMemberPrefix);
+       at != values.end() && at->first.starts_with(kMemberPrefix); ++at) {
+    const absl::StatusOr<MemberRecord> record =
+        DecodeStored<MemberRecord>(at->first, at->second.value);
+    GEMEL_CHECK(record.ok()) << at->first;
+    members += 1;
+    heard += record->data_address.empty() ? 0 : 1;
+  }
+  if (heard < members / 2 + 1) {
+    Violation(
+        fmt::format("recovered: {} of {} last members have reported, and nobody accepted "
+                    "the loss",
+                    heard, members));
+  }
+}
+
+}  // namespace gemel::sim
