@@ -69,6 +69,23 @@ uint64_t PlacementCore::PinnedBytes(const MemberEntry& member) const {
   return bytes;
 }
 
+// It holds what is to be retired: only the MetaStore has to hear of it yet.
+bool PlacementCore::RetiresAt(const MemberEntry& member) const {
+  return std::any_of(member.held.begin(), member.held.end(), [this](const auto& held) {
+    const auto found = jobs_.find(held.first.job);
+    if (found == jobs_.end() || found->second->snapshots.empty()) {
+      return false;
+    }
+    const Job& job = *found->second;
+    const std::vector<model::RetentionEntry> entries = Entries(job);
+    const std::vector<size_t> retired =
+        model::Retire(entries, job.snapshots.rbegin()->second.record.keep_latest);
+    return std::any_of(retired.begin(), retired.end(), [&](size_t index) {
+      return entries[index].order == OrderOf(held.first.epoch, held.first.sequence);
+    });
+  });
+}
+
 // Without what `attempt` has reserved there.
 model::ServerMemory PlacementCore::MemoryOf(const MemberEntry& member,
                                             const Attempt* attempt) const {
@@ -205,7 +222,8 @@ absl::StatusOr<std::vector<ServerId>> PlacementCore::Admit(Attempt* attempt,
   *reason = std::string(MessageOf(placed.status));
   bool freed = false;
   for (const uint32_t index : shard.preferred) {
-    freed = GiveUpPersistsFor(*members_.at(plan.ids[index]), attempt->id()) || freed;
+    const MemberEntry& holder = *members_.at(plan.ids[index]);
+    freed = GiveUpPersistsFor(holder, attempt->id()) || RetiresAt(holder) || freed;
   }
   if (freed || placed.verdict == model::Verdict::kWait) {
     return holders;

@@ -227,6 +227,7 @@ class PlacementCore {
                                 const pb::OpenRequest& request, std::string* reason);
   absl::StatusOr<std::vector<ServerId>> Admit(Attempt* attempt, const MemberEntry& owner,
                                               const pb::OpenRequest& request, std::string* reason);
+  bool RetiresAt(const MemberEntry& member) const;
   model::ServerMemory MemoryOf(const MemberEntry& member, const Attempt* attempt) const;
   ExpectedCopies* ExpectedOf(Attempt* attempt, const Plan& plan) const;
   std::vector<uint32_t> PreferredHolders(const Job& job, const Attempt& attempt, const Plan& plan,

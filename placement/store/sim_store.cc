@@ -11,6 +11,7 @@ namespace gemel {
 namespace {
 
 constexpr uint64_t kAll = 1000;
+constexpr Duration kHungLook = 10ms;
 
 void UndoIn(std::map<std::string, Versioned>* values, const SimStoreState::Undo& undo) {
   for (const auto& [key, before] : undo.values) {
@@ -46,6 +47,9 @@ Task<absl::Status> SimStore::Reach() {
   const auto span = static_cast<uint64_t>((state_->latency_max - state_->latency_min).count());
   const auto extra = static_cast<Duration::rep>(state_->random.Below(span + 1));
   co_await loop_->Sleep(state_->latency_min + Duration(extra));
+  while (hung_) {
+    co_await loop_->Sleep(kHungLook);
+  }
   ApplyLate();
   bool unavailable = state_->unavailable || cut_;
   if (state_->unavailable_permille > 0) {

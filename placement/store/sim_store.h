@@ -95,6 +95,9 @@ class SimStore final : public MetaStore {
   // This process cannot reach the store; others can.
   void set_cut(bool cut) { cut_ = cut; }
 
+  // Its calls wait.
+  void set_hung(bool hung) { hung_ = hung; }
+
  private:
   Task<absl::Status> Reach();
   const std::map<std::string, Versioned>& ReadState(std::map<std::string, Versioned>* older);
@@ -106,6 +109,7 @@ class SimStore final : public MetaStore {
   Loop* loop_;
   SimStoreState* state_;
   bool cut_ = false;
+  bool hung_ = false;
   uint64_t seen_ = 0;  // the highest version that was answered from
 };
 

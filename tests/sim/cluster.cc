@@ -289,6 +289,12 @@ size_t Cluster::Leaders() const {
       }));
 }
 
+void Cluster::CutStore(uint32_t manager, bool gone, bool hangs) {
+  GEMEL_CHECK(placement_up(manager)) << ManagerNode(manager);
+  managers_[manager]->store.set_cut(gone);
+  managers_[manager]->store.set_hung(hangs);
+}
+
 PlacementBeliefs Cluster::Beliefs() const {
   for (const std::unique_ptr<PlacementLife>& life : managers_) {
     if (life != nullptr && life->manager != nullptr && life->manager->leads()) {

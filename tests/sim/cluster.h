@@ -133,6 +133,8 @@ class Cluster {
   static std::string ManagerNode(uint32_t manager);
   std::string DomainOf(uint32_t index) const;
 
+  // For it alone the MetaStore is gone, or hangs, in this life. REQUIRES: it is up.
+  void CutStore(uint32_t manager, bool gone, bool hangs);
   // Null when it is down.
   SimLoop* placement_loop(uint32_t manager);
   SimLoop* server_loop(uint32_t index);

@@ -25,6 +25,7 @@ constexpr Duration kCommitWithin = 20s;
 constexpr Duration kQuietWithin = 90s;
 constexpr Duration kAnswerWithin = 5s;
 constexpr Duration kReadWithin = 60s;
+constexpr Duration kReadPause = 100ms;
 
 Task<void> Call(RpcChannel* channel, std::string method, std::string request, TimePoint deadline,
                 std::shared_ptr<std::optional<absl::StatusOr<std::string>>> answer) {
@@ -243,6 +244,7 @@ Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core,
   GEMEL_CO_RETURN_IF_ERROR(reader.status());
   const auto world = static_cast<uint32_t>((*reader)->shards().size());
   absl::Status read = absl::OkStatus();
+  co_await core->loop()->Sleep(kReadPause);  // newer ones are committed meanwhile
   for (uint32_t shard = 0; shard < world && read.ok(); ++shard) {
     std::vector<std::byte> bytes((*reader)->shards()[shard].bytes);
     read = co_await (*reader)->Ensure(shard, 0, bytes.size());
@@ -252,6 +254,12 @@ Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core,
     if (read.ok()) {
       self->oracle_->CheckContent((*reader)->snapshot(), world, shard, bytes);
     }
+  }
+  const SnapshotId& id = (*reader)->snapshot();
+  const auto& values = self->cluster_->store()->values;
+  if (!values.contains(StoredSnapshotKey(id.job, id.epoch, id.sequence)) &&
+      !values.contains(PersistedKey(id.job, id.epoch, id.sequence))) {
+    self->oracle_->Violation("pinned: " + id.ToString() + " is gone, and is being read");
   }
   const absl::Status released = co_await (*reader)->Release();
   read.Update(released);
@@ -288,6 +296,20 @@ absl::Status Convergence::ReadAt(uint32_t host, const SnapshotId& snapshot) {
   cluster_->world()->Kill(node->process);
   node->loop.Kill();
   return done->value_or(error::Cancelled("the run ended"));
+}
+
+// While the jobs save: what is read stays, whether or not all of it can be read.
+void Convergence::ReadBeside() {
+  uint32_t host = 0;
+  while (host + 1 < cluster_->shape().slots() && !cluster_->IsMember(host)) {
+    host += 1;
+  }
+  for (const std::unique_ptr<SimJob>& job : *jobs_) {
+    const auto records = RecordsBelow(cluster_, kSnapshotPrefix + job->plan().name + "/");
+    if (!records.empty() && cluster_->IsMember(host) && !over_()) {
+      ReadAt(host, records.back().snapshot).IgnoreError();
+    }
+  }
 }
 
 void Convergence::ReadAll() {
@@ -352,10 +374,9 @@ void Convergence::CheckFences() {
   }
 }
 
-void Convergence::Check(Hurt hurt) {
-  hurt_ = hurt;
-  healed_at_ = cluster_->scheduler()->now();
-  const TimePoint give_up = healed_at_ + kCommitWithin;
+// Each job has committed since all healed, and is not just beginning anew.
+bool Convergence::AwaitCommits() {
+  const TimePoint give_up = cluster_->now() + kCommitWithin;
   while (!WithoutCommit().empty() && cluster_->scheduler()->now() < give_up && !over_()) {
     run_for_();
     for (const std::unique_ptr<SimJob>& job : *jobs_) {
@@ -370,6 +391,19 @@ void Convergence::Check(Hurt hurt) {
       oracle_->Violation(fmt::format("no new commit within {} s after everything healed: {}; {}",
                                      kCommitWithin / 1s, without, WithoutCopies()));
     }
+    return false;
+  }
+  return true;
+}
+
+void Convergence::Check(Hurt hurt) {
+  hurt_ = hurt;
+  healed_at_ = cluster_->now();
+  if (!AwaitCommits()) {
+    return;
+  }
+  ReadBeside();
+  if (!AwaitCommits()) {
     return;
   }
   for (const std::unique_ptr<SimJob>& job : *jobs_) {

@@ -60,6 +60,8 @@ class Convergence {
   std::string WrongAccounts();
   std::string WrongCopies(const model::CommitRecord& record, uint32_t copies_now);
   bool IsReadable(const model::CommitRecord& record) const;
+  bool AwaitCommits();
+  void ReadBeside();
   void ReadAll();
   void CheckFences();
   absl::Status ReadAt(uint32_t host, const SnapshotId& snapshot);

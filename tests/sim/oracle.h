@@ -34,8 +34,8 @@
 //   on record    when COMMITTED is told, min_copies disks have the record, as far as no disk was
 //                replaced or put back
 //   on disk      PERSISTED is written with a commit record and never goes back, and is taken away
-//                only beside newer ones that are whole on disk; every shard is on a disk when it is
-//                written; after a power cut a restore gives at least the newest
+//                only beside newer ones that are whole on disk; every shard is on persist_copies
+//                disks when it is written; after a power cut a restore gives at least the newest
 //                that was PERSISTED then, or committed and whole on the disks together
 //   kept         what is newest, and whole on the disks together, is nowhere given up for lost by
 //                whoever drops it there
@@ -322,7 +322,7 @@ class Oracle {
   bool IsFull(const Job& job, const model::CommitRecord& record) const;
   void CheckRetired(const Job& job, const std::string& key, uint64_t sequence);
   // oracle_holders.cc
-  bool IsWholeOnDisks(const Job& job, const model::CommitRecord& record) const;
+  bool IsWholeOnDisks(const Job& job, const model::CommitRecord& record, size_t copies) const;
   void CheckRetiredOnDisk(const Job& job, const std::string& key, uint64_t sequence);
   void CheckPinned(const Job& job, const std::string& key, uint64_t sequence);
   void CheckSealed(uint32_t server, const Sealed& sealed, bool all);

@@ -47,8 +47,10 @@ bool Oracle::IsStarting(uint32_t server) const {
   return cluster_->server_up(server) && cluster_->ServerAt(server) == nullptr;
 }
 
-bool Oracle::IsWholeOnDisks(const Job& job, const model::CommitRecord& record) const {
-  std::set<uint32_t> ranks;
+// Each shard on so many of them.
+bool Oracle::IsWholeOnDisks(const Job& job, const model::CommitRecord& record,
+                            size_t copies) const {
+  std::map<uint32_t, size_t> disks;  // by rank
   const TimePoint opened = job.opened_at.at(record.snapshot.sequence);
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     if (IsExcused(disks_lost_, i, opened)) {
@@ -56,12 +58,14 @@ bool Oracle::IsWholeOnDisks(const Job& job, const model::CommitRecord& record) c
     }
     for (const auto& [shard, bytes] : cluster_->tier(i)->Durable()) {
       if (shard.snapshot == record.snapshot) {
-        ranks.insert(shard.rank);
+        disks[shard.rank] += 1;
       }
     }
   }
-  GEMEL_CHECK_LE(ranks.size(), record.world_size) << record.snapshot.ToString();
-  return ranks.size() == record.world_size;
+  GEMEL_CHECK_LE(disks.size(), record.world_size) << record.snapshot.ToString();
+  return disks.size() == record.world_size &&
+         std::all_of(disks.begin(), disks.end(),
+                     [copies](const auto& rank) { return rank.second >= copies; });
 }
 
 // One whose name is used again goes for the sake of any newer one; others only beside as many as
@@ -82,7 +86,7 @@ void Oracle::CheckRetiredOnDisk(const Job& job, const std::string& key, uint64_t
     if (record->snapshot.sequence > sequence) {
       newer += 1;
       names.insert(record->snapshot.name);
-      whole += IsWholeOnDisks(job, *record) ? 1 : 0;
+      whole += IsWholeOnDisks(job, *record, 1) ? 1 : 0;
     }
   }
   const uint32_t asked = job.record.persist_keep;

@@ -274,9 +274,10 @@ void Oracle::PersistedWritten(const std::string& key, const std::string& value) 
     CheckRecovered(job, record.snapshot, value);
     was_persisted = job.persisted_names.contains(record.snapshot.sequence);
   }
-  if (!was_persisted && !IsWholeOnDisks(job, record)) {
-    Violation(fmt::format("on disk: {} is PERSISTED, and a shard of it is on no disk",
-                          record.snapshot.ToString()));
+  const uint32_t copies = std::max(1U, job.record.persist_copies);
+  if (!was_persisted && !IsWholeOnDisks(job, record, copies)) {
+    Violation(fmt::format("on disk: {} is PERSISTED, and a shard of it is not on {} disks",
+                          record.snapshot.ToString(), copies));
   }
   job.persisted.insert(record.snapshot.sequence);
   job.persisted_names[record.snapshot.sequence] = record.snapshot.name;

@@ -159,6 +159,7 @@ class Strikes {
   void RotAt(CrashPoint point, const SimLoop* loop);
   void SlowDisks();
   void StoreOutage();
+  void CutStore(uint32_t manager);
   void LoseStore();
 
   const RunPlan& plan_;

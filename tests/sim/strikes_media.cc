@@ -183,11 +183,34 @@ void Strikes::SlowDisks() {
 
 void Strikes::StoreOutage() {
   SimStoreState* store = cluster_->store();
+  const auto manager = static_cast<uint32_t>(random_->Below(3 * uint64_t{cluster_->managers()}));
+  if (manager < cluster_->managers()) {
+    CutStore(manager);
+    return;
+  }
   const bool full = random_->Chance(1, 2);
   Note(full ? "the MetaStore is full" : "the MetaStore does not answer");
   Struck(Fault::kStoreOutage);
   (full ? store->full : store->unavailable) = true;
   Later(After(50, 1500), [store, full] { (full ? store->full : store->unavailable) = false; });
+}
+
+// Others reach it, and one of them leads soon; clients may still reach this one.
+void Strikes::CutStore(uint32_t manager) {
+  if (!cluster_->placement_up(manager)) {
+    return;
+  }
+  const uint64_t life = cluster_->PidOfPlacement(manager);
+  const bool hangs = random_->Chance(1, 2);
+  Note(fmt::format("for {} alone the MetaStore {}", Cluster::ManagerNode(manager),
+                   hangs ? "hangs" : "is gone"));
+  Struck(Fault::kStoreOutage);
+  cluster_->CutStore(manager, !hangs, hangs);
+  Later(After(200, 4000), [this, manager, life] {
+    if (cluster_->placement_up(manager) && cluster_->PidOfPlacement(manager) == life) {
+      cluster_->CutStore(manager, false, false);
+    }
+  });
 }
 
 // A person ends the managers, gives an empty store, and has them recover from the servers.

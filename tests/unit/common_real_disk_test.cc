@@ -193,6 +193,22 @@ TEST_F(DiskFilesTest, KeepsOthersOut) {
   EXPECT_EQ(about.st_mode & 0777U, 0600U);
 }
 
+class NoStatCalls final : public FileCalls {
+ public:
+  int Stat(int /*fd*/, struct stat* /*about*/) override {
+    errno = EIO;
+    return -1;
+  }
+};
+
+TEST_F(DiskFilesTest, AFileWhoseLengthCannotBeReadIsNotTakenForADamagedOne) {
+  ASSERT_TRUE(files_->WriteAtomically("record", "1").ok());
+  files_.reset();
+  auto blind = DiskFiles::Open(directory_, std::make_unique<NoStatCalls>());
+  ASSERT_TRUE(blind.ok()) << blind.status();
+  EXPECT_TRUE(absl::IsUnavailable((*blind)->Read("record").status()));
+}
+
 // Writes in place take no block that the file does not have: what a full disk allows.
 class FullCalls final : public FileCalls {
  public:

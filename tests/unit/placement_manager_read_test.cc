@@ -37,6 +37,30 @@ TEST_F(PlacementRead, GivesTheNamedSnapshotWithItsSources) {
   EXPECT_EQ(reply->sources(0).holders_size(), 2);
 }
 
+TEST_F(PlacementRead, WhatItsEndLetsGoIsWaitedForByAnOpenWithoutRoom) {
+  for (const auto& server : cluster.servers) {
+    server->capacity = 7 * run.shard_bytes / 2;
+  }
+  cluster.Run(500ms);
+  JobRun other = cluster.NewRun("other");
+  run.world = other.world = 1;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  const ReadId read = cluster.NewReadId();
+  ASSERT_TRUE(cluster.BeginRead("gpt", "1", read).ok());
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  cluster.store.latency_min = cluster.store.latency_max = 300ms;
+  pb::OpenRequest patient = cluster.OpenOf(other, "1", 0);
+  patient.set_wait_ms(4000);
+  std::optional<absl::StatusOr<std::string>> answer;
+  cluster.CallBeside("Open", patient.SerializeAsString(), &answer);
+  cluster.Run(250ms);
+  ASSERT_TRUE(cluster.EndRead(read).ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return answer.has_value(); }, 2s));
+  pb::OpenReply reply;
+  ASSERT_TRUE(answer->ok() && reply.ParseFromString(**answer)) << answer->status();
+  EXPECT_EQ(reply.decision(), pb::OpenReply::ACCEPT) << reply.ShortDebugString();
+}
+
 TEST_F(PlacementRead, GivesTheNewestWithoutAName) {
   run.keep = 0;
   ASSERT_TRUE(cluster.Save(run, "1").ok());

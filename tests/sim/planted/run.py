@@ -71,7 +71,7 @@ def run_seed(program, seed):
             return line.removeprefix("VIOLATION ")
     if ran.returncode < 0:
         last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
-        return f"{signal.Signals(-ran.returncode).name}: {last[:200]}"
+        return f"{signal.Signals(-ran.returncode).name}: {last.replace(f'{ROOT}/', '')[:200]}"
     raise BenchError(f"{program} --seed {seed} ended with {ran.returncode}: {ran.stderr.strip()[-300:]}")
 
 
