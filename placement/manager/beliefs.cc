@@ -27,7 +27,7 @@ PlacementBeliefs PlacementCore::Beliefs() const {
   }
   for (const auto& [name, job] : jobs_) {
     for (const auto& [sequence, attempt] : job->attempts) {
-      if (attempt->state == AttemptState::kOpen) {
+      if (attempt->state == AttemptState::kOpen && !attempt->members_changed) {
         AddPlanned(*attempt, members, &beliefs);
       }
     }

@@ -234,7 +234,7 @@ std::string Convergence::WrongAccounts() {
   return "";
 }
 
-Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core,
+Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core, uint32_t host,
                                            SnapshotId snapshot) {
   ReadOptions options;
   options.job = snapshot.job;
@@ -244,6 +244,7 @@ Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core,
   GEMEL_CO_RETURN_IF_ERROR(reader.status());
   const auto world = static_cast<uint32_t>((*reader)->shards().size());
   absl::Status read = absl::OkStatus();
+  const TimePoint began = self->cluster_->now();
   co_await core->loop()->Sleep(kReadPause);  // newer ones are committed meanwhile
   for (uint32_t shard = 0; shard < world && read.ok(); ++shard) {
     std::vector<std::byte> bytes((*reader)->shards()[shard].bytes);
@@ -257,7 +258,9 @@ Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core,
   }
   const SnapshotId& id = (*reader)->snapshot();
   const auto& values = self->cluster_->store()->values;
-  if (!values.contains(StoredSnapshotKey(id.job, id.epoch, id.sequence)) &&
+  // The pin goes with the server's incarnation.
+  const bool counted = self->cluster_->IsMember(host) && self->cluster_->MemberSince(host) < began;
+  if (counted && !values.contains(StoredSnapshotKey(id.job, id.epoch, id.sequence)) &&
       !values.contains(PersistedKey(id.job, id.epoch, id.sequence))) {
     self->oracle_->Violation("pinned: " + id.ToString() + " is gone, and is being read");
   }
@@ -266,9 +269,10 @@ Task<absl::Status> Convergence::ReadShards(Convergence* self, ClientCore* core,
   co_return read;
 }
 
-Task<void> Convergence::Read(Convergence* self, ClientCore* core, SnapshotId snapshot,
+Task<void> Convergence::Read(Convergence* self, ClientCore* core, uint32_t host,
+                             SnapshotId snapshot,
                              std::shared_ptr<std::optional<absl::Status>> done) {
-  *done = co_await ReadShards(self, core, std::move(snapshot));
+  *done = co_await ReadShards(self, core, host, std::move(snapshot));
 }
 
 bool Convergence::IsReadable(const model::CommitRecord& record) const {
@@ -289,7 +293,7 @@ absl::Status Convergence::ReadAt(uint32_t host, const SnapshotId& snapshot) {
   const std::unique_ptr<Node> node = cluster_->StartTrainer(host);
   ClientCore core(&node->loop, &node->net, &node->host, Cluster::SocketOf(host));
   auto done = std::make_shared<std::optional<absl::Status>>();
-  node->loop.Spawn(Read(this, &core, snapshot, done));
+  node->loop.Spawn(Read(this, &core, host, snapshot, done));
   while (!done->has_value() && !over_()) {
     run_for_();
   }

@@ -65,9 +65,10 @@ class Convergence {
   void ReadAll();
   void CheckFences();
   absl::Status ReadAt(uint32_t host, const SnapshotId& snapshot);
-  static Task<void> Read(Convergence* self, ClientCore* core, SnapshotId snapshot,
+  static Task<void> Read(Convergence* self, ClientCore* core, uint32_t host, SnapshotId snapshot,
                          std::shared_ptr<std::optional<absl::Status>> done);
-  static Task<absl::Status> ReadShards(Convergence* self, ClientCore* core, SnapshotId snapshot);
+  static Task<absl::Status> ReadShards(Convergence* self, ClientCore* core, uint32_t host,
+                                       SnapshotId snapshot);
   template <typename Reply, typename Request>
   std::optional<Reply> Ask(const std::string& method, Request request);
 

@@ -307,7 +307,7 @@ class Oracle {
   // oracle_beliefs.cc
   void CheckBeliefs();
   bool IsCounted(const SnapshotId& id) const;
-  void CheckPlanned(const PlacementBeliefs::Planned& planned);
+  void CheckPlanned(const std::vector<PlacementBeliefs::Planned>& plans);
   void CheckLanded(const std::string& node, ByteSpan landed);
   void CheckMajority();
   // oracle_holders.cc
@@ -348,7 +348,8 @@ class Oracle {
   bool recovering_ = false;     // the MetaStore was lost, and no cluster is in it yet
   bool loss_accepted_ = false;  // of this recovery
   TimePoint looked_at_disks_{};
-  Losses lost_;           // servers' memories
+  std::map<ShardId, TimePoint> misplanned_;  // since when
+  Losses lost_;                              // servers' memories
   Losses memories_lost_;  // all of them; those above are counted anew after a power cut
   Losses disks_lost_;
   std::set<ShardId> damaged_;

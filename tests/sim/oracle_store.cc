@@ -274,7 +274,9 @@ void Oracle::PersistedWritten(const std::string& key, const std::string& value) 
     CheckRecovered(job, record.snapshot, value);
     was_persisted = job.persisted_names.contains(record.snapshot.sequence);
   }
-  const uint32_t copies = std::max(1U, job.record.persist_copies);
+  // A recovery takes what it finds whole on disks for PERSISTED, however many disks it is on.
+  const uint32_t copies =
+      IsFromBefore(record.snapshot) ? 1 : std::max(1U, job.record.persist_copies);
   if (!was_persisted && !IsWholeOnDisks(job, record, copies)) {
     Violation(fmt::format("on disk: {} is PERSISTED, and a shard of it is not on {} disks",
                           record.snapshot.ToString(), copies));
