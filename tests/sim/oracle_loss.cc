@@ -75,15 +75,16 @@ bool Oracle::IsAnywhere(const ShardId& shard) const {
   return false;
 }
 
-// Of the newest that is committed: by whomever it goes, as long as no disk does.
+// Of the newest that is committed, as long as no disk goes. While memory has it, disks need not; so
+// nothing is said of what went in the moment of a loss.
 void Oracle::CheckKept(Job* job) {
   const uint64_t before =
       std::exchange(job->whole_on_disks, truth_->NewestWholeOnDisks(job->plan.name));
   const bool newest = !job->stored.empty() && *job->stored.rbegin() == before;
-  const bool disk_lost = std::any_of(disks_lost_.begin(), disks_lost_.end(), [&](const auto& one) {
-    return one.first >= looked_at_disks_;
-  });
-  if (!newest || job->whole_on_disks >= before || disk_lost || job->removing) {
+  const auto is_new = [this](const auto& loss) { return loss.first >= looked_at_disks_; };
+  const bool lost = std::any_of(disks_lost_.begin(), disks_lost_.end(), is_new) ||
+                    std::any_of(memories_lost_.begin(), memories_lost_.end(), is_new);
+  if (!newest || job->whole_on_disks >= before || lost || job->removing) {
     return;
   }
   const std::optional<model::CommitRecord> record = LatestRecord(*job);
