@@ -256,6 +256,7 @@ class Oracle {
     std::map<EpochId, EpochToken> tokens;
     std::set<std::string> losses;  // sentences that were examined
     uint64_t whole_on_disks = 0;   // sequence, at the last look
+    bool disks_alone = false;      // then: not all of the newest was in memory
   };
 
   // Who has a shard, sealed and whole; who may have had it until a moment ago; who has not.
@@ -303,7 +304,8 @@ class Oracle {
   bool IsToBeHeard(uint32_t server) const;
   void LookAtDisks();
   void CheckKept(Job* job);
-  bool IsAnywhere(const ShardId& shard) const;
+  bool IsInAMemory(const ShardId& shard) const;
+  bool IsOnADisk(const ShardId& shard) const;
   // oracle_beliefs.cc
   void CheckBeliefs();
   bool IsCounted(const SnapshotId& id) const;

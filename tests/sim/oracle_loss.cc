@@ -64,11 +64,19 @@ void Oracle::LookAtDisks() {
   looked_at_disks_ = cluster_->now();
 }
 
-bool Oracle::IsAnywhere(const ShardId& shard) const {
+bool Oracle::IsInAMemory(const ShardId& shard) const {
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     const Server* server = cluster_->ServerAt(i);
-    if (IsStarting(i) || cluster_->tier(i)->IsSound(shard) ||
-        (server != nullptr && server->objects().Find(shard) != nullptr)) {
+    if (IsStarting(i) || (server != nullptr && server->objects().Find(shard) != nullptr)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool Oracle::IsOnADisk(const ShardId& shard) const {
+  for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+    if (cluster_->tier(i)->IsSound(shard)) {
       return true;
     }
   }
@@ -80,17 +88,21 @@ bool Oracle::IsAnywhere(const ShardId& shard) const {
 void Oracle::CheckKept(Job* job) {
   const uint64_t before =
       std::exchange(job->whole_on_disks, truth_->NewestWholeOnDisks(job->plan.name));
-  const bool newest = !job->stored.empty() && *job->stored.rbegin() == before;
-  const auto is_new = [this](const auto& loss) { return loss.first >= looked_at_disks_; };
-  const bool lost = std::any_of(disks_lost_.begin(), disks_lost_.end(), is_new) ||
-                    std::any_of(memories_lost_.begin(), memories_lost_.end(), is_new);
-  if (!newest || job->whole_on_disks >= before || lost || job->removing) {
+  const bool disks_alone = std::exchange(job->disks_alone, false);
+  const std::optional<model::CommitRecord> record = LatestRecord(*job);
+  if (!record.has_value() || job->removing) {
     return;
   }
-  const std::optional<model::CommitRecord> record = LatestRecord(*job);
-  for (uint32_t rank = 0; record.has_value() && rank < record->world_size; ++rank) {
+  const auto is_new = [this](const auto& loss) { return loss.first >= looked_at_disks_; };
+  const bool excused =
+      std::any_of(disks_lost_.begin(), disks_lost_.end(), is_new) ||
+      (!disks_alone && std::any_of(memories_lost_.begin(), memories_lost_.end(), is_new));
+  const bool gone = record->snapshot.sequence == before && job->whole_on_disks < before && !excused;
+  for (uint32_t rank = 0; rank < record->world_size; ++rank) {
     const ShardId shard{record->snapshot, rank};
-    if (record->snapshot.sequence == before && !IsAnywhere(shard)) {
+    const bool in_memory = IsInAMemory(shard);
+    job->disks_alone = job->disks_alone || !in_memory;
+    if (gone && !in_memory && !IsOnADisk(shard)) {
       Violation(fmt::format("kept: {} was whole on the disks together, and is nowhere",
                             shard.ToString()));
     }
