@@ -10,6 +10,7 @@ namespace gemel {
 
 PlacementBeliefs PlacementCore::Beliefs() const {
   PlacementBeliefs beliefs;
+  beliefs.term = leadership_->term();
   std::vector<model::Member> members;
   for (const auto& [id, member] : members_) {
     if (!member->in_service()) {
@@ -22,6 +23,15 @@ PlacementBeliefs PlacementCore::Beliefs() const {
       for (const auto& [rank, copy] : ranks) {
         GEMEL_CHECK(KeyOf(copy.snapshot) == key) << member->record.name;
         beliefs.copies.push_back({member->record.incarnation, {copy.snapshot, rank}});
+      }
+    }
+    if (member->reported && !member->disk_unknown && member->tier_trouble.empty()) {
+      PlacementBeliefs::Disk& disk = beliefs.disks.emplace_back();
+      disk.incarnation = member->record.incarnation;
+      for (const auto& [key, ranks] : member->disk) {
+        for (const auto& [rank, copy] : ranks) {
+          disk.shards.insert({copy.snapshot, rank});
+        }
       }
     }
   }

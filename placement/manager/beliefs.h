@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <vector>
 
 #include "common/ids.h"
@@ -21,6 +22,12 @@ struct PlacementBeliefs {
     ShardId shard;
   };
 
+  // The disk of a member that is alive: all that is on it is known, and it works.
+  struct Disk {
+    Incarnation incarnation;
+    std::set<ShardId> shards;
+  };
+
   // A shard of an open save: the holders that are to have it, or have, and all members that have
   // reported.
   struct Planned {
@@ -31,7 +38,9 @@ struct PlacementBeliefs {
     std::vector<model::Member> members;
   };
 
+  uint64_t term = 0;  // in which this manager leads
   std::vector<Copy> copies;
+  std::vector<Disk> disks;
   std::vector<Planned> planned;
 };
 

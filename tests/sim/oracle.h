@@ -229,6 +229,13 @@ class Oracle {
     std::map<uint32_t, std::set<uint64_t>> reporting;  // sequences that a rank has verified
   };
 
+  // A shard that a manager knew to be on a disk.
+  struct OnDisk {
+    uint64_t term = 0;
+    Incarnation incarnation;
+    ShardId shard;
+  };
+
   struct Job {
     JobPlan plan;
     JobRecord record;  // as last written
@@ -257,6 +264,7 @@ class Oracle {
     std::set<std::string> losses;  // sentences that were examined
     uint64_t whole_on_disks = 0;   // sequence, at the last look
     bool disks_alone = false;      // then: not all of the newest was in memory
+    std::vector<OnDisk> finished;  // the newest, when the manager knew enough of its disks
   };
 
   // Who has a shard, sealed and whole; who may have had it until a moment ago; who has not.
@@ -309,6 +317,8 @@ class Oracle {
   // oracle_beliefs.cc
   void CheckBeliefs();
   bool IsCounted(const SnapshotId& id) const;
+  void CheckFinished(const PlacementBeliefs& beliefs, const std::map<Incarnation, uint32_t>& lives);
+  std::vector<OnDisk> FinishedOf(const Job& job, const PlacementBeliefs& beliefs) const;
   void CheckPlanned(const std::vector<PlacementBeliefs::Planned>& plans);
   void CheckLanded(const std::string& node, ByteSpan landed);
   void CheckMajority();

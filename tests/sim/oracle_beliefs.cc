@@ -50,6 +50,52 @@ void Oracle::CheckBeliefs() {
     }
   }
   CheckPlanned(beliefs.planned);
+  CheckFinished(beliefs, lives);
+}
+
+// Of the newest, where each of its shards is known to be on as many disks as the job asks for;
+// empty otherwise.
+std::vector<Oracle::OnDisk> Oracle::FinishedOf(const Job& job,
+                                               const PlacementBeliefs& beliefs) const {
+  const std::optional<model::CommitRecord> record = LatestRecord(job);
+  std::vector<OnDisk> finished;
+  for (uint32_t rank = 0; record.has_value() && rank < record->world_size; ++rank) {
+    const ShardId shard{record->snapshot, rank};
+    uint32_t copies = 0;
+    for (const PlacementBeliefs::Disk& disk : beliefs.disks) {
+      if (disk.shards.contains(shard)) {
+        finished.push_back({beliefs.term, disk.incarnation, shard});
+        copies += 1;
+      }
+    }
+    if (copies < std::max(1U, job.record.persist_copies)) {
+      return {};
+    }
+  }
+  return finished;
+}
+
+// What is whole on enough disks is finished, or stays until something newer is: no copy of it that
+// is sound is let go of.
+void Oracle::CheckFinished(const PlacementBeliefs& beliefs,
+                           const std::map<Incarnation, uint32_t>& lives) {
+  for (auto& [name, job] : jobs_) {
+    const std::vector<OnDisk> before = std::exchange(job.finished, FinishedOf(job, beliefs));
+    const std::optional<model::CommitRecord> latest = LatestRecord(job);
+    for (const auto& [term, incarnation, shard] : before) {
+      const bool is_newest = latest.has_value() && latest->snapshot == shard.snapshot;
+      const auto life = lives.find(incarnation);
+      const auto disk = std::find_if(
+          beliefs.disks.begin(), beliefs.disks.end(),
+          [&incarnation](const auto& known) { return known.incarnation == incarnation; });
+      if (is_newest && !job.removing && term == beliefs.term && life != lives.end() &&
+          disk != beliefs.disks.end() && !disk->shards.contains(shard) &&
+          cluster_->tier(life->second)->IsSound(shard)) {
+        Violation(fmt::format("kept: {} is on enough disks, and is let go of at {}",
+                              shard.ToString(), Cluster::HostOf(life->second)));
+      }
+    }
+  }
 }
 
 // A plan may lag behind the members for a while: a commit that is being made holds it up.
