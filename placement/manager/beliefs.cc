@@ -19,6 +19,7 @@ PlacementBeliefs PlacementCore::Beliefs() const {
     if (member->reported) {
       members.push_back({.domain = member->record.domain, .placeable = !draining_.contains(id)});
     }
+    CheckAccount(*member);
     for (const auto& [key, ranks] : member->held) {
       for (const auto& [rank, copy] : ranks) {
         GEMEL_CHECK(KeyOf(copy.snapshot) == key) << member->record.name;
@@ -43,6 +44,18 @@ PlacementBeliefs PlacementCore::Beliefs() const {
     }
   }
   return beliefs;
+}
+
+// What is counted as under way at a member is in its queue.
+void PlacementCore::CheckAccount(const MemberEntry& member) {
+  size_t pulls = 0;
+  size_t persists = 0;
+  for (const QueuedDirective& queued : member.directives) {
+    pulls += queued.body.has_pull_shard() && queued.done != nullptr ? 1 : 0;
+    persists += queued.body.has_persist_shard() ? 1 : 0;
+  }
+  GEMEL_CHECK_LE(member.pulls, pulls) << member.record.name;
+  GEMEL_CHECK_EQ(member.persists, persists) << member.record.name;
 }
 
 void PlacementCore::AddPlanned(const Attempt& attempt, const std::vector<model::Member>& members,

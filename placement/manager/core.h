@@ -119,6 +119,7 @@ class PlacementCore {
   // beliefs.cc
   void AddPlanned(const Attempt& attempt, const std::vector<model::Member>& members,
                   PlacementBeliefs* beliefs) const;
+  static void CheckAccount(const MemberEntry& member);
   // core.cc
   absl::Status CheckCaller(const pb::Caller& caller);
   absl::Status CheckServing() const;
@@ -335,6 +336,7 @@ class PlacementCore {
 
   // retain.cc
   void MaintainSoon(Job* job);
+  Task<void> MaintainAt(Job* job, TimePoint when);
   void MaintainAllSoon();
   Task<void> Maintain(Job* job);
   void MaintainDisks(Job* job);

@@ -123,14 +123,18 @@ void PlacementCore::PersistStep(Job* job, const model::SnapshotOrder& order) {
     }
   }
   if (run.done == snapshot.record.world_size) {
-    run.recording = true;
-    SpawnInside(RecordPersisted(job, order, run.number));
+    if (loop_->Now() >= run.record_from) {
+      run.recording = true;
+      SpawnInside(RecordPersisted(job, order, run.number));
+    } else {
+      run.waits_for = run.record_refused;
+    }
   }
   job->changed.NotifyAll();
 }
 
 // False when nobody is left to try: `waits_for` says why. The least busy holder first, so that the
-// hosts share the work.
+// hosts share the work. While only some of the copies in memory are left, repair may bring more.
 bool PlacementCore::PersistRank(Committed* snapshot, uint32_t rank,
                                 const std::vector<ServerId>& holders,
                                 const std::vector<ServerId>& disks) {
@@ -161,18 +165,20 @@ bool PlacementCore::PersistRank(Committed* snapshot, uint32_t rank,
   std::sort(able.begin(), able.end(), [&rank_of](const MemberEntry* a, const MemberEntry* b) {
     return rank_of(a) < rank_of(b);
   });
-  const bool hope = able.size() >= sought;
+  const bool enough = able.size() >= sought;
+  if (!enough) {
+    CountCopies(snapshot);
+    run.waits_for = why.empty()
+                        ? fmt::format("{} servers hold it in memory, {} disks are asked for",
+                                      holders.size(), run.copies)
+                        : why;
+  }
+  const bool hope = enough || (!snapshot->full && !holders.empty());
   for (MemberEntry* member : able) {
     if (hope && sought > 0 && member->persists < kPersistsMax) {
       PersistShardAt(snapshot, rank, member);
       sought -= 1;
     }
-  }
-  if (!hope) {
-    run.waits_for = why.empty()
-                        ? fmt::format("{} servers hold it in memory, {} disks are asked for",
-                                      holders.size(), run.copies)
-                        : why;
   }
   return hope;
 }

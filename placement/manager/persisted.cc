@@ -14,6 +14,12 @@
 
 namespace gemel {
 
+namespace {
+
+constexpr Duration kRecordAgain = 200ms;  // after the MetaStore refused PERSISTED
+
+}  // namespace
+
 absl::StatusOr<PlacementCore::DiskInventory> PlacementCore::ReadDiskInventory(
     const pb::JoinRequest& request) const {
   DiskInventory inventory;
@@ -44,7 +50,8 @@ Task<absl::Status> PlacementCore::LoadPersisted() {
   co_return absl::OkStatus();
 }
 
-// The second commit.
+// The second commit. What is whole on the disks is not given up for a MetaStore that refuses it: it
+// is tried again, and what else ends a persist ends this one.
 Task<void> PlacementCore::RecordPersisted(Job* job, model::SnapshotOrder order, uint64_t run) {
   const LockHold hold = co_await Lock(&job->lock);
   const auto mine = [job, order, run]() -> Committed* {
@@ -75,7 +82,11 @@ Task<void> PlacementCore::RecordPersisted(Job* job, model::SnapshotOrder order, 
   snapshot = mine();
   GEMEL_CHECK(snapshot != nullptr) << id.ToString();  // `recording` kept it
   if (!written.ok()) {
-    GiveUpPersist(job, snapshot, written);
+    PersistRun& refused = *snapshot->persist;
+    refused.recording = false;
+    refused.record_refused = MessageOf(written);
+    refused.record_from = Add(loop_->Now(), kRecordAgain);
+    SpawnInside(MaintainAt(job, refused.record_from));
     co_return;
   }
   Reach(CrashPoint::kPersistedDurable);

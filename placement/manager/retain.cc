@@ -198,6 +198,11 @@ void PlacementCore::MaintainSoon(Job* job) {
   }
 }
 
+Task<void> PlacementCore::MaintainAt(Job* job, TimePoint when) {
+  co_await loop_->SleepUntil(when);
+  MaintainSoon(job);
+}
+
 void PlacementCore::MaintainAllSoon() {
   for (auto& [name, job] : jobs_) {
     MaintainSoon(job.get());

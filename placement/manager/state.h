@@ -229,7 +229,9 @@ struct PersistRun {
   std::map<std::pair<uint32_t, ServerId>, std::string> failed;  // why
   uint32_t done = 0;  // shards with enough persist receipts
   uint64_t done_bytes = 0;
-  bool recording = false;  // PERSISTED is being written
+  bool recording = false;      // PERSISTED is being written
+  TimePoint record_from{};     // not before: the MetaStore refused it
+  std::string record_refused;  // why
   std::string waits_for;
 };
 

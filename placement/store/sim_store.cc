@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint64_t kAll = 1000;
 constexpr Duration kHungLook = 10ms;
+constexpr Duration kAnswerLateMax = 2s;
 
 void UndoIn(std::map<std::string, Versioned>* values, const SimStoreState::Undo& undo) {
   for (const auto& [key, before] : undo.values) {
@@ -42,12 +43,12 @@ void SimStoreState::Lose() {
 }
 
 // What every call goes through: the way there, and what has become due meanwhile.
-Task<absl::Status> SimStore::Reach() {
+Task<absl::Status> SimStore::Reach(bool passes) {
   GEMEL_CHECK_LE(state_->latency_min.count(), state_->latency_max.count());
   const auto span = static_cast<uint64_t>((state_->latency_max - state_->latency_min).count());
   const auto extra = static_cast<Duration::rep>(state_->random.Below(span + 1));
   co_await loop_->Sleep(state_->latency_min + Duration(extra));
-  while (hung_) {
+  while (hung_ && !passes) {
     co_await loop_->Sleep(kHungLook);
   }
   ApplyLate();
@@ -106,7 +107,7 @@ const std::map<std::string, Versioned>& SimStore::ReadState(
 }
 
 Task<absl::StatusOr<std::optional<Versioned>>> SimStore::Get(std::string key) {
-  const absl::Status reached = co_await Reach();
+  const absl::Status reached = co_await Reach(false);
   GEMEL_CO_RETURN_IF_ERROR(reached);
   std::map<std::string, Versioned> older;
   const std::map<std::string, Versioned>& values = ReadState(&older);
@@ -119,7 +120,7 @@ Task<absl::StatusOr<std::optional<Versioned>>> SimStore::Get(std::string key) {
 }
 
 Task<absl::StatusOr<std::vector<KeyValue>>> SimStore::List(std::string prefix) {
-  const absl::Status reached = co_await Reach();
+  const absl::Status reached = co_await Reach(false);
   GEMEL_CO_RETURN_IF_ERROR(reached);
   std::map<std::string, Versioned> older;
   const std::map<std::string, Versioned>& values = ReadState(&older);
@@ -144,7 +145,8 @@ bool SimStore::TellUnknown() {
 
 Task<absl::StatusOr<CommitResult>> SimStore::Commit(Txn txn) {
   GEMEL_CO_RETURN_IF_ERROR(CheckTxn(txn));
-  const absl::Status reached = co_await Reach();
+  const bool answered_late = hung_ && state_->random.Chance(1, 2);
+  const absl::Status reached = co_await Reach(answered_late);
   GEMEL_CO_RETURN_IF_ERROR(reached);
   if (state_->full) {
     co_return error::ResourceExhausted("{} is full: free space on its disk", name());
@@ -168,6 +170,10 @@ Task<absl::StatusOr<CommitResult>> SimStore::Commit(Txn txn) {
   }
   const CommitResult result = Apply(txn);
   seen_ = state_->version;
+  if (answered_late) {
+    const auto late = static_cast<uint64_t>(kAnswerLateMax.count());
+    co_await loop_->Sleep(Duration(static_cast<Duration::rep>(state_->random.Below(late))));
+  }
   co_return result;
 }
 

@@ -95,11 +95,11 @@ class SimStore final : public MetaStore {
   // This process cannot reach the store; others can.
   void set_cut(bool cut) { cut_ = cut; }
 
-  // Its calls wait.
+  // Its calls wait; half of the transactions are applied, and answered late.
   void set_hung(bool hung) { hung_ = hung; }
 
  private:
-  Task<absl::Status> Reach();
+  Task<absl::Status> Reach(bool passes);
   const std::map<std::string, Versioned>& ReadState(std::map<std::string, Versioned>* older);
   absl::Status CheckNotPutBack();
   void ApplyLate();

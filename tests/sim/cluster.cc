@@ -289,6 +289,14 @@ size_t Cluster::Leaders() const {
       }));
 }
 
+bool Cluster::IsServedBefore(uint64_t term, const std::string& name) const {
+  return std::any_of(managers_.begin(), managers_.end(), [&](const auto& life) {
+    return life != nullptr && !life->node.loop.paused() && life->manager != nullptr &&
+           life->manager->leads() && life->options.name != name &&
+           life->manager->Beliefs().term < term;
+  });
+}
+
 void Cluster::CutStore(uint32_t manager, bool gone, bool hangs) {
   GEMEL_CHECK(placement_up(manager)) << ManagerNode(manager);
   managers_[manager]->store.set_cut(gone);

@@ -80,6 +80,8 @@ class Cluster {
 
   // How many managers would answer a call now.
   size_t Leaders() const;
+  // A manager other than `name` would answer a call, and led before `term`.
+  bool IsServedBefore(uint64_t term, const std::string& name) const;
   // What the manager that leads takes for true; nothing while none does.
   PlacementBeliefs Beliefs() const;
 

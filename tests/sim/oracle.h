@@ -138,6 +138,8 @@ class Oracle {
   // A test flips bits of it.
   void Damaged(const Object& object) { damaged_.insert(object.shard()); }
 
+  void DamagedOnDisk(uint32_t server, const ShardId& shard);
+
   // Of memory, at every tick before anything strikes.
   void CheckHolders();
 
@@ -293,6 +295,7 @@ class Oracle {
   void Applied(const Txn& txn);
   void PutApplied(const std::string& key, const std::string& value);
   void DeleteApplied(const std::string& key);
+  void CheckLeaders();
   void LeaderWritten(const std::string& key, const std::string& value);
   void ClusterWritten(const std::string& key, const std::string& value);
   void TokenWritten(const std::string& key, const std::string& value);
@@ -318,12 +321,14 @@ class Oracle {
   void CheckBeliefs();
   bool IsCounted(const SnapshotId& id) const;
   void CheckFinished(const PlacementBeliefs& beliefs, const std::map<Incarnation, uint32_t>& lives);
+  void CheckWritten(const PlacementBeliefs& beliefs, const std::map<Incarnation, uint32_t>& lives);
   std::vector<OnDisk> FinishedOf(const Job& job, const PlacementBeliefs& beliefs) const;
   void CheckPlanned(const std::vector<PlacementBeliefs::Planned>& plans);
   void CheckLanded(const std::string& node, ByteSpan landed);
   void CheckMajority();
   // oracle_holders.cc
   std::optional<model::CommitRecord> LatestRecord(const Job& job) const;
+  bool HasJoined(uint32_t server) const;
   bool IsExcused(const Losses& lost, uint32_t server, TimePoint since) const;
   bool IsStarting(uint32_t server) const;
   static bool IsWhole(const Object& object);
@@ -357,11 +362,15 @@ class Oracle {
   uint32_t processes_ = 0;
   bool undecided_ = false;
   uint64_t term_ = 0;           // of the newest leader; counted anew in an empty store
+  std::string leader_;          // its name
   bool recovering_ = false;     // the MetaStore was lost, and no cluster is in it yet
   bool loss_accepted_ = false;  // of this recovery
   TimePoint looked_at_disks_{};
-  std::map<ShardId, TimePoint> misplanned_;  // since when
-  Losses lost_;                              // servers' memories
+  std::map<ShardId, TimePoint> misplanned_;                           // since when
+  std::map<std::pair<Incarnation, ShardId>, TimePoint> gone_;         // since when, and counted
+  std::map<std::pair<uint32_t, ShardId>, TimePoint> rotten_on_disk_;  // since when
+  PlacementBeliefs believed_;                                         // at the last tick
+  Losses lost_;                                                       // servers' memories
   Losses memories_lost_;  // all of them; those above are counted anew after a power cut
   Losses disks_lost_;
   std::set<ShardId> damaged_;
@@ -370,6 +379,7 @@ class Oracle {
   std::map<uint32_t, Held> held_;                                   // by server, at the last tick
   std::map<uint32_t, std::map<ShardId, TimePoint>> on_disk_since_;  // by server, as far as seen
   std::map<std::string, std::map<std::string, TimePoint>> alive_since_;  // by name and key
+  std::map<std::string, Incarnation> stored_life_;                       // by name
   std::set<std::string> odd_;  // snapshots whose ranks disagree
   uint64_t ticks_ = 0;
   std::vector<std::string> violations_;

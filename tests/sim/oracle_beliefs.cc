@@ -15,9 +15,20 @@ namespace gemel::sim {
 namespace {
 
 constexpr Duration kPlannedWithin = 1s;
+constexpr Duration kGoneToldWithin = 1500ms;  // by a server that is heard
+constexpr Duration kWrittenWithin = 3s;       // a receipt that was sent when all was well
 
 bool Overlap(ByteSpan a, ByteSpan b) {
   return a.data() < b.data() + b.size() && b.data() < a.data() + a.size();
+}
+
+// Null when that incarnation is not a member.
+const PlacementBeliefs::Disk* DiskOf(const PlacementBeliefs& beliefs,
+                                     const Incarnation& incarnation) {
+  const auto at =
+      std::find_if(beliefs.disks.begin(), beliefs.disks.end(),
+                   [&incarnation](const auto& disk) { return disk.incarnation == incarnation; });
+  return at == beliefs.disks.end() ? nullptr : &*at;
 }
 
 }  // namespace
@@ -38,19 +49,56 @@ void Oracle::CheckBeliefs() {
       lives[server->incarnation()] = i;
     }
   }
+  const std::map<std::pair<Incarnation, ShardId>, TimePoint> before = std::exchange(gone_, {});
   for (const auto& [incarnation, shard] : beliefs.copies) {
     const auto life = lives.find(incarnation);
-    if (life == lives.end() || damaged_.contains(shard) || !IsCounted(shard.snapshot)) {
+    if (life == lives.end() || !IsCounted(shard.snapshot)) {
       continue;
     }
     const std::shared_ptr<Object> object = cluster_->ServerAt(life->second)->objects().Find(shard);
-    if (object == nullptr || object->state() != ObjectState::kSealed) {
+    const bool gone = object == nullptr || object->state() != ObjectState::kSealed;
+    if (gone && damaged_.contains(shard) && cluster_->IsHeard(life->second)) {
+      const auto known = before.find({incarnation, shard});
+      gone_[{incarnation, shard}] = known == before.end() ? cluster_->now() : known->second;
+    }
+    const auto since = gone_.find({incarnation, shard});
+    const bool lately =
+        !damaged_.contains(shard) ||
+        (since != gone_.end() && Add(since->second, kGoneToldWithin) < cluster_->now());
+    if (gone && lately) {
       Violation(fmt::format("believed: {} counts as sealed at {}, which has not", shard.ToString(),
                             Cluster::HostOf(life->second)));
     }
   }
   CheckPlanned(beliefs.planned);
   CheckFinished(beliefs, lives);
+  CheckWritten(beliefs, lives);
+  believed_ = beliefs;
+}
+
+void Oracle::DamagedOnDisk(uint32_t server, const ShardId& shard) {
+  rotten_on_disk_[{server, shard}] = cluster_->now();
+}
+
+// What comes to be counted at a disk in the life of its server has just been written there.
+void Oracle::CheckWritten(const PlacementBeliefs& beliefs,
+                          const std::map<Incarnation, uint32_t>& lives) {
+  for (const PlacementBeliefs::Disk& disk : beliefs.disks) {
+    const PlacementBeliefs::Disk* before = DiskOf(believed_, disk.incarnation);
+    const auto life = lives.find(disk.incarnation);
+    if (beliefs.term != believed_.term || before == nullptr || life == lives.end()) {
+      continue;
+    }
+    for (const ShardId& shard : disk.shards) {
+      const auto rotten = rotten_on_disk_.find({life->second, shard});
+      if (!before->shards.contains(shard) && rotten != rotten_on_disk_.end() &&
+          Add(rotten->second, kWrittenWithin) < cluster_->now() &&
+          !cluster_->tier(life->second)->IsSound(shard)) {
+        Violation(fmt::format("written: {} counts as written at {}, where it is damaged",
+                              shard.ToString(), Cluster::HostOf(life->second)));
+      }
+    }
+  }
 }
 
 // Of the newest, where each of its shards is known to be on as many disks as the job asks for;
@@ -75,24 +123,27 @@ std::vector<Oracle::OnDisk> Oracle::FinishedOf(const Job& job,
   return finished;
 }
 
-// What is whole on enough disks is finished, or stays until something newer is: no copy of it that
-// is sound is let go of.
+// What is whole on enough disks is finished, or stays until something newer is: no copy of it is
+// let go of while all of them are there.
 void Oracle::CheckFinished(const PlacementBeliefs& beliefs,
                            const std::map<Incarnation, uint32_t>& lives) {
+  const auto is_there = [this, &beliefs, &lives](const OnDisk& at) {
+    const auto life = lives.find(at.incarnation);
+    return at.term == beliefs.term && life != lives.end() &&
+           DiskOf(beliefs, at.incarnation) != nullptr &&
+           cluster_->tier(life->second)->IsSound(at.shard);
+  };
   for (auto& [name, job] : jobs_) {
     const std::vector<OnDisk> before = std::exchange(job.finished, FinishedOf(job, beliefs));
     const std::optional<model::CommitRecord> latest = LatestRecord(job);
-    for (const auto& [term, incarnation, shard] : before) {
-      const bool is_newest = latest.has_value() && latest->snapshot == shard.snapshot;
-      const auto life = lives.find(incarnation);
-      const auto disk = std::find_if(
-          beliefs.disks.begin(), beliefs.disks.end(),
-          [&incarnation](const auto& known) { return known.incarnation == incarnation; });
-      if (is_newest && !job.removing && term == beliefs.term && life != lives.end() &&
-          disk != beliefs.disks.end() && !disk->shards.contains(shard) &&
-          cluster_->tier(life->second)->IsSound(shard)) {
+    if (job.removing || !std::all_of(before.begin(), before.end(), is_there)) {
+      continue;
+    }
+    for (const OnDisk& at : before) {
+      if (latest.has_value() && latest->snapshot == at.shard.snapshot &&
+          !DiskOf(beliefs, at.incarnation)->shards.contains(at.shard)) {
         Violation(fmt::format("kept: {} is on enough disks, and is let go of at {}",
-                              shard.ToString(), Cluster::HostOf(life->second)));
+                              at.shard.ToString(), Cluster::HostOf(lives.at(at.incarnation))));
       }
     }
   }

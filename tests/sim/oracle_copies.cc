@@ -45,6 +45,14 @@ Oracle::Standing Oracle::StandingOf(const ShardId& shard, TimePoint opened) cons
   return standing;
 }
 
+// Its present life is in the store: what a former one sealed counts no more, whoever asks.
+bool Oracle::HasJoined(uint32_t server) const {
+  const Server* present = cluster_->ServerAt(server);
+  const auto life = stored_life_.find(Cluster::NameOf(server));
+  return !late_store_ && present != nullptr && life != stored_life_.end() &&
+         life->second == present->incarnation();
+}
+
 // The sets of members that a transaction which is applied now may have been decided by.
 std::vector<std::vector<model::Member>> Oracle::MembersLately() const {
   std::vector<std::vector<model::Member>> lately;
@@ -62,6 +70,9 @@ void Oracle::CheckCopies(const Job& job, const model::CommitRecord& record, uint
   for (uint32_t rank = 0; rank < record.world_size; ++rank) {
     const ShardId shard{record.snapshot, rank};
     Standing standing = StandingOf(shard, job.opened_at.at(record.snapshot.sequence));
+    std::erase_if(standing.excused, [&](uint32_t server) {
+      return HasJoined(server) && !IsStarting(server) && !damaged_.contains(shard);
+    });
     const size_t copies = standing.holders.size();
     if (copies + standing.excused.size() < record.min_copies) {
       Violation(

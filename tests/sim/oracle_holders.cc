@@ -166,6 +166,10 @@ void Oracle::CheckHolders() {
   if (ticks_ % kTicksPerLookAtDisks == 0) {
     LookAtDisks();
   }
+  CheckLeaders();
+  if (const std::string& noise = cluster_->timeline().noise(); !noise.empty()) {
+    Violation("noise: " + noise);
+  }
   CheckBeliefs();
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
     const Server* server = cluster_->ServerAt(i);

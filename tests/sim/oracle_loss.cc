@@ -43,6 +43,7 @@ void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
 void Oracle::MemberWritten(const std::string& key, const std::string& value) {
   const absl::StatusOr<MemberRecord> record = DecodeStored<MemberRecord>(key, value);
   GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
+  stored_life_[record->name] = record->incarnation;
   if (record->dead) {
     alive_since_[record->name].erase(key);
   } else {

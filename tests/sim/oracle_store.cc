@@ -148,6 +148,16 @@ void Oracle::LeaderWritten(const std::string& key, const std::string& value) {
         fmt::format("fenced: {} leads in term {} after term {}", record.name, record.term, term_));
   }
   term_ = record.term;
+  leader_ = record.name;
+  CheckLeaders();
+}
+
+// Reads are answered without the store: whoever led before has ceased by the time of a take-over.
+void Oracle::CheckLeaders() {
+  if (cluster_->IsServedBefore(term_, leader_)) {
+    Violation(fmt::format("leaders: {} has taken over in term {}, and one before it answers",
+                          leader_, term_));
+  }
 }
 
 void Oracle::ClusterWritten(const std::string& key, const std::string& value) {

@@ -163,6 +163,20 @@ TEST(SimTimeline, AColumnANode) {
   EXPECT_THAT(columns[2], HasSubstr("*   .    member_joined: other"));
 }
 
+TEST(SimTimeline, ARetryWithoutAPauseIsNoise) {
+  Timeline timeline;
+  const auto tell = [&timeline](size_t times, Duration at) {
+    for (size_t i = 0; i < times; ++i) {
+      timeline.Add({TimePoint(at), "host-3", "refused", "text"});
+    }
+  };
+  tell(Timeline::kSameInASecondMax, 1900ms);
+  tell(Timeline::kSameInASecondMax, 2100ms);
+  EXPECT_EQ(timeline.noise(), "");
+  tell(1, 2200ms);
+  EXPECT_THAT(timeline.noise(), HasSubstr("host-3 tells refused more than 400 times"));
+}
+
 TEST(SimTrapsDeathTest, AStrayCallEndsTheProcessWithItsName) {
   if (!HasTraps()) {
     GTEST_SKIP() << "a sanitizer's interceptors stand there";

@@ -275,6 +275,7 @@ void Strikes::DiskRot() {
     const ShardId& shard = shards[random_->Below(shards.size())].first;
     Note(fmt::format("{} decays on the disk of {}", shard.ToString(), Cluster::HostOf(*victim)));
     Struck(Fault::kDiskRot, cluster_->tier(*victim)->Rot(shard, 0) ? 1 : 0);
+    oracle_->DamagedOnDisk(*victim, shard);
   } else if (!files.empty()) {
     const std::string& file = files[random_->Below(files.size())];
     Note(fmt::format("file {} decays on the disk of {}", file, Cluster::HostOf(*victim)));

@@ -26,7 +26,18 @@ std::string ShortName(const std::string& node) {
 
 }  // namespace
 
+void Timeline::Count(const Event& event) {
+  const int64_t second = event.at.time_since_epoch() / 1s;
+  Rate& rate = rates_[{event.node, event.name}];
+  rate = {.second = second, .events = rate.second == second ? rate.events + 1 : 1};
+  if (rate.events > kSameInASecondMax) {
+    noise_ = fmt::format("{} tells {} more than {} times within a second: {}", event.node,
+                         event.name, kSameInASecondMax, event.text);
+  }
+}
+
 void Timeline::Add(Event event) {
+  Count(event);
   if (on_event_) {
     on_event_(event);
   }

@@ -520,6 +520,35 @@ TEST_F(PlacementPersist, APersistThatIsGivenUpTakesNothingWholeOffADisk) {
   EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "2")) << cluster.events.All();
 }
 
+TEST_F(PlacementPersist, WhatIsWholeOnDiskWaitsForAMetaStoreThatRefusesIt) {
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = true;
+  }
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  cluster.Run(1s);
+  cluster.store.full = true;
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = false;
+  }
+  cluster.Run(3s);
+  EXPECT_FALSE(cluster.events.Has("persist_given_up")) << cluster.events.All();
+  EXPECT_EQ(cluster.OnDisk("1"), 2U);
+  cluster.store.full = false;
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "1")) << cluster.events.All();
+}
+
+TEST_F(PlacementPersist, APersistWaitsForTheCopiesThatRepairBrings) {
+  run.persist.set_copies(2);
+  cluster.server(0).disk_hangs = true;
+  cluster.server(1).disk_hangs = true;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  cluster.Run(1s);
+  cluster.KillServer(0);
+  cluster.server(1).disk_hangs = false;
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "1")) << cluster.events.All();
+  EXPECT_FALSE(cluster.events.Has("persist_given_up")) << cluster.events.All();
+}
+
 TEST_F(PlacementPersist, WhatIsWholeOnDiskStaysUntilItsCommitIsToldAgain) {
   run.persist.Clear();
   ASSERT_TRUE(cluster.Save(run, "1").ok());
