@@ -288,8 +288,14 @@ void PlacementCore::FillDrain(const MemberEntry& member, pb::DrainReply* reply) 
   if (left.records > 0) {
     reply->add_waiting(fmt::format("commit records of {} snapshots", left.records));
   }
-  reply->set_ready(left.shards == 0 && left.persisted_shards == 0 && left.open_saves == 0 &&
-                   left.records == 0 && backlog.unknown_snapshots == 0 && AllReported(nullptr));
+  const bool known = member.alive() && !member.disk_unknown;
+  if (!known) {
+    reply->add_waiting(fmt::format("{}: what it holds is not known{}", member.record.name,
+                                   member.alive() ? ", " + member.tier_trouble : ", it is dead"));
+  }
+  reply->set_ready(known && left.shards == 0 && left.persisted_shards == 0 &&
+                   left.open_saves == 0 && left.records == 0 && backlog.unknown_snapshots == 0 &&
+                   AllReported(nullptr));
 }
 
 PlacementCore::Answer<pb::DrainReply> PlacementCore::Drain(CallPtr, pb::DrainRequest request) {

@@ -295,6 +295,22 @@ TEST_F(PlacementDrain, ItsDiskIsEmptiedOfWhatOnlyItHas) {
   EXPECT_EQ(others, 1U);
 }
 
+TEST_F(PlacementDrain, AServerThatIsSilentIsNotReadyThoughNothingIsKnownOfIt) {
+  Begin(2);
+  JobRun run = Run(1, 1);
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  const size_t holder = cluster.server(0).objects.empty() ? 1 : 0;
+  ASSERT_FALSE(cluster.server(holder).objects.empty());
+  cluster.server(1 - holder).works = false;  // pulls nothing
+  ASSERT_TRUE(BeginDrain(holder).ok());
+  cluster.KillServer(holder);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  EXPECT_FALSE(cluster.RunUntilReady(holder)) << cluster.events.All();
+  const auto reply = cluster.Drain(holder, pb::DrainRequest::STATUS);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_THAT(reply->waiting(), testing::Contains(HasSubstr("it is dead")));
+}
+
 TEST_F(PlacementDrain, UnknownAndDeadServersAreNamed) {
   Begin(3);
   pb::DrainRequest request;
