@@ -195,6 +195,7 @@ Task<absl::StatusOr<uint32_t>> PlacementCore::Remove(Job* job, std::string name)
       continue;
     }
     removed.push_back(order);
+    record.removed_generation = std::max(record.removed_generation, id.epoch.generation);
   }
   for (const model::SnapshotOrder& order : removed) {
     GEMEL_CO_RETURN_IF_ERROR(CheckRemovable(job, order));

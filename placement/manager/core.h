@@ -492,8 +492,9 @@ class PlacementCore {
   void CollectDisk(const pb::JoinRequest& request, Recovered* known) const;
   void CollectMembers(Recovered* known) const;
   Task<absl::Status> TakeLate(const pb::JoinRequest* request);
-  std::vector<Committed> LateOf(const Job& job, const Recovered& known) const;
-  Task<absl::Status> TakeLateOf(Job* job, const JobRecord* found, const Recovered* known);
+  std::vector<Committed> LateOf(const Job& job, const Recovered& known, bool newest_only) const;
+  Task<absl::Status> TakeLateOf(Job* job, const JobRecord* found, const Recovered* known,
+                                bool newest_only);
 
   const PlacementOptions options_;
   const PlacementSeams seams_;

@@ -351,10 +351,14 @@ Task<void> PlacementCore::SettleRecovery() {
 
 // A server that the recovery did not hear may keep commits that nobody else knows. They are taken
 // in as they would have been then, and retired like others; what a person has removed since is not.
+// A recovery that was lost before a majority had its generation may have given the same number: of
+// a server that has seen that number, what is newer than all that is known was not retired here,
+// nor removed, when nothing of its generation was.
 Task<absl::Status> PlacementCore::TakeLate(const pb::JoinRequest* request) {
-  if (request->generation() >= cluster_.generation) {
+  if (request->generation() > cluster_.generation || cluster_.generation == 1) {
     co_return absl::OkStatus();
   }
+  const bool newest_only = request->generation() == cluster_.generation;
   GEMEL_CO_ASSIGN_OR_RETURN(const MemberRecord record, CheckJoin(*request));
   GEMEL_CO_RETURN_IF_ERROR(CheckNewest(record, request->join()));
   Recovered known{.cluster = cluster_.cluster};
@@ -377,16 +381,22 @@ Task<absl::Status> PlacementCore::TakeLate(const pb::JoinRequest* request) {
           request->name(), name, jobs_.size());
     }
     jobs_.try_emplace(name, std::make_unique<Job>(loop_, name));
-    GEMEL_CO_RETURN_IF_ERROR(co_await TakeLateOf(FindJob(name), &found, &known));
+    GEMEL_CO_RETURN_IF_ERROR(co_await TakeLateOf(FindJob(name), &found, &known, newest_only));
   }
   co_return absl::OkStatus();
 }
 
-// What is unknown here, newest first. Of what was PERSISTED only what is newer than all that is.
-std::vector<Committed> PlacementCore::LateOf(const Job& job, const Recovered& known) const {
+// What is unknown here, newest first. Of what was PERSISTED only what is newer than all that is;
+// with `newest_only` nothing of it, and of the rest the same.
+std::vector<Committed> PlacementCore::LateOf(const Job& job, const Recovered& known,
+                                             bool newest_only) const {
   std::vector<Committed> late;
   const auto on_disk = OrderOf(job.record.persisted_epoch, job.record.persisted_sequence);
+  const auto latest = OrderOf(job.record.latest_epoch, job.record.latest_sequence);
   for (const bool persisted : {false, true}) {
+    if (persisted && newest_only) {
+      continue;
+    }
     const std::string below = (persisted ? kPersistedPrefix : kSnapshotPrefix) + job.name + "/";
     for (auto at = known.puts.lower_bound(below);
          at != known.puts.end() && at->first.starts_with(below); ++at) {
@@ -395,7 +405,11 @@ std::vector<Committed> PlacementCore::LateOf(const Job& job, const Recovered& kn
       GEMEL_CHECK(snapshot.ok()) << at->first;
       const SnapshotId& id = snapshot->record.snapshot;
       const auto order = OrderOf(id.epoch, id.sequence);
-      const bool unknown = persisted ? order > on_disk : !job.snapshots.contains(order);
+      const bool may_be_late =
+          order > latest && id.epoch.generation > job.record.removed_generation;
+      const bool unknown = persisted
+                               ? order > on_disk
+                               : !job.snapshots.contains(order) && (!newest_only || may_be_late);
       if (unknown && id.epoch.generation < cluster_.generation) {
         snapshot->persisted = persisted;
         snapshot->told = persisted;
@@ -414,11 +428,11 @@ std::vector<Committed> PlacementCore::LateOf(const Job& job, const Recovered& kn
 
 // In transactions that each leave what the job's record names: the newest come first.
 Task<absl::Status> PlacementCore::TakeLateOf(Job* job, const JobRecord* found,
-                                             const Recovered* known) {
+                                             const Recovered* known, bool newest_only) {
   const LockHold hold = co_await Lock(&job->lock);
   std::vector<Committed> late;
   if (!job->record.removed) {
-    late = LateOf(*job, *known);
+    late = LateOf(*job, *known, newest_only);
   }
   for (size_t begin = 0; begin < late.size(); begin += kLatePerWrite) {
     const auto part = std::span(late).subspan(begin, std::min(kLatePerWrite, late.size() - begin));

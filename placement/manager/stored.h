@@ -125,6 +125,7 @@ struct JobRecord {
   uint32_t persist_copies = 0;  // as the newest commit's writer asked; 0: the default
   uint32_t persist_keep = 0;
   uint64_t writes = 0;  // makes every value differ, so that an unknown outcome can be read
+  uint64_t removed_generation = 0;  // newest of what a person ever removed
 
   static void Fields(auto& m, auto&& field) {
     field("epoch", m.epoch);
@@ -139,6 +140,7 @@ struct JobRecord {
     field("persist_copies", m.persist_copies);
     field("persist_keep", m.persist_keep);
     field("writes", m.writes);
+    field.Last("removed_generation", m.removed_generation);
   }
 };
 

@@ -140,6 +140,25 @@ TEST(StoredGolden, JobRecord) {
                "4a4b4c4d"                          // persist_copies
                "4e4f5051"                          // persist_keep
                "5253545556575859");                // writes
+  m.removed_generation = 0x61605f5e5d5c5b5a;
+  ExpectStored(m,
+               "03"                                // format version
+               "0102030405060708"                  // epoch.generation
+               "090a0b0c0d0e0f10"                  // epoch.counter
+               "1112131415161718191a1b1c1d1e1f20"  // token
+               "1213141516171819"                  // next_sequence
+               "1a1b1c1d1e1f2021"                  // latest_epoch.generation
+               "2223242526272829"                  // latest_epoch.counter
+               "2a2b2c2d2e2f3031"                  // latest_sequence
+               "01"                                // epoch_opened
+               "01"                                // removed
+               "3233343536373839"                  // persisted_epoch.generation
+               "3a3b3c3d3e3f4041"                  // persisted_epoch.counter
+               "4243444546474849"                  // persisted_sequence
+               "4a4b4c4d"                          // persist_copies
+               "4e4f5051"                          // persist_keep
+               "5253545556575859"                  // writes
+               "5a5b5c5d5e5f6061");                // removed_generation
 }
 
 TEST(StoredGolden, TokenRecord) {

@@ -297,6 +297,35 @@ TEST_F(PlacementRecover, CommitsThatOnlyServersKnewThatComeLaterAreKnownAgain) {
   EXPECT_TRUE(cluster.server(holders[0]).objects.contains(ShardId{*FromProto(saved), 0}));
 }
 
+// A recovery that only these heard of, and that was lost, gave the same number.
+TEST_F(PlacementRecover, CommitsOfServersThatSawThisGenerationOfALostRecoveryAreKnownAgain) {
+  const std::vector<size_t> holders = Holders();
+  RecoverWithout(holders);
+  for (const size_t index : holders) {
+    cluster.server(index).generation = 2;
+  }
+  ComeBack(holders);
+  EXPECT_THAT(cluster.events.All(), HasSubstr("late_commit: " + FromProto(saved)->ToString()));
+}
+
+TEST_F(PlacementRecover, WhatAPersonRemovedDoesNotComeBackWithAServerOfThisGeneration) {
+  const std::vector<size_t> holders = Holders();
+  Lose({});
+  ASSERT_TRUE(RunUntilJoined());
+  for (const size_t index : holders) {
+    kept[index] = cluster.server(index).objects;
+    cluster.KillServer(index);
+    cluster.Run(2s);
+  }
+  pb::RemoveSnapshotsRequest remove;
+  *remove.mutable_caller() = Cluster::Person();
+  remove.set_job("gpt");
+  ASSERT_TRUE(cluster.Call<pb::RemoveSnapshotsReply>("RemoveSnapshots", remove).ok());
+  cluster.NewRun();  // the job is back, and has nothing
+  ComeBack(holders);
+  EXPECT_FALSE(cluster.events.Has("late_commit")) << cluster.events.All();
+}
+
 // The shards come first, with a server that has no record of them.
 TEST_F(PlacementRecover, ShardsThatALaterServerMayNameAreKeptUntilAllHaveReported) {
   const std::vector<size_t> holders = Holders();
