@@ -8,14 +8,15 @@ Two gloo ranks train with FSDP2 and AdamW. Three questions, each way in turn:
   save    dcp.save with Gemel (committed: copies=2, verified) and with FileSystemWriter to tmpfs and to disk; and
           safetensors' save_file of each rank's pieces. The yardstick is memcpy of the same bytes on both ranks at once.
   async   dcp.async_save in a thread and in a process, with torch's stagers and with ours: blocked, and lost in all =
-          blocked + the slow-down of every step until all ranks are done. Beside it, for the
-          profile, one copy of ours, as torch has, and the bytes of a second one over bare TCP.
+          blocked + the slow-down of every step until all ranks are done, beside the steps just before and after.
+          For the profile: one copy of ours, as torch has, and the bytes of a second one over bare TCP.
   load    dcp.load of the same from Gemel, tmpfs and disk (warm), into the live state.
 Takes some minutes: the process modes of torch are slow.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import measured
 from measured import Report
-from training import RANKS, Loop, leave, lost_ms, run_ranks
+from training import QUIET_STEPS, RANKS, Loop, leave, lost_ms, quiet_turn, run_ranks
 
 LIMIT_S = 900
 MEMCPY_PARTS = 4  # memcpy of the state goes over a quarter of it as often: still far more than a cache
@@ -196,19 +197,20 @@ def told(loop, way, text):
 
 def measure(args, loop, ways):
     """With a cluster: saves, loads and our asynchronous modes. Without: torch's, which need the memory."""
-    result = {"state_bytes": loop.state_bytes, "save": {}, "load": {}, "async": {}, "memcpy": [], "none": []}
+    result = {"state_bytes": loop.state_bytes, "save": {}, "load": {}, "async": {}, "memcpy": [], "none": {}}
     with_cluster = bool(os.environ["GEMEL_ADDRESS"])
     if with_cluster:
         measure_saves(args, loop, ways, result)
     for way in async_ways(ways, not args.skip_process, with_cluster):
         loop.turn(way.save)  # starts its threads and processes, fills its buffers
-        turns = []
+        turns, quiet = [], [quiet_turn(loop)]
         for _ in range(args.turns):
-            result["none"].append(loop.turn(lambda: lambda: True))
             turns.append(loop.turn(way.save))
+            quiet.append(quiet_turn(loop))
             told(loop, way.name, f"blocked {turns[-1][0]:.2f} s, done in {len(turns[-1][1])} steps")
         way.close()
         result["async"][way.name] = turns
+        result["none"][way.name] = quiet
     return result
 
 
@@ -257,14 +259,19 @@ def report_of(result, torchs):
                        [s * 1e3 for s in taken], "ms")
     lost = {}
     for whose, part in (("gemel", result), ("torch", torchs)):
-        step_s = median([s for _, steps in part["none"] for s in steps])
-        report.row(f"{whose}: step without a save", [s * 1e3 for _, steps in part["none"] for s in steps], "ms")
-        report.row(f"{whose}: noise, lost without a save", lost_ms(part["none"], step_s), "ms")
+        quiet = [turn for turns in part["none"].values() for turn in turns]
+        report.row(f"{whose}: step without a save", [s * 1e3 for _, steps in quiet for s in steps], "ms")
+        noise = []
         for name, turns in part["async"].items():
+            # A step's time drifts within a run: each save stands beside the steps before and after it.
+            around = part["none"][name]
+            step_s = [median(before[1] + after[1]) for before, after in itertools.pairwise(around)]
+            noise += lost_ms(around[1:-1], [median(a[1] + b[1]) for a, b in zip(around, around[2:])])
             report.row(f"{name}: blocked", [1e3 * blocked for blocked, _ in turns], "ms")
             report.row(f"{name}: done", [1e3 * (blocked + sum(steps)) for blocked, steps in turns], "ms, by steps")
             report.row(f"{name}: lost in all", lost_ms(turns, step_s), "ms")
             lost[name] = median(lost_ms(turns, step_s))
+        report.row(f"{whose}: noise, lost in {QUIET_STEPS} steps without a save", noise, "ms")
     ratio = median(result["save"]["gemel"]) / median(result["save"]["tmpfs"])
     report.target("save and commit / dcp.save to tmpfs", ratio, ratio <= 1.0, "<= 1")
     floor = min(value for name, value in lost.items() if name.startswith(UNREPLICATED)) + lost[BARE_TCP]

@@ -104,7 +104,7 @@ def report_of(result, args):
     base = measured.spread(base_steps)["median"]
 
     def lost(turns):
-        return lost_ms(turns, base)
+        return lost_ms(turns, [base] * len(turns))
 
     report.fact("state", round(result["state_bytes"] / (1 << 20)), f"MiB on {RANKS} ranks, FSDP2, AdamW, gloo")
     report.row("step without a save", [s * 1e3 for s in base_steps], "ms")

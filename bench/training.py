@@ -14,6 +14,7 @@ import measured
 RANKS = 2
 WIDTH = 2048
 STEPS_MAX = 60
+QUIET_STEPS = 4  # between two saves: their steps are what a step takes at that time
 
 
 class Loop:
@@ -64,9 +65,16 @@ class Loop:
         return blocked, steps
 
 
+def quiet_turn(loop, steps=QUIET_STEPS):
+    """A turn of so many steps without a save."""
+    left = iter(range(steps - 1, -1, -1))
+    return loop.turn(lambda: lambda: next(left) == 0)
+
+
 def lost_ms(turns, step_s):
-    """What each turn took from the training: blocked + its steps - as many steps without a save."""
-    return [1e3 * (blocked + sum(steps) - len(steps) * step_s) for blocked, steps in turns]
+    """What each turn took from the training: blocked + its steps - as many steps of ``step_s`` each, one a turn."""
+    return [1e3 * (blocked + sum(steps) - len(steps) * base)
+            for (blocked, steps), base in zip(turns, step_s, strict=True)]
 
 
 def run_ranks(program, arguments, addresses, folder, limit_s=150):
