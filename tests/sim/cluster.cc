@@ -523,4 +523,8 @@ SimLoop* Cluster::server_loop(uint32_t index) {
   return servers_[index].life ? &servers_[index].life->node.loop : nullptr;
 }
 
+SimLoop* Cluster::keeper_loop(uint32_t index) {
+  return servers_[index].keeper ? &servers_[index].keeper->node.loop : nullptr;
+}
+
 }  // namespace gemel::sim

@@ -140,6 +140,7 @@ class Cluster {
   // Null when it is down.
   SimLoop* placement_loop(uint32_t manager);
   SimLoop* server_loop(uint32_t index);
+  SimLoop* keeper_loop(uint32_t index);
 
   SimScheduler* scheduler() { return &scheduler_; }
 

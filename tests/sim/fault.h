@@ -61,6 +61,8 @@ namespace gemel::sim {
   X(kStoreOutage, "store-outage")     /* the MetaStore is gone or full for a while */       \
   X(kStoreLost, "store-lost")         /* the MetaStore for good: recovered from servers */  \
   X(kRemoval, "removal")              /* a person removes a job that goes on */             \
+  X(kHungKeeper, "hung-keeper")       /* it stands still, and its server is killed */       \
+  X(kDrain, "drain")                  /* a person empties a server and takes it away */     \
   X(kOddRank, "odd-rank")             /* a rank that disagrees about the layout */          \
   X(kBuggify, "buggify")              /* rare but legal turns of production code */
 

@@ -43,6 +43,8 @@
 //                life is there [I8, I9]
 //   planned      the holders of a shard that is being saved are in as many domains as there are
 //                for them [I9]
+//   drained      a server that may be stopped, as a drain says, is not the only one with a shard of
+//                what is committed, nor its disk with one of what is PERSISTED
 //   fence        no payload lands in a shard that is sealed [I6]
 //   verified     a rank counts as verified in a round of a restore only by what it read in it [I1]
 //   recovered    after the MetaStore was lost, a majority of the last members has reported, or a
@@ -143,6 +145,9 @@ class Oracle {
   // Of memory, at every tick before anything strikes.
   void CheckHolders();
 
+  // A manager says that this server may be stopped, with its disk.
+  void Drained(uint32_t server, const ServerId& id);
+
   // A rank was let in with another layout than the rest of its save.
   void OddRank(const SnapshotId& snapshot) { odd_.insert(snapshot.ToString()); }
 
@@ -174,6 +179,12 @@ class Oracle {
 
   // Something that is committed would survive a power cut.
   bool IsOnDisk(const std::string& job) const;
+
+  // Something newer than what is PERSISTED is whole on the disks.
+  bool IsToBePersisted(const std::string& job) const {
+    return truth_->NewestWholeOnDisks(job) > newest_persisted(job);
+  }
+
   // What was told of every job has each shard in the memory of a server that is not one of these.
   bool IsKeptBeside(const std::vector<uint32_t>& servers) const;
 
@@ -238,6 +249,13 @@ class Oracle {
     ShardId shard;
   };
 
+  // A snapshot each of whose shards was on a disk; `disks` is empty otherwise.
+  struct Finished {
+    std::vector<OnDisk> disks;
+    bool enough = false;  // on as many as the job asks for
+    bool alone = false;   // some shard was in no memory
+  };
+
   struct Job {
     JobPlan plan;
     JobRecord record;  // as last written
@@ -266,7 +284,7 @@ class Oracle {
     std::set<std::string> losses;  // sentences that were examined
     uint64_t whole_on_disks = 0;   // sequence, at the last look
     bool disks_alone = false;      // then: not all of the newest was in memory
-    std::vector<OnDisk> finished;  // the newest, when the manager knew enough of its disks
+    Finished finished;             // the newest, as the manager knew it at the last tick
   };
 
   // Who has a shard, sealed and whole; who may have had it until a moment ago; who has not.
@@ -322,8 +340,9 @@ class Oracle {
   bool IsCounted(const SnapshotId& id) const;
   void CheckFinished(const PlacementBeliefs& beliefs, const std::map<Incarnation, uint32_t>& lives);
   void CheckWritten(const PlacementBeliefs& beliefs, const std::map<Incarnation, uint32_t>& lives);
-  std::vector<OnDisk> FinishedOf(const Job& job, const PlacementBeliefs& beliefs) const;
+  Finished FinishedOf(const Job& job, const PlacementBeliefs& beliefs) const;
   void CheckPlanned(const std::vector<PlacementBeliefs::Planned>& plans);
+  void CheckDrained(uint32_t server, const SnapshotId& id, TimePoint lately);
   void CheckLanded(const std::string& node, ByteSpan landed);
   void CheckMajority();
   // oracle_holders.cc
@@ -380,6 +399,8 @@ class Oracle {
   std::map<uint32_t, std::map<ShardId, TimePoint>> on_disk_since_;  // by server, as far as seen
   std::map<std::string, std::map<std::string, TimePoint>> alive_since_;  // by name and key
   std::map<std::string, Incarnation> stored_life_;                       // by name
+  std::map<std::string, std::string> stored_names_;                      // by id
+  std::map<std::string, TimePoint> drained_;                             // by id; until when
   std::set<std::string> odd_;  // snapshots whose ranks disagree
   uint64_t ticks_ = 0;
   std::vector<std::string> violations_;

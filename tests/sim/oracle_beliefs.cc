@@ -101,30 +101,30 @@ void Oracle::CheckWritten(const PlacementBeliefs& beliefs,
   }
 }
 
-// Of the newest, where each of its shards is known to be on as many disks as the job asks for;
-// empty otherwise.
-std::vector<Oracle::OnDisk> Oracle::FinishedOf(const Job& job,
-                                               const PlacementBeliefs& beliefs) const {
+// The newest.
+Oracle::Finished Oracle::FinishedOf(const Job& job, const PlacementBeliefs& beliefs) const {
   const std::optional<model::CommitRecord> record = LatestRecord(job);
-  std::vector<OnDisk> finished;
+  Finished finished{.enough = true};
   for (uint32_t rank = 0; record.has_value() && rank < record->world_size; ++rank) {
     const ShardId shard{record->snapshot, rank};
     uint32_t copies = 0;
     for (const PlacementBeliefs::Disk& disk : beliefs.disks) {
       if (disk.shards.contains(shard)) {
-        finished.push_back({beliefs.term, disk.incarnation, shard});
+        finished.disks.push_back({beliefs.term, disk.incarnation, shard});
         copies += 1;
       }
     }
-    if (copies < std::max(1U, job.record.persist_copies)) {
+    if (copies == 0) {
       return {};
     }
+    finished.enough = finished.enough && copies >= std::max(1U, job.record.persist_copies);
+    finished.alone = finished.alone || !IsInAMemory(shard);
   }
   return finished;
 }
 
-// What is whole on enough disks is finished, or stays until something newer is: no copy of it is
-// let go of while all of them are there.
+// What is whole on enough disks is finished, or stays until something newer is; what is whole on
+// disks stays until memory has it. No copy of it is let go of while all of them are there.
 void Oracle::CheckFinished(const PlacementBeliefs& beliefs,
                            const std::map<Incarnation, uint32_t>& lives) {
   const auto is_there = [this, &beliefs, &lives](const OnDisk& at) {
@@ -134,16 +134,20 @@ void Oracle::CheckFinished(const PlacementBeliefs& beliefs,
            cluster_->tier(life->second)->IsSound(at.shard);
   };
   for (auto& [name, job] : jobs_) {
-    const std::vector<OnDisk> before = std::exchange(job.finished, FinishedOf(job, beliefs));
+    const Finished before = std::exchange(job.finished, FinishedOf(job, beliefs));
+    const std::vector<OnDisk>& disks = before.disks;
     const std::optional<model::CommitRecord> latest = LatestRecord(job);
-    if (job.removing || !std::all_of(before.begin(), before.end(), is_there)) {
+    if (job.removing || !(before.enough || before.alone) || !latest.has_value() ||
+        !std::all_of(disks.begin(), disks.end(), is_there)) {
       continue;
     }
-    for (const OnDisk& at : before) {
-      if (latest.has_value() && latest->snapshot == at.shard.snapshot &&
+    for (const OnDisk& at : disks) {
+      const bool is_held = before.enough || !IsInAMemory(at.shard);
+      if (is_held && latest->snapshot == at.shard.snapshot &&
           !DiskOf(beliefs, at.incarnation)->shards.contains(at.shard)) {
-        Violation(fmt::format("kept: {} is on enough disks, and is let go of at {}",
-                              at.shard.ToString(), Cluster::HostOf(lives.at(at.incarnation))));
+        Violation(fmt::format("kept: {} is whole on {} disks, and is let go of at {}",
+                              at.shard.ToString(), before.enough ? "enough" : "its only",
+                              Cluster::HostOf(lives.at(at.incarnation))));
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "common/check.h"
 #include "placement/model/assignment.h"
@@ -15,11 +16,13 @@
 namespace gemel::sim {
 namespace {
 
-std::vector<model::Member> MembersOf(const Cluster& cluster, const std::vector<bool>& set) {
+std::vector<model::Member> MembersOf(const Cluster& cluster, const std::vector<bool>& set,
+                                     const std::set<std::string>& drained) {
   std::vector<model::Member> members;
   for (uint32_t i = 0; i < set.size(); ++i) {
     if (set[i]) {
-      members.push_back({.domain = cluster.DomainOf(i)});
+      members.push_back(
+          {.domain = cluster.DomainOf(i), .placeable = !drained.contains(Cluster::NameOf(i))});
     }
   }
   return members;
@@ -55,9 +58,18 @@ bool Oracle::HasJoined(uint32_t server) const {
 
 // The sets of members that a transaction which is applied now may have been decided by.
 std::vector<std::vector<model::Member>> Oracle::MembersLately() const {
+  std::set<std::string> drained;
+  for (const auto& [id, until] : drained_) {
+    if (until >= DecidedSince()) {
+      drained.insert(stored_names_.at(id));
+    }
+  }
   std::vector<std::vector<model::Member>> lately;
   for (const std::vector<bool>& set : cluster_->MemberSetsSince(DecidedSince())) {
-    lately.push_back(MembersOf(*cluster_, set));
+    lately.push_back(MembersOf(*cluster_, set, {}));
+    if (!drained.empty()) {
+      lately.push_back(MembersOf(*cluster_, set, drained));
+    }
   }
   return lately;
 }

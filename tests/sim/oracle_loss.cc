@@ -13,6 +13,11 @@
 #include "tests/sim/oracle.h"
 
 namespace gemel::sim {
+namespace {
+
+constexpr Duration kDrainHeard = 1s;
+
+}  // namespace
 
 void Oracle::RestoreWritten(const std::string& key, const std::string& value) {
   const absl::StatusOr<RestoreRecord> decoded = DecodeStored<RestoreRecord>(key, value);
@@ -44,6 +49,7 @@ void Oracle::MemberWritten(const std::string& key, const std::string& value) {
   const absl::StatusOr<MemberRecord> record = DecodeStored<MemberRecord>(key, value);
   GEMEL_CHECK(record.ok()) << key << ": " << ToText(record.status());
   stored_life_[record->name] = record->incarnation;
+  stored_names_[record->id.ToHex()] = record->name;
   if (record->dead) {
     alive_since_[record->name].erase(key);
   } else {
@@ -205,6 +211,55 @@ void Oracle::CheckLoss(Job* job, const std::string& sentence) {
       }
     }
     at = end + (std::string_view(end).starts_with(", ") ? 2 : 0);
+  }
+}
+
+// Of what was opened a moment ago the manager had not heard when it said so.
+void Oracle::Drained(uint32_t server, const ServerId& id) {
+  const Server* drained = cluster_->ServerAt(server);
+  if (drained == nullptr || drained->id() != id) {
+    return;
+  }
+  const TimePoint lately = cluster_->now() - kDrainHeard;
+  for (const auto& [name, job] : jobs_) {
+    for (const auto& [sequence, snapshot] : job.by_sequence) {
+      const auto opened = job.opened_at.find(sequence);
+      if (!job.removing && opened != job.opened_at.end() && opened->second < lately) {
+        CheckDrained(server, snapshot, lately);
+      }
+    }
+  }
+}
+
+// Whose copies went a moment ago may have been counted.
+void Oracle::CheckDrained(uint32_t server, const SnapshotId& id, TimePoint lately) {
+  const auto& values = cluster_->store()->values;
+  const auto stored = values.find(StoredSnapshotKey(id.job, id.epoch, id.sequence));
+  const auto persisted = values.find(PersistedKey(id.job, id.epoch, id.sequence));
+  const auto& any = stored != values.end() ? stored : persisted;
+  if (any == values.end()) {
+    return;
+  }
+  const absl::StatusOr<model::CommitRecord> record = model::DecodeCommitRecord(any->second.value);
+  GEMEL_CHECK(record.ok()) << any->first;
+  const bool disk_lost = std::any_of(disks_lost_.begin(), disks_lost_.end(),
+                                     [lately](const auto& lost) { return lost.first >= lately; });
+  for (uint32_t rank = 0; rank < record->world_size; ++rank) {
+    const ShardId shard{id, rank};
+    bool on_other_disk = disk_lost;
+    for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
+      on_other_disk = on_other_disk || (i != server && (cluster_->tier(i)->IsSound(shard) ||
+                                                        rotten_on_disk_.contains({i, shard})));
+    }
+    const std::vector<uint32_t> memories = StandingOf(shard, lately).All();
+    const bool here = std::find(memories.begin(), memories.end(), server) != memories.end();
+    const bool only_memory = stored != values.end() && here && memories.size() == 1;
+    const bool only_disk = persisted != values.end() && cluster_->tier(server)->IsSound(shard);
+    if (!on_other_disk && (only_memory || only_disk)) {
+      Violation(fmt::format("drained: {} may be stopped, and only its {} has {}",
+                            Cluster::HostOf(server), only_disk ? "disk" : "memory",
+                            shard.ToString()));
+    }
   }
 }
 

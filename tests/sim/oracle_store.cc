@@ -109,6 +109,8 @@ void Oracle::PutApplied(const std::string& key, const std::string& value) {
     ClusterWritten(key, value);
   } else if (key.starts_with(kMemberPrefix)) {
     MemberWritten(key, value);
+  } else if (key.starts_with(kDrainPrefix)) {
+    drained_[key.substr(std::string_view(kDrainPrefix).size())] = kTimeNever;
   } else if (key.starts_with(kTokenPrefix)) {
     TokenWritten(key, value);
   } else if (key.starts_with(kOpenPrefix)) {
@@ -128,6 +130,8 @@ void Oracle::DeleteApplied(const std::string& key) {
   }
   if (key.starts_with(kTokenPrefix)) {
     Violation(fmt::format("token: {} was forgotten", key));
+  } else if (key.starts_with(kDrainPrefix)) {
+    drained_[key.substr(std::string_view(kDrainPrefix).size())] = cluster_->now();
   } else if (key.starts_with(kMemberPrefix)) {
     for (auto& [name, alive] : alive_since_) {
       alive.erase(key);

@@ -8,7 +8,8 @@ gemel_library(sim
           ${GEMEL_SIM_DIR}/plan.cc ${GEMEL_SIM_DIR}/report.cc
           ${GEMEL_SIM_DIR}/scenario.cc ${GEMEL_SIM_DIR}/shrink.cc ${GEMEL_SIM_DIR}/sim_points.cc
           ${GEMEL_SIM_DIR}/strikes.cc ${GEMEL_SIM_DIR}/strikes_media.cc
-          ${GEMEL_SIM_DIR}/strikes_nodes.cc ${GEMEL_SIM_DIR}/strikes_points.cc
+          ${GEMEL_SIM_DIR}/strikes_nodes.cc ${GEMEL_SIM_DIR}/strikes_person.cc
+          ${GEMEL_SIM_DIR}/strikes_points.cc
           ${GEMEL_SIM_DIR}/timeline.cc ${GEMEL_SIM_DIR}/trainer.cc
   DEPS gemel_lincheck gemel_placement_manager gemel_placement_store gemel_server gemel_client gemel_transport)
 # traps.cc stands in each program: the linker takes its symbols before libc's.

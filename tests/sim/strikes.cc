@@ -64,7 +64,9 @@ Strikes::Strike Strikes::StrikeOf(Fault fault) {
       {Fault::kReformat, &Strikes::Reformat},
       {Fault::kAtPoint, &Strikes::AtPoint},
       {Fault::kRackDown, &Strikes::RackDown},
+      {Fault::kHungKeeper, &Strikes::HangKeeper},
       {Fault::kRemoval, &Strikes::Removal},
+      {Fault::kDrain, &Strikes::Drain},
       {Fault::kRotEverywhere, &Strikes::RotEverywhere},
       {Fault::kSlowDisks, &Strikes::SlowDisks},
       {Fault::kStoreOutage, &Strikes::StoreOutage},
@@ -150,6 +152,7 @@ void Strikes::SetLinkFaults() {
   faults.late_call_ppm = ppm(Fault::kLateCalls, 200'000);
   if (plan_.Has(Fault::kSlowLanding)) {
     faults.landing_max += std::chrono::microseconds(plan_.StrengthOf(Fault::kSlowLanding) * 500);
+    faults.stall_ppm = ppm(Fault::kSlowLanding, 3'000);
   }
   cluster_->world()->SetDefaultFaults(faults);
   if (plan_.Has(Fault::kStoreTrouble)) {

@@ -82,6 +82,16 @@ class Strikes {
     bool has_picture = false;
   };
 
+  // A server that a person drains.
+  struct Emptying {
+    uint32_t server = 0;
+    ServerId id;
+    bool force = false;
+    bool takes_away = false;  // when it is ready
+    TimePoint until{};
+    Duration back_after{};
+  };
+
   static Strike StrikeOf(Fault fault);
   void ScheduleNext(Fault fault, Schedule* schedule);
   TimePoint After(uint64_t ms_min, uint64_t ms_max);
@@ -120,19 +130,27 @@ class Strikes {
   void PauseServer();
   void PausePlacement();
   void PauseStorm();
+  void HangKeeper();
   void Zombie();
   void Upgrade();
   void EpochRace();
+  void GoDark(uint32_t server);
   void CutPower();
   void HangADisk();
   void Reformat();
   void RackDown();
-  void Removal();
   void RollBack();
   void ChangeMembers();
   void Slow();
   void ClockRate();
   void ClockJump();
+
+  // strikes_person.cc
+  RpcChannel* Person();
+  void Removal();
+  void Drain();
+  Task<void> Empty(Emptying emptying);
+  void TakeAway(const Emptying& emptying);
 
   // strikes_points.cc
   std::optional<CrashPoint> PickPoint();
@@ -142,6 +160,7 @@ class Strikes {
   void KillAt(CrashPoint point, const SimLoop* loop);
   void PowerCut();
   void CutPowerAt(CrashPoint point, const SimLoop* loop);
+  void CutPowerWhenWhole(CrashPoint point, const SimLoop* loop);
 
   // strikes_media.cc
   void Partition();
@@ -160,6 +179,7 @@ class Strikes {
   void SlowDisks();
   void StoreOutage();
   void CutStore(uint32_t manager);
+  void KillSoon();
   void LoseStore();
 
   const RunPlan& plan_;
@@ -183,6 +203,7 @@ class Strikes {
   TimePoint accept_loss_at_ = kTimeNever;
   std::unique_ptr<Node> person_;
   std::unique_ptr<RpcChannel> placement_;  // of the person
+  bool draining_ = false;                  // a person does
   bool striking_ = false;
   FaultCounts struck_{};
   uint64_t held_ = 0;  // of the links, as far as it was attributed

@@ -206,9 +206,25 @@ void Strikes::CutStore(uint32_t manager) {
                    hangs ? "hangs" : "is gone"));
   Struck(Fault::kStoreOutage);
   cluster_->CutStore(manager, !hangs, hangs);
+  if (hangs) {
+    KillSoon();
+  }
   Later(After(200, 4000), [this, manager, life] {
     if (cluster_->placement_up(manager) && cluster_->PidOfPlacement(manager) == life) {
       cluster_->CutStore(manager, false, false);
+    }
+  });
+}
+
+// Its next life joins while commits are under way that counted what the former one had.
+void Strikes::KillSoon() {
+  const std::optional<uint32_t> victim = PickUp();
+  Soon(After(0, 150), [this, victim] {
+    if (victim.has_value() && cluster_->server_up(*victim) &&
+        (oracle_->overkill() || oracle_->CanLose(*victim))) {
+      Note("kill " + Cluster::HostOf(*victim) + " meanwhile");
+      Down(*victim, 100ms, true);
+      slots_[*victim].restart_at = cluster_->now() + 30ms;
     }
   });
 }

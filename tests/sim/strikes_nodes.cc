@@ -15,9 +15,6 @@ namespace {
 
 constexpr uint64_t kPowerCutsMax = 2;  // of one run
 constexpr int64_t kDayS = 86'400;
-constexpr uint32_t kRemovalStrengthMin = 60;  // seldom: what was told before counts no more
-constexpr Duration kRemoveWithin = 5s;
-constexpr const char* kPerson = "operator";
 
 }  // namespace
 
@@ -142,6 +139,32 @@ void Strikes::PauseStorm() {
   }
 }
 
+// Trainers come and go that it does not hear of; then their server is killed, and its next life has
+// of the keeper what that knew.
+void Strikes::HangKeeper() {
+  const std::optional<uint32_t> victim = PickUp();
+  if (!victim.has_value() || cluster_->keeper_loop(*victim) == nullptr) {
+    return;
+  }
+  Note("the keeper hangs: " + Cluster::HostOf(*victim));
+  Struck(Fault::kHungKeeper);
+  PauseFor([this, server = *victim] { return cluster_->keeper_loop(server); }, 3500);
+  for (const TimePoint when : {After(0, 100), After(1100, 1500)}) {
+    Soon(when, [this] {
+      for (const std::unique_ptr<SimJob>& job : *jobs_) {
+        job->KillTrainers(20ms);
+      }
+    });
+  }
+  Soon(After(1200, 2500), [this, server = *victim] {
+    if (cluster_->server_up(server) && (oracle_->overkill() || oracle_->CanLose(server))) {
+      Note("kill the server of a hung keeper: " + Cluster::HostOf(server));
+      Down(server, 100ms, false);
+      slots_[server].restart_at = cluster_->now() + 30ms;
+    }
+  });
+}
+
 void Strikes::Zombie() {
   const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
   Note("a launch stops, a new one begins");
@@ -163,6 +186,19 @@ void Strikes::EpochRace() {
   }
 }
 
+// Without power nobody says that connections end: until its server starts again, it is silent.
+void Strikes::GoDark(uint32_t server) {
+  const std::string dark = Cluster::HostOf(server);
+  std::vector<std::string> others = Nodes();
+  std::erase(others, dark);
+  cluster_->world()->Partition({dark}, others);
+  Later(slots_[server].restart_at, [this, dark, others] {
+    for (const std::string& other : others) {
+      cluster_->world()->Heal(dark, other);
+    }
+  });
+}
+
 // Only when something is on disk: otherwise everything that was told would be lost, honestly.
 void Strikes::CutPower() {
   const std::vector<uint32_t> members = Members();
@@ -177,9 +213,11 @@ void Strikes::CutPower() {
   Note("power cut");
   Struck(Fault::kPowerCut);
   power_cuts_ += 1;
+  cut_ = Fault::kPowerCut;
   for (const uint32_t server : members) {
-    cluster_->KillHost(server);
     slots_[server].restart_at = After(50, 2000);
+    GoDark(server);
+    cluster_->KillHost(server);
   }
   // Until then a disk may be missing, and what only it has would be lost, honestly.
   const TimePoint all_back_at = After(2300, 2800);
@@ -236,59 +274,14 @@ void Strikes::RackDown() {
   Struck(Fault::kRackDown);
   const TimePoint back = After(50, 2500);
   const bool with_hosts = random_->Chance(1, 2);
+  cut_ = with_hosts ? Fault::kRackDown : cut_;
   for (const uint32_t server : rack) {
-    Down(server, 100ms, with_hosts);
     slots_[server].restart_at = back;
-  }
-}
-
-namespace {
-
-Task<void> Remove(Oracle* oracle, RpcChannel* placement, std::string job, TimePoint deadline) {
-  pb::RemoveSnapshotsRequest request;
-  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
-  request.set_job(job);
-  const OperationIndex call = oracle->calls()->Remove(oracle->NextProcess(), job);
-  std::string method = "RemoveSnapshots";
-  std::string body = request.SerializeAsString();
-  const absl::StatusOr<std::string> told =
-      co_await placement->Call(std::move(method), std::move(body), deadline);
-  oracle->RemovalEnded(job);
-  oracle->calls()->Ended(call, told.status());
-}
-
-}  // namespace
-
-// Now and then while its ranks restore. A refusal is an answer, too.
-void Strikes::Removal() {
-  const std::unique_ptr<SimJob>& job = (*jobs_)[random_->Below(jobs_->size())];
-  const std::string name = job->plan().name;
-  if (plan_.StrengthOf(Fault::kRemoval) < kRemovalStrengthMin || oracle_->IsRemoving(name)) {
-    return;
-  }
-  if (person_ == nullptr) {
-    person_ = cluster_->StartOperator();
-    placement_ = cluster_->ChannelToPlacement(person_.get());
-    for (uint32_t manager = 0; manager < cluster_->managers(); ++manager) {
-      // Twice is another thing than once: their network repeats nothing.
-      const std::string other = Cluster::ManagerNode(manager);
-      cluster_->world()->SetLink(kPerson, other, LinkFaults());
-      cluster_->world()->SetLink(other, kPerson, LinkFaults());
+    if (with_hosts) {
+      GoDark(server);
     }
+    Down(server, 100ms, with_hosts);
   }
-  if (random_->Chance(1, 2)) {
-    job->KillTrainers(20ms);
-  }
-  Soon(After(0, 80), [this, name] {
-    if (oracle_->IsRemoving(name)) {
-      return;
-    }
-    Note("a person removes " + name);
-    Struck(Fault::kRemoval);
-    oracle_->Removing(name);
-    person_->loop.Spawn(
-        Remove(oracle_, placement_.get(), name, Add(person_->loop.Now(), kRemoveWithin)));
-  });
 }
 
 void Strikes::Reformat() {

@@ -108,7 +108,20 @@ void Strikes::PowerCut() {
     CutPower();
     return;
   }
-  WaitFor(kPersistPoints[random_->Below(std::size(kPersistPoints))], &Strikes::CutPowerAt);
+  const CrashPoint point = kPersistPoints[random_->Below(std::size(kPersistPoints))];
+  const bool shard_done =
+      point == CrashPoint::kPersistRecorded || point == CrashPoint::kShardPersisted;
+  WaitFor(point, shard_done ? &Strikes::CutPowerWhenWhole : &Strikes::CutPowerAt);
+}
+
+// With the last shard: what is newest is whole on the disks, and nobody has said so.
+void Strikes::CutPowerWhenWhole(CrashPoint point, const SimLoop* loop) {
+  if (std::any_of(jobs_->begin(), jobs_->end(),
+                  [this](const auto& job) { return oracle_->IsToBePersisted(job->plan().name); })) {
+    CutPowerAt(point, loop);
+  } else {
+    WaitFor(point, &Strikes::CutPowerWhenWhole);
+  }
 }
 
 void Strikes::CutPowerAt(CrashPoint point, const SimLoop* /*loop*/) {

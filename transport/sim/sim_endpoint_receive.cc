@@ -195,9 +195,10 @@ void SimEndpoint::BeginLanding() {
     first_part = link.Below(frame.payload.size() + 1);
   }
   LandUpTo(first_part);
-  const bool at_once = !frame.cut && (frame.payload.empty() || link.Below(2) == 0);
-  const Duration gap =
-      at_once ? Duration::zero() : link.Between(Duration::zero(), link.faults.landing_max);
+  const bool stalls = !frame.payload.empty() && link.Happens(link.faults.stall_ppm);
+  const bool at_once = !stalls && !frame.cut && (frame.payload.empty() || link.Below(2) == 0);
+  const Duration gap_max = stalls ? link.faults.stall_max : link.faults.landing_max;
+  const Duration gap = at_once ? Duration::zero() : link.Between(Duration::zero(), gap_max);
   link.stats.slow_landings += gap > kQuickLanding ? 1 : 0;
   SimLoop* loop = process_->loop();
   if (at_once) {

@@ -57,6 +57,9 @@ struct LinkFaults {
   Duration late_max = 2s;
   // How long at most the rest of a payload takes to land after its first part.
   Duration landing_max = 200us;
+  // Per payload: the rest of it takes up to stall_max, as when its sender stands still.
+  uint32_t stall_ppm = 0;
+  Duration stall_max = 5s;
   // Per reply and per kWrite frame: it arrives twice in a row.
   uint32_t duplicate_ppm = 0;
   // Per call: the request is executed a second time, and nobody hears of that.
