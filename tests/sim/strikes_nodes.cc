@@ -139,8 +139,8 @@ void Strikes::PauseStorm() {
   }
 }
 
-// Trainers come and go that it does not hear of; then their server is killed, and its next life has
-// of the keeper what that knew.
+// Trainers come and go that it does not hear of; then their server is killed while they stand
+// still, and its next life has of the keeper what that knew.
 void Strikes::HangKeeper() {
   const std::optional<uint32_t> victim = PickUp();
   if (!victim.has_value() || cluster_->keeper_loop(*victim) == nullptr) {
@@ -156,8 +156,14 @@ void Strikes::HangKeeper() {
       }
     });
   }
-  Soon(After(1200, 2500), [this, server = *victim] {
+  const TimePoint killed = After(1200, 2500);
+  const TimePoint awake = Add(killed, std::chrono::milliseconds(200 + random_->Below(1500)));
+  Soon(killed, [this, server = *victim, awake] {
     if (cluster_->server_up(server) && (oracle_->overkill() || oracle_->CanLose(server))) {
+      for (const std::unique_ptr<SimJob>& job : *jobs_) {
+        job->LeaveZombie();
+        Later(awake, [&one = *job] { one.ResumeAll(); });
+      }
       Note("kill the server of a hung keeper: " + Cluster::HostOf(server));
       Down(server, 100ms, false);
       slots_[server].restart_at = cluster_->now() + 30ms;
