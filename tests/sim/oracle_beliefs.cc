@@ -15,7 +15,7 @@ namespace gemel::sim {
 namespace {
 
 constexpr Duration kPlannedWithin = 1s;
-constexpr Duration kGoneToldWithin = 1500ms;  // by a server that is heard
+constexpr Duration kGoneToldWithin = 2500ms;  // by a server that is heard, and whose disk is slow
 constexpr Duration kWrittenWithin = 3s;       // a receipt that was sent when all was well
 
 bool Overlap(ByteSpan a, ByteSpan b) {
