@@ -15,6 +15,7 @@ namespace gemel {
 namespace {
 
 constexpr uint64_t kMemberLagMaxMs = 2000;  // a member's own starvation stretches its time so far
+constexpr Duration kSentWithin = 5s;        // what was sealed under a former manager
 constexpr Duration kStoreRetry = 200ms;
 constexpr Duration kMaintainEvery = 1s;
 constexpr Duration kProbeAgainMin = 1ms;
@@ -194,6 +195,15 @@ void PlacementCore::JudgeAttempt(const std::shared_ptr<Attempt>& attempt) {
   }
   if (attempt->state != AttemptState::kOpen) {
     return;
+  }
+  // Its owner may have delivered it under the former manager, to a holder that has lost it since.
+  const bool stands =
+      attempt->recovered && loop_->Now() >= Add(started_, kSentWithin) && AllReported(nullptr);
+  for (uint32_t rank = 0; stands && rank < attempt->slots.size(); ++rank) {
+    const RankSlot& slot = attempt->slots[rank];
+    if (slot.root.has_value() && !slot.full && !slot.pulled && !LiveReceipts(slot).empty()) {
+      PullSealed(attempt, rank);
+    }
   }
   for (uint32_t rank = 0; attempt->pulls_sealed && rank < attempt->slots.size(); ++rank) {
     if (attempt->slots[rank].pulled && !attempt->slots[rank].full) {
