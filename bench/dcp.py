@@ -271,7 +271,8 @@ def report_of(result, torchs):
             report.row(f"{name}: done", [1e3 * (blocked + sum(steps)) for blocked, steps in turns], "ms, by steps")
             report.row(f"{name}: lost in all", lost_ms(turns, step_s), "ms")
             lost[name] = median(lost_ms(turns, step_s))
-        report.row(f"{whose}: noise, lost in {QUIET_STEPS} steps without a save", noise, "ms")
+        if noise:  # two saves each at least
+            report.row(f"{whose}: noise, lost in {QUIET_STEPS} steps without a save", noise, "ms")
     ratio = median(result["save"]["gemel"]) / median(result["save"]["tmpfs"])
     report.target("save and commit / dcp.save to tmpfs", ratio, ratio <= 1.0, "<= 1")
     floor = min(value for name, value in lost.items() if name.startswith(UNREPLICATED)) + lost[BARE_TCP]

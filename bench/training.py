@@ -65,9 +65,9 @@ class Loop:
         return blocked, steps
 
 
-def quiet_turn(loop, steps=QUIET_STEPS):
-    """A turn of so many steps without a save."""
-    left = iter(range(steps - 1, -1, -1))
+def quiet_turn(loop):
+    """A turn of QUIET_STEPS steps without a save."""
+    left = iter(range(QUIET_STEPS - 1, -1, -1))
     return loop.turn(lambda: lambda: next(left) == 0)
 
 

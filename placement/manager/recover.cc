@@ -363,14 +363,16 @@ Task<absl::Status> PlacementCore::TakeLate(const pb::JoinRequest* request) {
   GEMEL_CO_RETURN_IF_ERROR(CheckNewest(record, request->join()));
   Recovered known{.cluster = cluster_.cluster};
   Collect(*request, &known);
-  for (const auto& [id, member] : members_) {
-    for (const auto& [key, shards] : member->disk) {
-      for (const auto& [rank, copy] : shards) {
-        known.ranks[key].insert(rank);
+  if (!newest_only) {  // nothing of what was PERSISTED is taken otherwise
+    for (const auto& [id, member] : members_) {
+      for (const auto& [key, shards] : member->disk) {
+        for (const auto& [rank, copy] : shards) {
+          known.ranks[key].insert(rank);
+        }
       }
     }
+    known.Persisted();
   }
-  known.Persisted();
   for (const auto& [name, found] : known.jobs) {
     if (found.latest_sequence == 0 && found.persisted_sequence == 0) {
       continue;
@@ -387,16 +389,13 @@ Task<absl::Status> PlacementCore::TakeLate(const pb::JoinRequest* request) {
 }
 
 // What is unknown here, newest first. Of what was PERSISTED only what is newer than all that is;
-// with `newest_only` nothing of it, and of the rest the same.
+// with `newest_only` (nothing PERSISTED is in `known` then) of the rest, too.
 std::vector<Committed> PlacementCore::LateOf(const Job& job, const Recovered& known,
                                              bool newest_only) const {
   std::vector<Committed> late;
   const auto on_disk = OrderOf(job.record.persisted_epoch, job.record.persisted_sequence);
   const auto latest = OrderOf(job.record.latest_epoch, job.record.latest_sequence);
   for (const bool persisted : {false, true}) {
-    if (persisted && newest_only) {
-      continue;
-    }
     const std::string below = (persisted ? kPersistedPrefix : kSnapshotPrefix) + job.name + "/";
     for (auto at = known.puts.lower_bound(below);
          at != known.puts.end() && at->first.starts_with(below); ++at) {

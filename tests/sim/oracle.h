@@ -335,6 +335,7 @@ class Oracle {
   void CheckKept(Job* job);
   bool IsInAMemory(const ShardId& shard) const;
   bool IsOnADisk(const ShardId& shard) const;
+  void CheckDrained(uint32_t server, const SnapshotId& id, TimePoint lately);
   // oracle_beliefs.cc
   void CheckBeliefs();
   bool IsCounted(const SnapshotId& id) const;
@@ -342,17 +343,16 @@ class Oracle {
   void CheckWritten(const PlacementBeliefs& beliefs, const std::map<Incarnation, uint32_t>& lives);
   Finished FinishedOf(const Job& job, const PlacementBeliefs& beliefs) const;
   void CheckPlanned(const std::vector<PlacementBeliefs::Planned>& plans);
-  void CheckDrained(uint32_t server, const SnapshotId& id, TimePoint lately);
   void CheckLanded(const std::string& node, ByteSpan landed);
   void CheckMajority();
   // oracle_holders.cc
   std::optional<model::CommitRecord> LatestRecord(const Job& job) const;
-  bool HasJoined(uint32_t server) const;
   bool IsExcused(const Losses& lost, uint32_t server, TimePoint since) const;
   bool IsStarting(uint32_t server) const;
   static bool IsWhole(const Object& object);
   // oracle_copies.cc
   Standing StandingOf(const ShardId& shard, TimePoint opened) const;
+  bool HasJoined(uint32_t server) const;
   std::vector<std::vector<model::Member>> MembersLately() const;
   void CheckCopies(const Job& job, const model::CommitRecord& record, uint32_t level);
   bool IsFull(const Job& job, const model::CommitRecord& record) const;

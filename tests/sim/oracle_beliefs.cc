@@ -62,10 +62,10 @@ void Oracle::CheckBeliefs() {
       gone_[{incarnation, shard}] = known == before.end() ? cluster_->now() : known->second;
     }
     const auto since = gone_.find({incarnation, shard});
-    const bool lately =
+    const bool is_told =
         !damaged_.contains(shard) ||
         (since != gone_.end() && Add(since->second, kGoneToldWithin) < cluster_->now());
-    if (gone && lately) {
+    if (gone && is_told) {
       Violation(fmt::format("believed: {} counts as sealed at {}, which has not", shard.ToString(),
                             Cluster::HostOf(life->second)));
     }

@@ -463,6 +463,28 @@ TEST_F(PlacementSave, ARankWhoseServerLostItsCopyBesideTheManagerIsCopiedFromAHo
   EXPECT_EQ(cluster.PulledByAll(), 1);
 }
 
+// Its server takes it for delivered, and says nothing.
+TEST_F(PlacementSave, ARankWhoseHolderLostItsCopyBesideTheManagerIsCopiedFromItsServer) {
+  JobRun run = cluster.NewRun();
+  run.deadline_ms = 20'000;
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  ASSERT_TRUE(SealAtAll(run, opened[0], 0).ok());
+  cluster.Kill();
+  cluster.Find(opened[0].holders(1).server_id())->objects.clear();
+  for (const auto& server : cluster.servers) {
+    server->joined = error::Unavailable("not joined");
+  }
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
+  cluster.Run(6s);
+  const auto committed = cluster.Await(snapshot, 0, 2000, false);
+  ASSERT_TRUE(committed.ok()) << committed.status();
+  EXPECT_EQ(committed->state(), pb::SNAPSHOT_COMMITTED) << committed->ShortDebugString();
+  EXPECT_EQ(cluster.PulledByAll(), 1);
+}
+
 TEST_F(PlacementSave, ARankWhoseServerCameBackOnItsMemoryBesideTheManagerIsCopiedFromIt) {
   const pb::SnapshotId snapshot = SavedBesideRestarts([](ScriptedServer*) {});
   const auto told = AwaitUnsent(snapshot);
