@@ -19,8 +19,8 @@ using etcdserverpb::TxnResponse;
 constexpr Duration kPauseMin = 20ms;
 constexpr Duration kPauseMax = 500ms;
 // The only member of an etcd 3.5 answers reads before it has replayed its log, in the first moments
-// after a crash: what it says is older only for so long.
-constexpr Duration kReplayMax = 2s;
+// after a crash: what it says is older only for so long, on a slow disk too.
+constexpr Duration kReplayMax = 4s;
 constexpr std::string_view kKvService = "etcdserverpb.KV";
 constexpr std::string_view kMaintenanceService = "etcdserverpb.Maintenance";
 // A member that knows of no leader says so at once, instead of waiting for one.
@@ -127,12 +127,11 @@ absl::Status EtcdClient::Failed(const absl::Status& why, size_t member, Tries* t
   tries->failures += 1;
   const bool wrong = why.code() == absl::StatusCode::kDataLoss ||
                      why.code() == absl::StatusCode::kFailedPrecondition;
-  if (wrong) {
-    tries->wrong.at(member) = true;
-  }
+  tries->wrong.at(member) = wrong;
   Leave(member);
   const bool all = std::all_of(tries->wrong.begin(), tries->wrong.end(), [](bool w) { return w; });
-  if (!wrong || !all) {
+  if (!all) {
+    tries->wrong_since.reset();  // one that is gone replays anew when it comes back
     return absl::OkStatus();
   }
   tries->wrong_since = tries->wrong_since.value_or(loop_->Now());
