@@ -2,6 +2,7 @@
 #include "server/directives.h"
 
 #include <utility>
+#include <vector>
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -155,6 +156,12 @@ Task<absl::Status> Directives::Do(pb::Directive directive, std::string* manifest
 }
 
 Task<absl::Status> Directives::StoreCommit(pb::StoreCommit work) {
+  std::vector<ServerId> members;
+  for (const std::string& raw : work.members()) {
+    GEMEL_CO_ASSIGN_OR_RETURN(const ServerId member, ServerId::FromBytes(raw));
+    members.push_back(member);
+  }
+  GEMEL_CO_RETURN_IF_ERROR(co_await parts_.identity->AddMembers(members));
   co_return co_await parts_.identity->StoreCommit(work.record(), work.manifest());
 }
 

@@ -2,6 +2,7 @@
 #include "server/identity.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "common/check.h"
@@ -189,6 +190,16 @@ Task<absl::Status> Identity::SetMembers(std::vector<ServerId> members) {
     changes_ += 1;
   }
   co_return co_await SaveChanges();
+}
+
+Task<absl::Status> Identity::AddMembers(const std::vector<ServerId>& members) {
+  std::set<ServerId> all(file_.last_members.begin(), file_.last_members.end());
+  all.insert(members.begin(), members.end());
+  if (all.size() > kIdentityMembersMax) {
+    co_return error::InvalidArgument("{} members, a cluster has {} at most", all.size(),
+                                     kIdentityMembersMax);
+  }
+  co_return co_await SetMembers({all.begin(), all.end()});
 }
 
 absl::Status Identity::CheckEpoch(const std::string& job, const EpochId& epoch) const {

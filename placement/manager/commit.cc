@@ -148,6 +148,13 @@ void PlacementCore::StoreCommitAt(MemberEntry* member, Committed* snapshot) {
   QueuedDirective directive;
   directive.body.mutable_store_commit()->set_record(snapshot->encoded);
   directive.manifest = snapshot->manifest;
+  if (member->map_version != cluster_.map_version) {
+    for (const auto& [other, entry] : members_) {
+      if (entry->alive()) {
+        directive.body.mutable_store_commit()->add_members(other.ToBytes());
+      }
+    }
+  }
   directive.done = [this, key, id = member->record.id](const pb::DirectiveResult& result) {
     Job* job = FindJob(key.job);
     const auto found = job->snapshots.find(OrderOf(key.epoch, key.sequence));

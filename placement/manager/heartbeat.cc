@@ -68,6 +68,7 @@ PlacementCore::Answer<pb::HeartbeatReply> PlacementCore::Heartbeat(CallPtr,
   member->record.capacity_bytes = request.capacity_bytes();
   member->used_bytes = request.used_bytes();
   member->lag_ms = request.loop_lag_ms();
+  member->map_version = request.map_version();
   TakeTierState(member, request.tier());
   for (const std::string& raw : request.unreachable()) {
     const absl::StatusOr<ServerId> id = ServerId::FromBytes(raw);

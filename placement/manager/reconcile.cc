@@ -56,6 +56,7 @@ void PlacementCore::ForgetSoftState(MemberEntry* member) {
   member->pulls = 0;
   member->pulling_bytes = 0;
   member->last_sent = 0;
+  member->map_version = 0;
   member->probe_answered = false;
   member->deaf = false;
   member->suspect_since.reset();

@@ -106,6 +106,7 @@ struct MemberEntry {
   bool deaf = false;            // its heartbeats come, and it says that the answers do not reach it
   uint64_t used_bytes = 0;
   uint64_t lag_ms = 0;
+  uint64_t map_version = 0;  // the newest that it has, by its last heartbeat
 
   std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> held;
   std::set<SnapshotKey> records;                             // commit records on its disk

@@ -96,7 +96,7 @@ ShardSources: 1 rank uint32, 2 holders* Member
 SnapshotId: 1 job string, 2 epoch EpochId, 3 sequence uint64, 4 name string, 5 attempt uint32
 SnapshotInfo: 1 snapshot SnapshotId, 2 state SnapshotState, 3 world_size uint32, 4 bytes uint64, 5 copies_now uint32, 6 copies_wanted uint32, 7 root bytes, 8 latest bool, 9 pinned bool, 10 committed_unix_s int64, 11 detail string, 12 persisted PersistState, 13 in_memory bool
 SnapshotState: 0 SNAPSHOT_UNKNOWN, 1 SNAPSHOT_OPEN, 2 SNAPSHOT_COMMITTED, 3 SNAPSHOT_ABORTED
-StoreCommit: 1 record bytes, 2 manifest bytes
+StoreCommit: 1 record bytes, 2 manifest bytes, 3 members* bytes
 Strategy: 0 STRATEGY_GROUP, 1 STRATEGY_RING
 TierState: 1 trouble string, 2 used_bytes uint64, 3 free_bytes uint64, 4 unread bool
 VerifyShard: 1 object HeldObject

@@ -650,6 +650,7 @@ class Cluster {
         request.mutable_tier()->set_trouble(server->tier_trouble);
         request.mutable_tier()->set_free_bytes(server->tier_free);
         request.set_unanswered(server->unanswered);
+        request.set_map_version(server->map_version);
         auto call = std::make_shared<ScriptedCall>();
         const Result raw = co_await Ask(call, "Heartbeat", request.SerializeAsString());
         pb::HeartbeatReply reply;
@@ -670,8 +671,8 @@ class Cluster {
 
   void Do(ScriptedServer* server, const pb::Directive& directive, pb::DirectiveResult* result) {
     if (directive.has_store_commit()) {
-      auto record = model::DecodeCommitRecord(directive.store_commit().record());
-      GEMEL_CHECK(record.ok());
+      const auto record = model::DecodeCommitRecord(directive.store_commit().record());
+      server->commits.push_back(directive.store_commit());
       server->records[record->snapshot] = directive.store_commit().record();
       server->manifests[record->snapshot] = directive.store_commit().manifest();
     } else if (directive.has_drop_snapshot()) {

@@ -109,6 +109,7 @@ struct ScriptedServer {
   bool running = true;
   bool beating = true;
   uint32_t unanswered = 0;     // what its heartbeats say of their answers
+  uint64_t map_version = 0;    // what its heartbeats say of the map
   bool works = true;           // polls for directives
   bool stores_commits = true;  // acknowledges StoreCommit
   uint64_t generation = 0;
@@ -130,6 +131,7 @@ struct ScriptedServer {
   bool tier_unread = false;
   absl::Status joined = error::Unavailable("not joined");
   std::shared_ptr<ScriptedCall> poll;  // shared with the manager's handler
+  std::vector<pb::StoreCommit> commits;
   int pulled = 0;
   std::vector<pb::PullShard> pulls;  // as they were told, told again ones too
   bool pulls_hang = false;           // PullShard is not answered

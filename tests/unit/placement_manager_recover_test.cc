@@ -156,6 +156,28 @@ TEST_F(PlacementRecover, OneThatKnowsOfNobodyElseIsNotAloneBeforeTheSettleTimeIs
   EXPECT_GE(cluster.server(0).last_members.size(), 5U);
 }
 
+// One that has no map could else recover alone, and tell what the others hold as lost.
+TEST_F(PlacementRecover, ACommitTellsItsHoldersWhoElseIsAMemberUntilTheySayThatTheyKnow) {
+  const std::vector<size_t> holders = Holders();
+  for (const size_t index : holders) {
+    EXPECT_EQ(cluster.server(index).commits.back().members_size(), 5);
+  }
+  pb::WatchMapRequest ask;
+  *ask.mutable_caller() = cluster.CallerOf(cluster.server(0));
+  const auto map = cluster.Call<pb::WatchMapReply>("WatchMap", ask);
+  ASSERT_TRUE(map.ok()) << map.status();
+  for (const auto& server : cluster.servers) {
+    server->map_version = map->map().version();
+  }
+  cluster.Run(300ms);
+  ASSERT_TRUE(cluster.Save(before, "2").ok());
+  cluster.Run(1s);
+  for (const size_t index : holders) {
+    EXPECT_EQ(cluster.server(index).commits.size(), 2U);
+    EXPECT_EQ(cluster.server(index).commits.back().members_size(), 0);
+  }
+}
+
 TEST_F(PlacementRecover, TheNewGenerationAndItsEpochsAreAboveAllThatWasReported) {
   cluster.Kill();
   cluster.server(0).generation = 7;

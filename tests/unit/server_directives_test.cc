@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Membership and directives of real servers.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/unit/server_world.h"
@@ -37,6 +38,24 @@ TEST(Directives, StoreCommitIsOnDiskBeforeItIsAcknowledged) {
   const auto files = r.disks[0]->contents();
   EXPECT_TRUE(files.contains("records/job-gpt/00000000000000000001"));
   EXPECT_TRUE(files.contains("manifests/job-gpt/00000000000000000001"));
+}
+
+TEST(Directives, StoreCommitAddsToTheLastMembersBeforeTheRecordIsStored) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  const std::vector<ServerId> before = r.server(1).identity().last_members();
+  Random random(7);
+  const ServerId other = ServerId::Draw(&random);
+  pb::Directive store;
+  store.mutable_store_commit()->set_record(r.fake().saves.at(1).record);
+  store.mutable_store_commit()->set_manifest(r.fake().saves.at(1).manifest);
+  store.mutable_store_commit()->add_members(other.ToBytes());
+  ASSERT_EQ(r.Do(1, store).code(), 0U);
+  std::vector<ServerId> after = before;
+  after.push_back(other);
+  EXPECT_THAT(r.server(1).identity().last_members(), ::testing::UnorderedElementsAreArray(after));
+  store.mutable_store_commit()->add_members("not an id");
+  EXPECT_EQ(r.Do(1, store).code(), static_cast<uint32_t>(absl::StatusCode::kInvalidArgument));
 }
 
 TEST(Directives, StoreCommitReportsAFullDisk) {
