@@ -69,6 +69,7 @@ Strikes::Strike Strikes::StrikeOf(Fault fault) {
       {Fault::kDrain, &Strikes::Drain},
       {Fault::kRotEverywhere, &Strikes::RotEverywhere},
       {Fault::kSlowDisks, &Strikes::SlowDisks},
+      {Fault::kSlowLanding, &Strikes::StallReads},
       {Fault::kStoreOutage, &Strikes::StoreOutage},
       {Fault::kStoreLost, &Strikes::LoseStore},
       {Fault::kRollBack, &Strikes::RollBack},

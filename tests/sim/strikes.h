@@ -161,6 +161,8 @@ class Strikes {
   void PowerCut();
   void CutPowerAt(CrashPoint point, const SimLoop* loop);
   void CutPowerWhenWhole(CrashPoint point, const SimLoop* loop);
+  void StallReads();
+  void StallAt(CrashPoint point, const SimLoop* loop);
 
   // strikes_media.cc
   void Partition();

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "common/check.h"
 #include "tests/sim/strikes.h"
@@ -15,6 +16,7 @@ namespace {
 
 constexpr uint64_t kReachedBeforeMax = 4;  // of the point, since it is waited for
 constexpr uint64_t kWaitMs = 1500;
+constexpr uint32_t kStallPpm = 800'000;
 
 // Those of a persist, from its first byte to what is told of it.
 constexpr CrashPoint kPersistPoints[] = {
@@ -100,6 +102,31 @@ void Strikes::KillAt(CrashPoint point, const SimLoop* loop) {
     Down(server, After(50, 500) - cluster_->now(), with_host);
     slots_[server].restart_at = After(30, 1500);
     return;
+  }
+}
+
+// When reads begin, or are under way: what one source sends may land when its read's deadline is
+// over, and another source was asked.
+void Strikes::StallReads() {
+  WaitFor(random_->Chance(1, 2) ? CrashPoint::kRestoreDurable : CrashPoint::kChunkFetched,
+          &Strikes::StallAt);
+}
+
+void Strikes::StallAt(CrashPoint /*point*/, const SimLoop* /*loop*/) {
+  const std::optional<uint32_t> victim = PickUp();
+  if (!victim.has_value()) {
+    return;
+  }
+  const std::string source = Cluster::HostOf(*victim);
+  Note("what " + source + " sends stalls");
+  const TimePoint until = After(20, 500);
+  SimWorld* world = cluster_->world();
+  for (const std::string& node : Nodes()) {
+    if (node == source) {
+      continue;
+    }
+    const uint32_t before = std::exchange(world->Faults(source, node).stall_ppm, kStallPpm);
+    Later(until, [world, source, node, before] { world->Faults(source, node).stall_ppm = before; });
   }
 }
 
