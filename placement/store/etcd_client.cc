@@ -19,8 +19,8 @@ using etcdserverpb::TxnResponse;
 constexpr Duration kPauseMin = 20ms;
 constexpr Duration kPauseMax = 500ms;
 // The only member of an etcd 3.5 answers reads before it has replayed its log, in the first moments
-// after a crash: what it says is older only for so long, on a slow disk too.
-constexpr Duration kReplayMax = 4s;
+// after a crash: what it says is older only for so long.
+constexpr Duration kReplayMax = 2s;
 constexpr std::string_view kKvService = "etcdserverpb.KV";
 constexpr std::string_view kMaintenanceService = "etcdserverpb.Maintenance";
 // A member that knows of no leader says so at once, instead of waiting for one.
@@ -98,9 +98,10 @@ absl::Status EtcdClient::Believe(const ResponseHeader& header, size_t member, in
   }
   if (header.revision() < floor) {
     return error::DataLoss(
-        "{} answers from revision {} after {} was seen: it was put back to an older backup; stop "
-        "every gemel-placement, keep what is newer elsewhere, and start anew with "
-        "--recover-from-servers under another name",
+        "{} answers from revision {} after {} was seen: it was put back to an older backup, or has "
+        "lost what it acknowledged (as 3.5.0 to 3.5.2 may when they are killed); stop every "
+        "gemel-placement, keep what is newer elsewhere, and start anew with --recover-from-servers "
+        "under another name",
         Who(member), header.revision(), floor);
   }
   revision_ = std::max(revision_, header.revision());
@@ -127,11 +128,12 @@ absl::Status EtcdClient::Failed(const absl::Status& why, size_t member, Tries* t
   tries->failures += 1;
   const bool wrong = why.code() == absl::StatusCode::kDataLoss ||
                      why.code() == absl::StatusCode::kFailedPrecondition;
-  tries->wrong.at(member) = wrong;
+  if (wrong) {
+    tries->wrong.at(member) = true;
+  }
   Leave(member);
   const bool all = std::all_of(tries->wrong.begin(), tries->wrong.end(), [](bool w) { return w; });
-  if (!all) {
-    tries->wrong_since.reset();  // one that is gone replays anew when it comes back
+  if (!wrong || !all) {
     return absl::OkStatus();
   }
   tries->wrong_since = tries->wrong_since.value_or(loop_->Now());

@@ -88,17 +88,35 @@ def test_each_member_killed_and_restarted_in_turn_loses_nothing_acknowledged(thr
     _went_on(out, gap_ms_max=8000)
 
 
-def test_one_member_killed_again_and_again_and_restarted_on_its_disk_loses_nothing_acknowledged(one):
+def _stream_while_killed(etcd, pause_s):
     def loop():
         for _ in range(3):
-            time.sleep(1)
-            one.members[0].kill()
-            one.members[0].start()
-            one.wait_healthy()
+            time.sleep(pause_s)
+            etcd.members[0].kill()
+            etcd.members[0].start()
+            etcd.wait_healthy()
 
     faults = programs.Later(loop)
-    out = programs.run(one, "EtcdStream.*", {"started": faults.start, "mended": faults.end}, seconds=10)
-    _went_on(out, gap_ms_max=8000)
+    return programs.run(etcd, "EtcdStream.*", {"started": faults.start, "mended": faults.end}, seconds=10)
+
+
+def test_one_member_killed_again_and_again_and_restarted_on_its_disk_loses_nothing_acknowledged():
+    with Etcd("debian", 1) as one:
+        _went_on(_stream_while_killed(one, 1), gap_ms_max=8000)
+
+
+@pytest.mark.long
+def test_what_a_killed_etcd_loses_that_is_known_to_lose_is_noticed():
+    # etcd 3.5.0 to 3.5.2 (issue 13766): about one run in twenty loses what it acknowledged, for good.
+    lost = 0
+    for _ in range(10):
+        with Etcd("distro", 1) as one:
+            try:
+                _stream_while_killed(one, 0.3)
+            except AssertionError as failed:
+                assert "or has lost what it acknowledged" in str(failed)
+                lost += 1
+    print(f"{lost} of 10 lost something")
 
 
 def _went_on(out, gap_ms_max):
