@@ -161,7 +161,7 @@ Task<absl::Status> Directives::StoreCommit(pb::StoreCommit work) {
     GEMEL_CO_ASSIGN_OR_RETURN(const ServerId member, ServerId::FromBytes(raw));
     members.push_back(member);
   }
-  GEMEL_CO_RETURN_IF_ERROR(co_await parts_.identity->AddMembers(members));
+  GEMEL_CO_RETURN_IF_ERROR(co_await parts_.identity->AddMembers(std::move(members)));
   co_return co_await parts_.identity->StoreCommit(work.record(), work.manifest());
 }
 

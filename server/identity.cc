@@ -2,7 +2,6 @@
 #include "server/identity.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "common/check.h"
@@ -192,14 +191,15 @@ Task<absl::Status> Identity::SetMembers(std::vector<ServerId> members) {
   co_return co_await SaveChanges();
 }
 
-Task<absl::Status> Identity::AddMembers(const std::vector<ServerId>& members) {
-  std::set<ServerId> all(file_.last_members.begin(), file_.last_members.end());
-  all.insert(members.begin(), members.end());
-  if (all.size() > kIdentityMembersMax) {
-    co_return error::InvalidArgument("{} members, a cluster has {} at most", all.size(),
+Task<absl::Status> Identity::AddMembers(std::vector<ServerId> members) {
+  members.insert(members.end(), file_.last_members.begin(), file_.last_members.end());
+  std::sort(members.begin(), members.end());
+  members.erase(std::unique(members.begin(), members.end()), members.end());
+  if (members.size() > kIdentityMembersMax) {
+    co_return error::InvalidArgument("{} members, a cluster has {} at most", members.size(),
                                      kIdentityMembersMax);
   }
-  co_return co_await SetMembers({all.begin(), all.end()});
+  co_return co_await SetMembers(std::move(members));
 }
 
 absl::Status Identity::CheckEpoch(const std::string& job, const EpochId& epoch) const {

@@ -87,7 +87,7 @@ class Identity {
   Task<absl::Status> Joined(Leader leader, std::vector<ServerId> members);
   Task<absl::Status> SetMembers(std::vector<ServerId> members);
   // Beside those that are known.
-  Task<absl::Status> AddMembers(const std::vector<ServerId>& members);
+  Task<absl::Status> AddMembers(std::vector<ServerId> members);
 
   // FailedPrecondition when a higher epoch of the job was seen.
   absl::Status CheckEpoch(const std::string& job, const EpochId& epoch) const;
