@@ -314,6 +314,8 @@ absl::Status DiskFiles::WriteInPlace(const std::string& name, std::string_view c
       doubtful_.insert(name);
     }
   }
+  // Until it is done: a file that has its name, and not durably, must not be written in place.
+  doubtful_.insert(name);
   GEMEL_RETURN_IF_ERROR(Replace(path, FramePair(content, serial)));
   doubtful_.erase(name);
   return absl::OkStatus();

@@ -61,7 +61,7 @@ class DiskFiles {
   const std::unique_ptr<FileCalls> calls_;
   int lock_fd_ = -1;
   std::set<std::string> durable_directories_;  // whose entry in their parent we have synced
-  std::set<std::string> doubtful_;             // names whose write in place failed
+  std::set<std::string> doubtful_;             // names whose last write failed, or is not done
 };
 
 }  // namespace gemel

@@ -68,6 +68,7 @@ constexpr PastSeed kPastSeeds[] = {
     {6503, "what a server was about to have copied was told lost when the source had died"},
     {7185, "who joined first recovered alone: nobody else was on its list of members"},
     {6031, "a holder of a commit recovered alone: no map had told it of the others"},
+    {20784002122, "a first identity whose directory was not synced was written in place"},
     {358, "an inventory that was refused had brought back what was retired"},
     {1886, "a sealed shard that had decayed was sent again until its save's deadline"},
     {2546, "what was pulled for a disk pinned its snapshot while nothing was written"},

@@ -278,6 +278,25 @@ TEST_F(SimFilesTest, EqualCallsAndDrawsGiveEqualFileSystems) {
   EXPECT_NE(left[0], "");
 }
 
+TEST_F(SimFilesTest, AWriteInPlaceAfterASyncThatFailedIsDurableWhicheverItWas) {
+  int failed = 0;
+  for (uint32_t passed = 0; passed < 6; ++passed) {
+    files_.Format();
+    auto disk = DiskFiles::Open("/data", std::make_unique<SimFileCalls>(&files_, Random(4)));
+    ASSERT_TRUE(disk.ok()) << disk.status();
+    files_.FailSyncs(passed, 1);
+    failed += (*disk)->WriteInPlace("identity", "first").ok() ? 0 : 1;
+    ASSERT_TRUE((*disk)->WriteInPlace("identity", "second").ok());
+    disk->reset();
+    Random random(passed);
+    files_.Crash(&random);
+    auto after = DiskFiles::Open("/data", std::make_unique<SimFileCalls>(&files_, Random(5)));
+    ASSERT_TRUE(after.ok()) << after.status();
+    EXPECT_EQ((*after)->Read("identity").value_or(kNothing), "second") << passed;
+  }
+  EXPECT_GE(failed, 2);  // of the file, and of its directory
+}
+
 // What DiskFiles promises, at every one of its system calls.
 TEST_F(SimFilesTest, AWriteThatDiesAtAnyCallLeavesTheOldOrTheNewContentWhole) {
   for (const bool in_place : {false, true}) {
