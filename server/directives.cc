@@ -80,13 +80,13 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
     if (Buggify(BuggifySite::kDirectiveLate)) {
       co_await seams_.loop->Sleep(kPollPause);
     }
-    if (held_) {
-      break;
+    if (held_ || joins != joins_) {
+      break;  // a join came between two of them: placement forgot the rest
     }
     anything = true;
     running_.insert(directive.id());
     if (RunsInBackground(directive)) {
-      seams_.loop->Spawn(DoInBackground(gate, directive));
+      seams_.loop->Spawn(DoInBackground(gate, directive, joins));
       continue;
     }
     std::string manifest;
@@ -99,12 +99,11 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
   co_return absl::OkStatus();
 }
 
-Task<void> Directives::DoInBackground(Gate* gate, pb::Directive directive) {
+Task<void> Directives::DoInBackground(Gate* gate, pb::Directive directive, uint64_t joins) {
   const Gate::Pass pass = gate->Enter();
   if (!pass) {
     co_return;
   }
-  const uint64_t joins = joins_;
   std::string manifest;
   const absl::Status status = co_await Do(directive, &manifest);
   Finish(directive.id(), status, std::move(manifest));

@@ -64,7 +64,7 @@ class Directives {
 
  private:
   Task<absl::Status> Poll(Gate* gate);
-  Task<void> DoInBackground(Gate* gate, pb::Directive directive);
+  Task<void> DoInBackground(Gate* gate, pb::Directive directive, uint64_t joins);
   void Finish(uint64_t id, const absl::Status& status, std::string manifest);
 
   Task<absl::Status> StoreCommit(pb::StoreCommit work);

@@ -69,6 +69,8 @@ constexpr PastSeed kPastSeeds[] = {
     {7185, "who joined first recovered alone: nobody else was on its list of members"},
     {6031, "a holder of a commit recovered alone: no map had told it of the others"},
     {20784002122, "a first identity whose directory was not synced was written in place"},
+    {20784001272, "a drain was not cancelled: the person spoke what an older manager did not know"},
+    {20784002212, "a server went on with a reply that a join had overtaken"},
     {358, "an inventory that was refused had brought back what was retired"},
     {1886, "a sealed shard that had decayed was sent again until its save's deadline"},
     {2546, "what was pulled for a disk pinned its snapshot while nothing was written"},

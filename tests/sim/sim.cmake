@@ -23,7 +23,7 @@ endif()
 gemel_test(sim_parts_test SOURCES ${GEMEL_SIM_DIR}/parts_test.cc ${GEMEL_SIM_DIR}/traps.cc
            DEPS gemel_sim ${CMAKE_DL_LIBS} LABEL sim)
 
-# The fixed seeds take half a minute of one core in two shards; then fresh ones for a minute. `sim-some` is for slow
+# The fixed seeds take half a minute of one core in two shards; then fresh ones for two minutes. `sim-some` is for slow
 # builds, `sim-long` for a campaign and for another compiler.
 foreach(shard RANGE 1)
   add_test(NAME sim_shard_${shard} COMMAND sim_test)
@@ -32,7 +32,7 @@ foreach(shard RANGE 1)
 endforeach()
 add_test(NAME sim_some COMMAND sim_test --gtest_filter=PastSeeds.*)
 set_tests_properties(sim_some PROPERTIES LABELS sim-some TIMEOUT 120)
-add_test(NAME sim_fresh COMMAND gemel-sim --seed today --minutes 1 --jobs 2)
+add_test(NAME sim_fresh COMMAND gemel-sim --seed today --minutes 2 --jobs 2)
 set_tests_properties(sim_fresh PROPERTIES LABELS sim TIMEOUT 300 RUN_SERIAL TRUE)
 add_test(NAME sim_campaign COMMAND gemel-sim --seed 501 --minutes 10 --jobs 2 --require-coverage)
 set_tests_properties(sim_campaign PROPERTIES LABELS sim-long TIMEOUT 3000 RUN_SERIAL TRUE)

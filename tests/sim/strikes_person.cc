@@ -20,7 +20,7 @@ constexpr const char* kPerson = "operator";
 
 Task<void> Remove(Oracle* oracle, RpcChannel* placement, std::string job, TimePoint deadline) {
   pb::RemoveSnapshotsRequest request;
-  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  request.mutable_caller()->set_protocol_version(kControlProtocolOldest);
   request.set_job(job);
   const OperationIndex call = oracle->calls()->Remove(oracle->NextProcess(), job);
   std::string method = "RemoveSnapshots";
@@ -35,7 +35,7 @@ Task<absl::StatusOr<pb::DrainReply>> CallDrain(RpcChannel* placement, std::strin
                                                pb::DrainRequest::Action action, bool force,
                                                TimePoint deadline) {
   pb::DrainRequest request;
-  request.mutable_caller()->set_protocol_version(kControlProtocolVersion);
+  request.mutable_caller()->set_protocol_version(kControlProtocolOldest);
   request.set_server(server);
   request.set_action(action);
   request.set_force(force);

@@ -122,6 +122,34 @@ TEST(Directives, WhatWasToldBeforeAJoinIsNotDoneAfterIt) {
   EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
 }
 
+// The same for what came in one reply with a directive that was still at its work when the join was
+// made.
+TEST(Directives, WhatWasToldWithOneThatAJoinOvertookIsNotDoneAfterIt) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  FakePlacement::Joined& member = r.fake().named("server-0");
+  r.disks[0]->set_slowness(1000);
+  pb::Directive store;
+  store.mutable_store_commit()->set_record(r.fake().saves.at(1).record);
+  store.mutable_store_commit()->set_manifest(r.fake().saves.at(1).manifest);
+  Random random(7);
+  store.mutable_store_commit()->add_members(ServerId::Draw(&random).ToBytes());
+  pb::Directive drop;
+  WriteSnapshotId(shard.snapshot, drop.mutable_drop_snapshot()->mutable_snapshot());
+  const uint64_t stored = r.fake().Direct("server-0", store);
+  r.fake().Direct("server-0", drop);
+  r.world.RunFor(50ms);
+  member.rejoin = true;
+  ASSERT_TRUE(r.world.RunUntil([&] { return member.joins == 2; }, 300ms));
+  ASSERT_EQ(r.fake().ResultOf("server-0", stored), nullptr) << "the disk is to be slower";
+  member.directives.clear();
+  r.disks[0]->set_slowness(1);
+  ASSERT_TRUE(
+      r.world.RunUntil([&] { return r.fake().ResultOf("server-0", stored) != nullptr; }, 9s));
+  r.world.RunFor(2s);
+  EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
+}
+
 TEST(Directives, DropStagingNeverTakesACommittedSnapshot) {
   Running r;
   const ShardId shard = r.Committed("7");
