@@ -48,15 +48,19 @@ Backlog PlacementCore::CollectBacklog() {
   return backlog;
 }
 
+// Nothing moves of what is to leave memory; until the MetaStore has heard of it, it may stay, and a
+// server that has too much of it is not empty.
 void PlacementCore::CollectMemory(Job* job, Committed* snapshot, uint32_t age, Backlog* backlog) {
-  if (!snapshot->in_memory || snapshot->leaving || (snapshot->full && draining_.empty())) {
+  if (!snapshot->in_memory || (snapshot->full && draining_.empty())) {
     return;
   }
   const model::CommitRecord& record = snapshot->record;
   // Of an idle manifest all copies had their committed roots: what holders say is believed.
   if (snapshot->parsed == nullptr && !(snapshot->manifest_idle && snapshot->full) &&
       !LearnManifest(snapshot)) {
-    FetchManifest(snapshot);
+    if (!snapshot->leaving) {
+      FetchManifest(snapshot);
+    }
     backlog->unknown_snapshots += 1;
     return;
   }
@@ -99,8 +103,6 @@ void PlacementCore::CollectRank(const RepairTask& shard, const std::vector<Serve
     return;
   }
   task.bytes = CopyAt(*FindMember(sources.front()), {snapshot.record.snapshot, task.rank}).bytes;
-  backlog->bytes += task.missing * task.bytes;
-  backlog->last_copy_shards += task.urgent() ? 1 : 0;
   for (const ServerId& holder : holders) {
     const auto left = backlog->draining.find(holder);
     if (left != backlog->draining.end()) {
@@ -108,7 +110,11 @@ void PlacementCore::CollectRank(const RepairTask& shard, const std::vector<Serve
       left->second.bytes += task.missing * task.bytes;
     }
   }
-  backlog->tasks.push_back(task);
+  if (!snapshot.leaving) {
+    backlog->bytes += task.missing * task.bytes;
+    backlog->last_copy_shards += task.urgent() ? 1 : 0;
+    backlog->tasks.push_back(task);
+  }
 }
 
 // Holders keep the commit record too: a recovery from servers reads it there.

@@ -24,7 +24,7 @@ bool PlacementCore::MayComeBack() const {
 
 void PlacementCore::CollectDisks(Job* job, Committed* snapshot, Backlog* backlog) {
   if (!snapshot->persisted || snapshot->disk_settled || snapshot->persist.has_value() ||
-      snapshot->leaving || !AllReported(nullptr)) {
+      !AllReported(nullptr)) {
     return;
   }
   const SnapshotId& id = snapshot->record.snapshot;
@@ -54,7 +54,9 @@ void PlacementCore::CollectDisks(Job* job, Committed* snapshot, Backlog* backlog
         left->second.persisted_shards += 1;
       }
     }
-    backlog->rewrites.push_back(task);
+    if (!snapshot->leaving) {
+      backlog->rewrites.push_back(task);
+    }
   }
   snapshot->disk_settled = settled;
 }

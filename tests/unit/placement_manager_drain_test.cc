@@ -295,6 +295,28 @@ TEST_F(PlacementDrain, ItsDiskIsEmptiedOfWhatOnlyItHas) {
   EXPECT_EQ(others, 1U);
 }
 
+// While a snapshot is taken from memory nothing of it moves; what it has on disk stays there.
+TEST_F(PlacementDrain, ItIsNotReadyWhileTheMetaStoreHearsOfARetirement) {
+  Begin(3);
+  JobRun run = Run(1);
+  run.persist.set_every(1);
+  auto saved = cluster.Save(run, "1");
+  ASSERT_TRUE(saved.ok());
+  ASSERT_TRUE(cluster.RunUntilPersisted("gpt", "1"));
+  const ShardId shard{*FromProto(*saved), 0};
+  size_t owner = 0;
+  for (size_t i = 0; i < 3; ++i) {
+    owner = cluster.server(i).disk.contains(shard) ? i : owner;
+    cluster.server(i).disk_refuses = absl::UnavailableError("no disk takes the only copy over");
+  }
+  ASSERT_TRUE(BeginDrain(owner).ok());
+  ASSERT_FALSE(cluster.RunUntilReady(owner, 1s)) << cluster.events.All();
+  cluster.store.latency_min = cluster.store.latency_max = 300ms;
+  ASSERT_TRUE(cluster.Save(run, "2").ok());
+  EXPECT_FALSE(cluster.RunUntilReady(owner, 3s)) << cluster.events.All();
+  EXPECT_FALSE(cluster.InfoOf("gpt", "1").in_memory());
+}
+
 TEST_F(PlacementDrain, AServerThatIsSilentIsNotReadyThoughNothingIsKnownOfIt) {
   Begin(2);
   JobRun run = Run(1, 1);
