@@ -50,9 +50,11 @@ Task<void> Directives::Run(Gate* gate) {
 Task<absl::Status> Directives::Poll(Gate* gate) {
   pb::DirectivesRequest request;
   std::set<uint64_t> told;
-  for (const auto& [id, result] : results_) {
-    *request.add_results() = result;
-    told.insert(id);
+  if (!held_) {  // one that overtook an inventory made before it would be forgotten with it
+    for (const auto& [id, result] : results_) {
+      *request.add_results() = result;
+      told.insert(id);
+    }
   }
   const uint64_t joins = joins_;
   absl::StatusOr<pb::DirectivesReply> reply = co_await parts_.control->Poll<pb::DirectivesReply>(

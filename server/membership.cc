@@ -243,7 +243,10 @@ Task<absl::Status> Membership::AskMap() {
     }
   }
   for (const auto& [server, incarnation] : replaced_) {
-    dead.insert(incarnation);
+    const auto present = map_.find(server);
+    if (present == map_.end() || present->second.incarnation != incarnation) {
+      dead.insert(incarnation);
+    }  // else it was never replaced: the map between was of a recovery that had not heard it yet
   }
   parts_.peers->SetDead(std::move(dead));
   if (alive.empty()) {

@@ -150,6 +150,29 @@ TEST(Directives, WhatWasToldWithOneThatAJoinOvertookIsNotDoneAfterIt) {
   EXPECT_NE(r.server(0).objects().Find(shard), nullptr);
 }
 
+TEST(Directives, ResultsWaitForTheAnswerToAJoinWhoseInventoryCameBeforeThem) {
+  Running r;
+  r.Committed("7");
+  r.disks[0]->set_slowness(1000);
+  pb::Directive store;
+  store.mutable_store_commit()->set_record(r.fake().saves.at(1).record);
+  store.mutable_store_commit()->set_manifest(r.fake().saves.at(1).manifest);
+  Random random(7);
+  store.mutable_store_commit()->add_members(ServerId::Draw(&random).ToBytes());
+  const uint64_t stored = r.fake().Direct("server-0", store);
+  r.world.RunFor(50ms);
+  r.fake().failures["Join"].assign(100, absl::UnavailableError("not now"));
+  r.fake().named("server-0").rejoin = true;
+  const uint32_t asked = r.fake().calls["Join"];
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().calls["Join"] > asked; }, 2s));
+  r.disks[0]->set_slowness(1);
+  r.world.RunFor(5s);
+  EXPECT_EQ(r.fake().ResultOf("server-0", stored), nullptr);
+  r.fake().failures["Join"].clear();
+  EXPECT_TRUE(
+      r.world.RunUntil([&] { return r.fake().ResultOf("server-0", stored) != nullptr; }, 5s));
+}
+
 TEST(Directives, DropStagingNeverTakesACommittedSnapshot) {
   Running r;
   const ShardId shard = r.Committed("7");
@@ -520,6 +543,27 @@ TEST(Membership, BelievesTheMapOfTheLeaderItJoinsThoughItsVersionIsKnown) {
   const uint32_t joins = r.fake().named("server-0").joins;
   r.fake().named("server-0").rejoin = true;
   ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().named("server-0").joins > joins; }, 2s));
+  ASSERT_TRUE(r.client.Save("7", 0, 1, kBytes).ok());
+  EXPECT_TRUE(r.world.RunUntil([&] { return r.server(2).objects().size() == 1; }, 20s))
+      << "no copy goes to a server that is called dead";
+}
+
+// The maps of a recovery: first without what is not heard yet, then without members.
+TEST(Membership, WhoIsBackInTheMapAsTheSameIncarnationIsNotDead) {
+  Running r;
+  pb::Member& other = r.fake().named("server-2").member;
+  const std::string incarnation = other.incarnation();
+  other.set_incarnation(Incarnation().ToBytes());
+  r.fake().map_version += 1;
+  r.world.RunFor(50ms);
+  r.fake().map_is_empty = true;
+  r.fake().map_version += 1;
+  r.world.RunFor(50ms);
+  r.fake().map_is_empty = false;
+  other.set_incarnation(incarnation);
+  r.fake().map_version += 1;
+  r.world.RunFor(50ms);
+  r.fake().no_holders = {"server-1"};
   ASSERT_TRUE(r.client.Save("7", 0, 1, kBytes).ok());
   EXPECT_TRUE(r.world.RunUntil([&] { return r.server(2).objects().size() == 1; }, 20s))
       << "no copy goes to a server that is called dead";

@@ -158,7 +158,9 @@ Task<absl::StatusOr<std::string>> FakePlacement::WatchMap(std::string raw) {
   pb::WatchMapReply reply;
   reply.mutable_map()->set_version(map_version);
   for (const auto& [id, member] : members) {
-    *reply.mutable_map()->add_members() = member.member;
+    if (!map_is_empty) {
+      *reply.mutable_map()->add_members() = member.member;
+    }
   }
   co_return reply.SerializeAsString();
 }

@@ -99,6 +99,7 @@ class FakePlacement final : public RpcService {
   std::vector<pb::ReportRestoreRequest> restore_reports;
   uint64_t map_version = 0;
   bool joins_change_map = true;
+  bool map_is_empty = false;  // as while it recovers from its servers
 
  private:
   template <typename Message>
