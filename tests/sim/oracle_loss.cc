@@ -91,7 +91,8 @@ bool Oracle::IsOnADisk(const ShardId& shard) const {
 }
 
 // Of the newest that is committed, as long as no disk goes. While memory has it, disks need not; so
-// nothing is said of what went in the moment of a loss.
+// nothing is said of what went in the moment of a loss, nor of what left the disks before anybody
+// knew that it decays in memory.
 void Oracle::CheckKept(Job* job) {
   const uint64_t before =
       std::exchange(job->whole_on_disks, truth_->NewestWholeOnDisks(job->plan.name));
@@ -109,7 +110,8 @@ void Oracle::CheckKept(Job* job) {
     const ShardId shard{record->snapshot, rank};
     const bool in_memory = IsInAMemory(shard);
     job->disks_alone = job->disks_alone || !in_memory;
-    if (gone && !in_memory && !IsOnADisk(shard)) {
+    const bool decays = !disks_alone && damaged_.contains(shard);
+    if (gone && !in_memory && !decays && !IsOnADisk(shard)) {
       Violation(fmt::format("kept: {} was whole on the disks together, and is nowhere",
                             shard.ToString()));
     }

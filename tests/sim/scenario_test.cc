@@ -74,6 +74,8 @@ constexpr PastSeed kPastSeeds[] = {
      "a server was told empty while a snapshot with its only persisted copy was retired"},
     {20785002636, "what was persisted was told during a join and forgotten with its inventory"},
     {20785002681, "a map of a recovery made others call a living server dead for ever"},
+    {20785004331,
+     "the oracle asked of disks what only they had, before anybody knew that memory decays"},
     {20784002212, "a server went on with a reply that a join had overtaken"},
     {358, "an inventory that was refused had brought back what was retired"},
     {1886, "a sealed shard that had decayed was sent again until its save's deadline"},
