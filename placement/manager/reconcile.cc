@@ -117,7 +117,8 @@ absl::Status PlacementCore::TakeInventory(MemberEntry* member, const pb::JoinReq
 }
 
 // A copy that was sealed for an open save and is not in the inventory is gone, damaged as it was
-// found: it counts no more, and is made anew from another.
+// found: it counts no more, and is made anew from another. So is that of the server which sent what
+// others have sealed, though its receipt never came.
 void PlacementCore::TakeBackReceipts(MemberEntry* member) {
   for (auto& [name, job] : jobs_) {
     for (auto& [sequence, attempt] : job->attempts) {
@@ -138,13 +139,16 @@ void PlacementCore::TakeBackReceiptsOf(const std::shared_ptr<Attempt>& attempt,
        ++rank) {
     RankSlot& slot = attempt->slots[rank];
     const bool here = held != member.held.end() && held->second.contains(rank);
-    if (here || std::erase_if(slot.receipts, is_its) == 0) {
+    const bool counted = !here && std::erase_if(slot.receipts, is_its) > 0;
+    const bool sent = slot.root.has_value() && slot.owner == member.record.id &&
+                      slot.owner_incarnation == member.record.incarnation;
+    if (here || (!counted && !sent)) {
       continue;
     }
     Evaluate(attempt.get(), &slot);
     if (slot.root.has_value() && !LiveReceipts(slot).empty()) {
       PullSealed(attempt, rank);
-    } else if (slot.owner == member.record.id) {
+    } else if (counted && slot.owner == member.record.id) {
       // What is left of it is what was found damaged: no copy can be made of that.
       Abort(attempt, error::DataLoss("{}: {} found its copy damaged before another was made; save "
                                      "again",

@@ -76,6 +76,7 @@ constexpr PastSeed kPastSeeds[] = {
     {20785002681, "a map of a recovery made others call a living server dead for ever"},
     {20785004331,
      "the oracle asked of disks what only they had, before anybody knew that memory decays"},
+    {20786000007, "a copy that its server lost before it told of it was made anew by nobody"},
     {20784002212, "a server went on with a reply that a join had overtaken"},
     {358, "an inventory that was refused had brought back what was retired"},
     {1886, "a sealed shard that had decayed was sent again until its save's deadline"},

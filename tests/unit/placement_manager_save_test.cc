@@ -231,6 +231,19 @@ TEST_F(PlacementSave, ACopyThatAnInventoryDoesNotNameCountsNoMoreAndIsMadeAnew) 
   EXPECT_TRUE(damaged.objects.contains(shard));
 }
 
+TEST_F(PlacementSave, ACopyThatItsServerLostBeforeItCouldTellOfItIsMadeAnew) {
+  const JobRun run = cluster.NewRun();
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  ScriptedServer& owner = *cluster.Find(opened[0].holders(0).server_id());
+  ScriptedServer& other = *cluster.Find(opened[0].holders(1).server_id());
+  ASSERT_TRUE(cluster.Seal(other, Cluster::ObjectOf(run, snapshot, 0)).ok());
+  ASSERT_TRUE(JoinWithNothing(owner).ok());
+  ASSERT_TRUE(SealAtAll(run, opened[1], 1).ok());
+  EXPECT_EQ(cluster.AwaitEnd(snapshot, 0)->state(), pb::SNAPSHOT_COMMITTED);
+  EXPECT_TRUE(owner.objects.contains(ShardId{*FromProto(snapshot), 0}));
+}
+
 TEST_F(PlacementSave, TheOnlyCopyThatAnInventoryDoesNotNameEndsTheSaveAtOnce) {
   const JobRun run = cluster.NewRun();
   const std::vector<pb::OpenReply> opened = OpenAll(run);
