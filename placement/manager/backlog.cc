@@ -66,7 +66,8 @@ void PlacementCore::CollectMemory(Job* job, Committed* snapshot, uint32_t age, B
   }
   const SnapshotId& id = record.snapshot;
   Plan& plan = PlanOf(record);
-  if (!snapshot->full && plan.assignment.members < record.copies) {
+  const bool nobody = plan.assignment.members == 0;  // takes work: all are being drained
+  if ((!snapshot->full || nobody) && plan.assignment.members < record.copies) {
     AddLine(&backlog->blocked,
             fmt::format("job {} keeps {} copies and {} servers take work: start more (`gemel up "
                         "--servers`), or save with fewer copies",
@@ -88,6 +89,9 @@ void PlacementCore::CollectRank(const RepairTask& shard, const std::vector<Serve
   RepairTask task = shard;
   task.living = static_cast<uint32_t>(holders.size());
   task.missing = plan->repairs->Missing(Indices(*plan, holders));
+  if (plan->assignment.members == 0 && !holders.empty()) {
+    task.missing = 1;  // all are being drained: nobody takes it, and these are the last copies
+  }
   if (task.missing == 0) {
     return;
   }

@@ -222,6 +222,12 @@ TEST_F(PlacementDrain, TheLastServersAreRefusedUnlessForced) {
   const absl::Status last = BeginDrain(0);
   EXPECT_EQ(last.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(last.ToString(), HasSubstr("the cluster keeps 1 copies"));
+  ASSERT_TRUE(BeginDrain(0, true).ok());
+  EXPECT_FALSE(cluster.RunUntilReady(0)) << "it has the last copy";
+  EXPECT_FALSE(cluster.RunUntilReady(1, 1s));
+  const auto reply = cluster.Drain(0, pb::DrainRequest::STATUS);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_THAT(reply->blocked(), testing::Contains(HasSubstr("0 servers take work")));
 }
 
 TEST_F(PlacementDrain, FewerDomainsAreRefused) {
