@@ -178,18 +178,33 @@ absl::Status PlacementCore::CheckServing() const {
     HeardEnough(&waiting_for);
     return error::Unavailable("placement is recovering from its servers: {}", waiting_for);
   }
-  if (cluster_.recovery_majority > 0 && HaveGeneration() < cluster_.recovery_majority) {
+  if (LacksGeneration()) {
     return error::Unavailable(
-        "placement recovered generation {}; {} of {} servers have it on disk, waiting for more",
+        "placement recovered generation {}; {} of {} last members have it on disk, waiting for "
+        "more; start the others, or give --accept-loss to go on without them",
         cluster_.generation, HaveGeneration(), cluster_.recovery_majority);
   }
   return absl::OkStatus();
 }
 
+// Of the last members that the recovery knew: only a majority of those meets every majority that a
+// second recovery may hear.
 size_t PlacementCore::HaveGeneration() const {
-  return static_cast<size_t>(std::count_if(members_.begin(), members_.end(), [](const auto& entry) {
-    return entry.second->has_generation;
-  }));
+  return static_cast<size_t>(
+      std::count_if(members_.begin(), members_.end(), [this](const auto& entry) {
+        return entry.second->has_generation && IsOfRecovery(*entry.second);
+      }));
+}
+
+bool PlacementCore::IsOfRecovery(const MemberEntry& member) const {
+  return cluster_.recovery_majority > 0 &&
+         member.record.recovered_generation == cluster_.generation;
+}
+
+bool PlacementCore::LacksGeneration() const {
+  const uint32_t needed =
+      options_.accept_loss ? std::min(1U, cluster_.recovery_majority) : cluster_.recovery_majority;
+  return HaveGeneration() < needed;
 }
 
 absl::StatusOr<MemberEntry*> PlacementCore::Present(const pb::Caller& caller) {

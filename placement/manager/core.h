@@ -125,6 +125,8 @@ class PlacementCore {
   absl::Status CheckServing() const;
   void ExpectMembers();
   size_t HaveGeneration() const;
+  bool IsOfRecovery(const MemberEntry& member) const;
+  bool LacksGeneration() const;
   absl::StatusOr<MemberEntry*> Present(const pb::Caller& caller);
   // The same without Heard(): for a call that is held, which is no sign of life.
   absl::StatusOr<MemberEntry*> FindPresent(const pb::Caller& caller);

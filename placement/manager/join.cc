@@ -51,6 +51,7 @@ absl::StatusOr<MemberRecord> PlacementCore::CheckJoin(const pb::JoinRequest& req
   }
   if (found != members_.end()) {
     record.superseded = found->second->record.superseded;
+    record.recovered_generation = found->second->record.recovered_generation;
     if (std::find(record.superseded.begin(), record.superseded.end(), record.incarnation) !=
         record.superseded.end()) {
       return error::FailedPrecondition(

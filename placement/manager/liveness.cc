@@ -156,7 +156,7 @@ void PlacementCore::ForgetDead() {
     if (member->alive() || now < Add(member->dead_since, options_.liveness.forget_after)) {
       continue;
     }
-    bool matters = false;
+    bool matters = IsOfRecovery(*member);
     for (const auto& [name, job] : jobs_) {
       for (const auto& [order, snapshot] : job->snapshots) {
         matters = matters || (snapshot.in_memory && !snapshot.full) ||

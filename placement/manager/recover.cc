@@ -205,6 +205,7 @@ void PlacementCore::CollectMembers(Recovered* known) const {
       const absl::StatusOr<MemberRecord> record = CheckJoin(heard->second);
       member = record.ok() ? *record : member;
     }
+    member.recovered_generation = cluster_.generation;
     known->puts[MemberKey(id)] = EncodeStored(member);
   }
 }
@@ -334,7 +335,7 @@ Task<absl::Status> PlacementCore::FinishRecovery() {
 // For good: deaths from here on are like any others.
 Task<void> PlacementCore::SettleRecovery() {
   const LockHold hold = co_await Lock(&map_lock_);
-  if (cluster_.recovery_majority == 0 || HaveGeneration() < cluster_.recovery_majority) {
+  if (cluster_.recovery_majority == 0 || LacksGeneration()) {
     co_return;
   }
   GEMEL_CHECK(!recovering_ && cluster_.generation > 1) << cluster_.generation;

@@ -75,7 +75,7 @@ struct ClusterRecord {
   uint64_t map_version = 0;  // grows with every change of the members
   uint64_t writes = 0;
   uint32_t recovery_majority =
-      0;  // servers that must have the generation on disk first; 0: they have
+      0;  // last members that must have the generation on disk first; 0: they have
 
   bool IsUnfinishedRecovery() const { return generation == 0; }
 
@@ -98,6 +98,7 @@ struct MemberRecord {
   uint64_t capacity_bytes = 0;
   bool dead = false;
   std::vector<Incarnation> superseded;  // never let in again; newest last
+  uint64_t recovered_generation = 0;    // of the recovery among whose last members it is
 
   static void Fields(auto& m, auto&& field) {
     field("id", m.id);
@@ -108,6 +109,7 @@ struct MemberRecord {
     field("capacity_bytes", m.capacity_bytes);
     field("dead", m.dead);
     field("superseded", m.superseded);
+    field.Last("recovered_generation", m.recovered_generation);
   }
 };
 

@@ -95,18 +95,21 @@ TEST(StoredGolden, MemberRecord) {
   m.superseded.resize(2);
   m.superseded[0] = IdOf<Incarnation>(0x0b);
   m.superseded[1] = IdOf<Incarnation>(0x0c);
-  ExpectStored(m,
-               "03"                                  // format version
-               "0102030405060708090a0b0c0d0e0f10"    // id
-               "02030405060708090a0b0c0d0e0f1011"    // incarnation
-               "040000006e616d65"                    // name
-               "06000000646f6d61696e"                // domain
-               "0c000000646174615f61646472657373"    // data_address
-               "030405060708090a"                    // capacity_bytes
-               "01"                                  // dead
-               "02000000"                            // superseded, count
-               "0b0c0d0e0f101112131415161718191a"    // superseded[0]
-               "0c0d0e0f101112131415161718191a1b");  // superseded[1]
+  const std::string bytes =
+      "03"                                 // format version
+      "0102030405060708090a0b0c0d0e0f10"   // id
+      "02030405060708090a0b0c0d0e0f1011"   // incarnation
+      "040000006e616d65"                   // name
+      "06000000646f6d61696e"               // domain
+      "0c000000646174615f61646472657373"   // data_address
+      "030405060708090a"                   // capacity_bytes
+      "01"                                 // dead
+      "02000000"                           // superseded, count
+      "0b0c0d0e0f101112131415161718191a"   // superseded[0]
+      "0c0d0e0f101112131415161718191a1b";  // superseded[1]
+  ExpectStored(m, bytes);
+  m.recovered_generation = 0x24232221201f1e1d;
+  ExpectStored(m, bytes + "1d1e1f2021222324");
 }
 
 TEST(StoredGolden, JobRecord) {

@@ -359,6 +359,16 @@ bool Cluster::IsRecovering() const {
   return record->IsUnfinishedRecovery();
 }
 
+bool Cluster::LacksGeneration() const {
+  const auto found = store_state_.values.find(kClusterKey);
+  if (found == store_state_.values.end()) {
+    return false;
+  }
+  const auto record = DecodeStored<ClusterRecord>(kClusterKey, found->second.value);
+  GEMEL_CHECK(record.ok()) << ToText(record.status());
+  return record->recovery_majority > 0;
+}
+
 void Cluster::SetPlacementProtocol(uint32_t manager, uint32_t protocol) {
   manager_protocols_.at(manager) = protocol;
 }

@@ -60,6 +60,8 @@ class Cluster {
   void LoseStore();
   // From LoseStore() until the store holds a cluster again.
   bool IsRecovering() const;
+  // Of a recovered cluster: a majority of the last members may not have its generation yet.
+  bool LacksGeneration() const;
 
   // In this recovery, managers that start from now on go on with whoever comes.
   void AcceptLoss() { accept_loss_ = true; }

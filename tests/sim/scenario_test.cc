@@ -78,6 +78,8 @@ constexpr PastSeed kPastSeeds[] = {
      "the oracle asked of disks what only they had, before anybody knew that memory decays"},
     {20786000007, "a copy that its server lost before it told of it was made anew by nobody"},
     {20786001174, "the last server was told empty: nobody else took work"},
+    {20785004088,
+     "servers that came after a recovery counted for its majority: epochs given twice"},
     {20784002212, "a server went on with a reply that a join had overtaken"},
     {358, "an inventory that was refused had brought back what was retired"},
     {1886, "a sealed shard that had decayed was sent again until its save's deadline"},

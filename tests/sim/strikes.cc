@@ -189,7 +189,8 @@ std::optional<uint32_t> Strikes::PickToLose() {
 
 // What is on disks may go only while memory has it all, and the store what servers know.
 bool Strikes::MayHurtDisks() const {
-  return !cluster_->IsRecovering() && (oracle_->overkill() || !oracle_->OnDisksOnly());
+  return !cluster_->IsRecovering() && !cluster_->LacksGeneration() &&
+         (oracle_->overkill() || !oracle_->OnDisksOnly());
 }
 
 void Strikes::Down(uint32_t server, Duration relaunch_after, bool with_host) {
