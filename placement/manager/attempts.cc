@@ -119,6 +119,11 @@ void PlacementCore::PlanRank(Attempt* attempt, uint32_t rank,
     slot.holders.push_back({id, members_.at(id)->record.incarnation});
     attempt->reserved[id] += slot.bytes;
   }
+  // The attempt was opened on another map: what it takes to commit it may be another spread.
+  const Plan& plan = PlanFor(attempt->record.copies, attempt->record.strategy);
+  if (plan.assignment.level != attempt->record.level && RetargetRank(attempt, rank)) {
+    Reserve(attempt);
+  }
 }
 
 // Those of `members` that have no room for so many bytes more of this attempt.

@@ -80,6 +80,7 @@ constexpr PastSeed kPastSeeds[] = {
     {20786001174, "the last server was told empty: nobody else took work"},
     {20785004088,
      "servers that came after a recovery counted for its majority: epochs given twice"},
+    {20787000485, "ranks that opened on another map than their save's had too few domains planned"},
     {20784002212, "a server went on with a reply that a join had overtaken"},
     {358, "an inventory that was refused had brought back what was retired"},
     {1886, "a sealed shard that had decayed was sent again until its save's deadline"},

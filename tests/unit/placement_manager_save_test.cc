@@ -670,5 +670,39 @@ TEST_F(PlacementSave, SixteenThousandRanksFitARecordAndFourThousandCommit) {
   EXPECT_LE(cluster.server(0).records.begin()->second.size(), model::kCommitRecordBytesMax);
 }
 
+// Three copies on five servers in two racks are spread over hosts; an attempt that was opened
+// before most of them came, over racks.
+TEST(PlacementSpread, RanksThatOpenOnAnotherMapAreSpreadAsTheAttemptAsks) {
+  Cluster cluster(5);
+  for (uint32_t i = 0; i < 5; ++i) {
+    cluster.server(i).domain = fmt::format("rack{}/host{}", i % 2, i);
+    cluster.server(i).running = i == 1;
+  }
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(1).joined.ok(); }));
+  JobRun run = cluster.NewRun();
+  run.world = 5;
+  run.copies = run.min_copies = 3;
+  ASSERT_TRUE(cluster.OpenRank(run, "1", 1).ok());
+  for (const uint32_t index : {0, 2, 3, 4}) {
+    cluster.RestartServer(index);
+  }
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  pb::SnapshotId snapshot;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    const auto opened = cluster.OpenRank(run, "1", rank);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    snapshot = opened->snapshot();
+    std::set<std::string> racks;
+    for (const pb::Member& holder : opened->holders()) {
+      ScriptedServer& server = *cluster.Find(holder.server_id());
+      racks.insert(server.domain.substr(0, server.domain.find('/')));
+      ASSERT_TRUE(cluster.Seal(server, Cluster::ObjectOf(run, snapshot, rank)).ok());
+    }
+    EXPECT_EQ(racks.size(), 2U) << "rank " << rank;
+  }
+  EXPECT_EQ(cluster.Await(snapshot, 0)->state(), pb::SNAPSHOT_COMMITTED);
+}
+
 }  // namespace
 }  // namespace gemel::placement_test
