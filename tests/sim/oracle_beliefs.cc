@@ -15,7 +15,7 @@ namespace gemel::sim {
 namespace {
 
 constexpr Duration kPlannedWithin = 1s;
-constexpr Duration kGoneToldWithin = 2500ms;  // by a server that is heard, and whose disk is slow
+constexpr Duration kGoneToldWithin = 3s;  // by a server that is heard, should a join be lost
 constexpr Duration kWrittenWithin = 3s;       // a receipt that was sent when all was well
 
 bool Overlap(ByteSpan a, ByteSpan b) {
@@ -59,7 +59,8 @@ void Oracle::CheckBeliefs() {
     const bool gone = object == nullptr || object->state() != ObjectState::kSealed;
     if (gone && damaged_.contains(shard) && cluster_->IsHeard(life->second)) {
       const auto known = before.find({incarnation, shard});
-      gone_[{incarnation, shard}] = known == before.end() ? cluster_->now() : known->second;
+      const bool counts = known != before.end() && cluster_->Leaders() > 0;  // and is not paused
+      gone_[{incarnation, shard}] = counts ? known->second : cluster_->now();
     }
     const auto since = gone_.find({incarnation, shard});
     const bool is_told =

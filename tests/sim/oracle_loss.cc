@@ -253,9 +253,10 @@ void Oracle::CheckDrained(uint32_t server, const SnapshotId& id, TimePoint latel
       on_other_disk = on_other_disk || (i != server && (cluster_->tier(i)->IsSound(shard) ||
                                                         rotten_on_disk_.contains({i, shard})));
     }
-    const std::vector<uint32_t> memories = StandingOf(shard, lately).All();
-    const bool here = std::find(memories.begin(), memories.end(), server) != memories.end();
-    const bool only_memory = stored != values.end() && here && memories.size() == 1;
+    const Standing standing = StandingOf(shard, lately);
+    const bool here = std::find(standing.holders.begin(), standing.holders.end(), server) !=
+                      standing.holders.end();
+    const bool only_memory = stored != values.end() && here && standing.All().size() == 1;
     const bool only_disk = persisted != values.end() && cluster_->tier(server)->IsSound(shard);
     if (!on_other_disk && (only_memory || only_disk)) {
       Violation(fmt::format("drained: {} may be stopped, and only its {} has {}",
