@@ -9,6 +9,11 @@
 #include "common/status_macros.h"
 
 namespace gemel {
+namespace {
+
+constexpr size_t kUnknownMax = 8;  // claims of unknown outcome that are remembered
+
+}  // namespace
 
 Leadership::Leadership(const PlacementOptions& options, const PlacementSeams& seams)
     : options_(options),
@@ -154,38 +159,49 @@ Task<absl::StatusOr<Leadership::Claim>> Leadership::TakeOver(const Seen* seen, u
   if (!result.ok() && result.status().code() != absl::StatusCode::kUnknown) {
     co_return result.status();
   }
-  Claim outcome = Claim::kUnknown;
   if (result.ok()) {
-    outcome = result->applied ? Claim::kWon : Claim::kLost;
-    version_ = result->applied ? result->version : 0;
-  } else {
-    GEMEL_CO_ASSIGN_OR_RETURN(outcome, co_await ReadClaim(&claim));
+    if (result->applied) {
+      Won(claim, result->version, began);
+    }
+    co_return result->applied ? Claim::kWon : Claim::kLost;
   }
-  if (outcome == Claim::kWon) {
-    GEMEL_CHECK_GT(claim.term, record_.term);  // invariant (1)
-    GEMEL_CHECK(version_ != 0) << claim.name;
-    record_ = claim;
-    beats_ = 0;
-    doubted_ = false;
-    serves_until_ = Add(began, options_.election.serve_for);
-    leads_.Set(1);
-    elections_.Add(1);
-    seams_.events->Emit(Severity::kInfo, "elected",
-                        fmt::format("placement {} leads in term {}", options_.name, term));
+  // Not there is not lost: the claim may still be applied, and then nobody but its maker can beat;
+  // that is found by looking again.
+  unknown_.push_back(claim);
+  if (unknown_.size() > kUnknownMax) {
+    unknown_.erase(unknown_.begin());
   }
-  co_return outcome;
-}
-
-// After an unknown outcome. Not there is not lost: the claim may still be applied, and then nobody
-// but its maker can beat; that is found by looking again.
-Task<absl::StatusOr<Leadership::Claim>> Leadership::ReadClaim(const LeaderRecord* claim) {
   GEMEL_CO_ASSIGN_OR_RETURN(const std::optional<Versioned> found,
                             co_await seams_.store->Get(kLeaderKey));
-  if (!found.has_value() || found->value != EncodeStored(*claim)) {
-    co_return Claim::kUnknown;
+  co_return IsOwn(found, began) ? Claim::kWon : Claim::kUnknown;
+}
+
+// Takes a claim of unknown outcome for won when it is what the store has.
+bool Leadership::IsOwn(const std::optional<Versioned>& leader, TimePoint since) {
+  const auto own = std::find_if(unknown_.begin(), unknown_.end(), [&leader](const auto& claim) {
+    return leader.has_value() && leader->value == EncodeStored(claim);
+  });
+  if (own == unknown_.end()) {
+    return false;
   }
-  version_ = found->version;
-  co_return Claim::kWon;
+  const LeaderRecord claim = *own;
+  Won(claim, leader->version, since);
+  return true;
+}
+
+void Leadership::Won(const LeaderRecord& claim, uint64_t version, TimePoint since) {
+  GEMEL_CHECK_GT(claim.term, record_.term);  // invariant (1)
+  GEMEL_CHECK(version != 0) << claim.name;
+  version_ = version;
+  record_ = claim;
+  unknown_.clear();  // they compare what this one has changed
+  beats_ = 0;
+  doubted_ = false;
+  serves_until_ = Add(since, options_.election.serve_for);
+  leads_.Set(1);
+  elections_.Add(1);
+  seams_.events->Emit(Severity::kInfo, "elected",
+                      fmt::format("placement {} leads in term {}", options_.name, claim.term));
 }
 
 Task<absl::Status> Leadership::Seize() {
@@ -205,9 +221,13 @@ Task<absl::Status> Leadership::Seize() {
 
 Task<absl::Status> Leadership::RaiseTerm(uint64_t term) {
   while (version_ != 0 && record_.term < term && !stopped_) {
+    const TimePoint began = loop_->Now();
     Seen seen;
     GEMEL_CO_ASSIGN_OR_RETURN(seen, co_await Look());
     if (!seen.leader.has_value() || seen.leader->version != version_) {
+      if (IsOwn(seen.leader, began)) {
+        continue;
+      }
       co_return Refused(kLeaderKey);
     }
     const absl::StatusOr<Claim> claim = co_await TakeOver(&seen, term);

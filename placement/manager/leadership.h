@@ -84,7 +84,8 @@ class Leadership {
 
   Task<absl::StatusOr<Seen>> Look();
   Task<absl::StatusOr<Claim>> TakeOver(const Seen* seen, uint64_t term);
-  Task<absl::StatusOr<Claim>> ReadClaim(const LeaderRecord* claim);
+  bool IsOwn(const std::optional<Versioned>& leader, TimePoint since);
+  void Won(const LeaderRecord& claim, uint64_t version, TimePoint since);
   Task<void> BeatOnce();
   void Depose(const std::string& why);
   void Remember(const Seen& seen);
@@ -92,10 +93,11 @@ class Leadership {
   const PlacementOptions options_;
   const PlacementSeams seams_;
   Loop* const loop_;
-  LeaderRecord record_;       // as this manager put it last
-  uint64_t version_ = 0;      // of record_ in the store; 0: does not lead
-  LeaderRecord other_;        // who leads, as it was read last
-  TimePoint serves_until_{};  // by the last beat
+  LeaderRecord record_;                // as this manager put it last
+  std::vector<LeaderRecord> unknown_;  // own claims that may have been applied, or may yet be
+  uint64_t version_ = 0;               // of record_ in the store; 0: does not lead
+  LeaderRecord other_;                 // who leads, as it was read last
+  TimePoint serves_until_{};           // by the last beat
   uint64_t beats_ = 0;
   absl::Status unfit_;  // why this manager must not decide any more, until a person has acted
   bool doubted_ = false;

@@ -374,6 +374,21 @@ TEST_F(PlacementRecover, ShardsThatNobodyNamesGoOnceAllHaveReported) {
   }));
 }
 
+// The term that ends a recovery is a claim of the leader's own, whenever the store applies it.
+TEST_F(PlacementRecover, ATermThatIsWrittenLateIsNotTakenForAnotherManagers) {
+  for (int round = 0; round < 12; ++round) {
+    Lose({});
+    cluster.Run(1s);  // it listens for two
+    cluster.store.latency_min = cluster.store.latency_max = 10ms;
+    cluster.store.unknown_applied_permille = 0;
+    cluster.store.unknown_late_permille = 1000;
+    cluster.store.late_max = 60ms;
+    cluster.store.unknown_next = 1;
+    ASSERT_TRUE(RunUntilJoined()) << cluster.events.All();
+    EXPECT_EQ(cluster.store.unknown_next, 0U);
+  }
+}
+
 // Who came later is unknown to those that did not hear of the recovery: a majority of them alone
 // would give the same generation again.
 TEST_F(PlacementRecover, OnlyLastMembersCountForTheMajorityThatHasTheGeneration) {
