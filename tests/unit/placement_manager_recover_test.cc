@@ -382,7 +382,7 @@ TEST_F(PlacementRecover, ATermThatIsWrittenLateIsNotTakenForAnotherManagers) {
     cluster.store.latency_min = cluster.store.latency_max = 10ms;
     cluster.store.unknown_applied_permille = 0;
     cluster.store.unknown_late_permille = 1000;
-    cluster.store.late_max = 60ms;
+    cluster.store.late_max = (round + 1) * 8ms;
     cluster.store.unknown_next = 1;
     ASSERT_TRUE(RunUntilJoined()) << cluster.events.All();
     EXPECT_EQ(cluster.store.unknown_next, 0U);
