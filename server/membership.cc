@@ -54,18 +54,30 @@ pb::JoinRequest Membership::JoinRequest(std::set<ShardId>* reported) const {
 
 Task<absl::Status> Membership::JoinOnce() {
   std::set<ShardId> reported;
+  int persisted = 0;
   parts_.receipts->Hold(true);
   parts_.directives->Hold(true);
-  pb::JoinRequest request = JoinRequest(&reported);
-  parts_.control->SpeakNewest();
-  joins_ += 1;
-  if (parts_.control->protocol() >= kControlProtocolNumbersJoins) {
-    request.set_join(joins_);
+  absl::StatusOr<pb::JoinReply> reply;
+  for (uint32_t i = 0; i < kJoinLeadersMax; ++i) {
+    reported.clear();
+    pb::JoinRequest request = JoinRequest(&reported);
+    parts_.control->SpeakNewest();
+    joins_ += 1;
+    if (parts_.control->protocol() >= kControlProtocolNumbersJoins) {
+      request.set_join(joins_);
+    }
+    request.set_leader(leader_);
+    persisted = request.persisted_size();
+    reply = co_await parts_.control->Call<pb::JoinReply>("Join", std::move(request), 0s);
+    GEMEL_CO_RETURN_IF_ERROR(reply.status());
+    leader_ = reply->leader();
+    if (!reply->again()) {
+      break;
+    }
   }
-  const int persisted = request.persisted_size();
-  absl::StatusOr<pb::JoinReply> reply =
-      co_await parts_.control->Call<pb::JoinReply>("Join", std::move(request), 0s);
-  GEMEL_CO_RETURN_IF_ERROR(reply.status());
+  if (reply->again()) {
+    co_return error::Unavailable("placement changes its leader again and again");
+  }
   Reach(CrashPoint::kServerJoined);
   GEMEL_CO_ASSIGN_OR_RETURN(const ClusterId cluster, ClusterId::FromBytes(reply->cluster_id()));
   std::vector<ServerId> members;

@@ -95,6 +95,9 @@ class Membership {
   Fatal fatal_;
   bool joined_ = false;
   uint64_t joins_ = 0;  // tries of this incarnation
+  // The claim of the leader that answered last: an inventory is made for one, so that no other
+  // takes one that comes late.
+  std::string leader_;
   bool rejoin_ = false;
   absl::StatusCode beaten_ = absl::StatusCode::kOk;  // of the last heartbeat: a change is told
   Duration interval_;

@@ -167,7 +167,16 @@ absl::Status PlacementCore::CheckNewest(const MemberRecord& record, uint64_t joi
                             record.name, found->second->join, join);
 }
 
+// An inventory that was made before this leader was elected may come late, and what its server has
+// sealed or lost since would not be known.
 PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinRequest request) {
+  const std::string leader = leadership_->claim().ToBytes();
+  if (request.has_leader() && request.leader() != leader) {
+    pb::JoinReply again;
+    again.set_leader(leader);
+    again.set_again(true);
+    co_return again;
+  }
   if (recovering_) {
     const absl::Status taken = co_await TakeForRecovery(request);
     GEMEL_CO_RETURN_IF_ERROR(taken);
@@ -213,6 +222,7 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   reply.set_cluster_id(cluster_.cluster.ToBytes());
   reply.set_generation(cluster_.generation);
   reply.set_term(leadership_->term());
+  reply.set_leader(leadership_->claim().ToBytes());
   reply.set_map_version(cluster_.map_version);
   reply.set_heartbeat_ms(options_.liveness.heartbeat_ms);
   for (const auto& [other, entry] : members_) {

@@ -71,6 +71,9 @@ class Leadership {
 
   uint64_t term() const { return record_.term; }
 
+  // Drawn at each election.
+  const Incarnation& claim() const { return record_.manager; }
+
   std::string Describe() const;
 
  private:

@@ -145,6 +145,7 @@ void PlacementCore::TakeBackReceiptsOf(const std::shared_ptr<Attempt>& attempt,
     if (here || (!counted && !sent)) {
       continue;
     }
+    slot.unsent = slot.unsent || slot.owner == member.record.id;
     Evaluate(attempt.get(), &slot);
     if (slot.root.has_value() && !LiveReceipts(slot).empty()) {
       PullSealed(attempt, rank);

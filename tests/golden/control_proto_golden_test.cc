@@ -60,8 +60,8 @@ HeartbeatReply: 1 map_version uint64, 2 rejoin bool
 HeartbeatRequest: 1 caller Caller, 2 capacity_bytes uint64, 3 used_bytes uint64, 4 map_version uint64, 5 unreachable* bytes, 6 loop_lag_ms uint64, 7 tier TierState, 8 unanswered uint32
 HeldObject: 1 shard ShardId, 2 root bytes, 3 bytes uint64, 4 layout_bytes uint64, 5 token bytes
 JobInfo: 1 job string, 2 epoch EpochId, 3 snapshots uint32, 4 latest_name string, 5 latest_sequence uint64, 6 latest_bytes uint64, 7 world_size uint32, 8 persisted_name string
-JoinReply: 1 cluster_id bytes, 2 generation uint64, 3 map_version uint64, 4 heartbeat_ms uint32, 5 last_members* bytes, 6 term uint64
-JoinRequest: 1 caller Caller, 2 name string, 3 domain string, 4 data_address string, 5 capacity_bytes uint64, 6 commit_records* bytes, 7 objects* HeldObject, 8 epochs* EpochSeen, 9 generation uint64, 10 last_members* bytes, 11 persisted* PersistedShard, 12 persisted_records* bytes, 13 tier TierState, 14 join uint64
+JoinReply: 1 cluster_id bytes, 2 generation uint64, 3 map_version uint64, 4 heartbeat_ms uint32, 5 last_members* bytes, 6 term uint64, 7 leader bytes, 8 again bool
+JoinRequest: 1 caller Caller, 2 name string, 3 domain string, 4 data_address string, 5 capacity_bytes uint64, 6 commit_records* bytes, 7 objects* HeldObject, 8 epochs* EpochSeen, 9 generation uint64, 10 last_members* bytes, 11 persisted* PersistedShard, 12 persisted_records* bytes, 13 tier TierState, 14 join uint64, 15 leader bytes
 ListJobsReply: 1 jobs* JobInfo
 ListJobsRequest: 1 caller Caller
 ListSnapshotsReply: 1 snapshots* SnapshotInfo

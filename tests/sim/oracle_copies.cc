@@ -81,9 +81,12 @@ void Oracle::CheckCopies(const Job& job, const model::CommitRecord& record, uint
   }
   for (uint32_t rank = 0; rank < record.world_size; ++rank) {
     const ShardId shard{record.snapshot, rank};
-    Standing standing = StandingOf(shard, job.opened_at.at(record.snapshot.sequence));
+    const TimePoint opened = job.opened_at.at(record.snapshot.sequence);
+    Standing standing = StandingOf(shard, opened);
+    // With another disk it joined as another server: the one that went may count until it is dead.
     std::erase_if(standing.excused, [&](uint32_t server) {
-      return HasJoined(server) && !IsStarting(server) && !damaged_.contains(shard);
+      return HasJoined(server) && !IsStarting(server) && !damaged_.contains(shard) &&
+             !IsExcused(disks_lost_, server, opened);
     });
     const size_t copies = standing.holders.size();
     if (copies + standing.excused.size() < record.min_copies) {

@@ -262,7 +262,7 @@ void Strikes::WatchRecovery() {
   const std::vector<uint32_t> members = Members();
   const bool all_up = std::all_of(members.begin(), members.end(),
                                   [this](uint32_t i) { return cluster_->server_up(i); });
-  if (!cluster_->IsRecovering()) {
+  if (!cluster_->IsRecovering() && !cluster_->LacksGeneration()) {
     accept_loss_at_ = kTimeNever;
   }
   if (cluster_->now() < accept_loss_at_ || !all_up) {

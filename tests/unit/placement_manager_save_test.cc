@@ -22,6 +22,10 @@ class PlacementSave : public ::testing::Test {
 
   // An inventory that names no object.
   absl::Status JoinWithNothing(const ScriptedServer& server) {
+    return cluster.Call<pb::JoinReply>("Join", NothingOf(server)).status();
+  }
+
+  pb::JoinRequest NothingOf(const ScriptedServer& server) {
     pb::JoinRequest join;
     *join.mutable_caller() = cluster.CallerOf(server);
     join.set_name(server.name);
@@ -29,7 +33,7 @@ class PlacementSave : public ::testing::Test {
     join.set_data_address(server.address);
     join.set_capacity_bytes(server.capacity);
     join.set_generation(server.generation);
-    return cluster.Call<pb::JoinReply>("Join", join).status();
+    return join;
   }
 
   std::vector<pb::OpenReply> OpenAll(const JobRun& run) {
@@ -229,6 +233,48 @@ TEST_F(PlacementSave, ACopyThatAnInventoryDoesNotNameCountsNoMoreAndIsMadeAnew) 
   damaged.pulls_hang = false;
   EXPECT_EQ(cluster.AwaitEnd(snapshot, 0)->state(), pb::SNAPSHOT_COMMITTED);
   EXPECT_TRUE(damaged.objects.contains(shard));
+}
+
+TEST_F(PlacementSave, ACopyThatItsServerLostEndsTheSaveWhenTheOtherHolderGoes) {
+  JobRun run = cluster.NewRun();
+  run.world = 1;
+  const std::vector<pb::OpenReply> opened = OpenAll(run);
+  const pb::SnapshotId snapshot = opened[0].snapshot();
+  ScriptedServer& owner = *cluster.Find(opened[0].holders(0).server_id());
+  const std::string other = opened[0].holders(1).server_id();
+  ASSERT_TRUE(cluster.Seal(*cluster.Find(other), Cluster::ObjectOf(run, snapshot, 0)).ok());
+  owner.pulls_hang = true;
+  ASSERT_TRUE(JoinWithNothing(owner).ok());
+  for (size_t i = 0; i < cluster.servers.size(); ++i) {
+    if (cluster.server(i).id.ToBytes() == other) {
+      cluster.KillServer(i);
+    }
+  }
+  const auto ended = cluster.Await(snapshot, 0, 1000);
+  EXPECT_EQ(ended->state(), pb::SNAPSHOT_ABORTED) << ended->ShortDebugString();
+}
+
+// A call that the network kept while leaders changed.
+TEST_F(PlacementSave, AnInventoryThatWasMadeForAnotherLeaderIsNotTaken) {
+  const JobRun run = cluster.NewRun();
+  const auto saved = cluster.Save(run, "1");
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  ScriptedServer& server = *cluster.servers[0];
+  pb::JoinRequest join = NothingOf(server);
+  for (const std::string& leader : {std::string(), std::string(16, 'L')}) {
+    join.set_leader(leader);
+    const auto reply = cluster.Call<pb::JoinReply>("Join", join);
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_TRUE(reply->again());
+    EXPECT_EQ(reply->leader().size(), 16U);
+    EXPECT_EQ(cluster.InfoOf("gpt", "1").copies_now(), 2U);
+    join.set_leader(reply->leader());
+  }
+  const auto taken = cluster.Call<pb::JoinReply>("Join", join);
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  EXPECT_FALSE(taken->again());
+  EXPECT_EQ(taken->leader(), join.leader());
+  EXPECT_EQ(cluster.InfoOf("gpt", "1").copies_now(), 1U);
 }
 
 TEST_F(PlacementSave, ACopyThatItsServerLostBeforeItCouldTellOfItIsMadeAnew) {

@@ -548,6 +548,22 @@ TEST(Membership, BelievesTheMapOfTheLeaderItJoinsThoughItsVersionIsKnown) {
       << "no copy goes to a server that is called dead";
 }
 
+TEST(Membership, JoinsWithAnInventoryThatIsMadeForTheLeaderThatTakesIt) {
+  Running r;
+  const ShardId shard = r.Committed("7");
+  FakePlacement::Joined& member = r.fake().named("server-0");
+  for (const char* leader : {"first-leader-16b", "other-leader-16b"}) {
+    r.fake().leader = leader;
+    const uint32_t joins = member.joins;
+    const uint32_t asked = r.fake().calls["Join"];
+    member.rejoin = true;
+    ASSERT_TRUE(r.world.RunUntil([&] { return member.joins > joins; }, 2s));
+    EXPECT_EQ(r.fake().calls["Join"], asked + 2) << "one to hear who leads";
+    EXPECT_EQ(member.last_join.leader(), leader);
+    EXPECT_EQ(member.last_join.objects_size(), 1);
+  }
+}
+
 // The maps of a recovery: first without what is not heard yet, then without members.
 TEST(Membership, WhoIsBackInTheMapAsTheSameIncarnationIsNotDead) {
   Running r;

@@ -105,6 +105,12 @@ Task<absl::StatusOr<std::string>> FakePlacement::HandleReads(std::string method,
 }
 
 pb::JoinReply FakePlacement::Join(const pb::JoinRequest& request) {
+  if (request.leader() != leader) {
+    pb::JoinReply again;
+    again.set_leader(leader);
+    again.set_again(true);
+    return again;
+  }
   Joined& joined = members[request.caller().server_id()];
   joined.last_join = request;
   joined.joins += 1;
@@ -119,6 +125,7 @@ pb::JoinReply FakePlacement::Join(const pb::JoinRequest& request) {
   reply.set_cluster_id(cluster.ToBytes());
   reply.set_generation(generation);
   reply.set_term(term);
+  reply.set_leader(leader);
   reply.set_heartbeat_ms(100);
   for (const auto& [id, member] : members) {
     reply.add_last_members(id);

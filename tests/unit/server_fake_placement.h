@@ -98,6 +98,7 @@ class FakePlacement final : public RpcService {
   bool commits_closed_low = false;         // they are told as kept no longer, below full redundancy
   std::vector<pb::ReportRestoreRequest> restore_reports;
   uint64_t map_version = 0;
+  std::string leader;  // what joins are made for
   bool joins_change_map = true;
   bool map_is_empty = false;  // as while it recovers from its servers
 
