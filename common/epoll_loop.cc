@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "common/epoll_loop.h"
 
-#include <sys/epoll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -186,9 +186,35 @@ int EpollLoop::WaitMilliseconds(TimePoint wake_at) const {
   return static_cast<int>(std::clamp<int64_t>(wait, 0, 60'000));
 }
 
+// Without parking, until something is ready or the budget or the next timer is up.
+int EpollLoop::Poll(epoll_event* events, TimePoint began, TimePoint wake_at) const {
+  while (true) {
+    const int count = epoll_wait(epoll_fd_, events, kEventsMax, 0);
+    if (count != 0 || Now() - began >= spin_.budget() || WaitMilliseconds(wake_at) == 0) {
+      return count;
+    }
+    sched_yield();  // whoever shares the core goes first
+  }
+}
+
+int EpollLoop::Wait(epoll_event* events, TimePoint wake_at) {
+  const int wait_ms = WaitMilliseconds(wake_at);
+  if (wait_ms == 0 || !spin_.enabled()) {
+    return epoll_wait(epoll_fd_, events, kEventsMax, wait_ms);
+  }
+  const TimePoint began = Now();
+  int count = spin_.budget() > Duration() ? Poll(events, began, wake_at) : 0;
+  const bool caught = count != 0;
+  if (!caught) {
+    count = epoll_wait(epoll_fd_, events, kEventsMax, WaitMilliseconds(wake_at));
+  }
+  spin_.Waited(Now() - began, caught);
+  return count;
+}
+
 void EpollLoop::RunOnce(TimePoint wake_at) {
   std::array<epoll_event, kEventsMax> events{};
-  int count = epoll_wait(epoll_fd_, events.data(), kEventsMax, WaitMilliseconds(wake_at));
+  const int count = Wait(events.data(), wake_at);
   GEMEL_CHECK(count >= 0 || errno == EINTR) << std::strerror(errno);
   for (int i = 0; i < count; ++i) {
     const epoll_event& event = events[static_cast<size_t>(i)];

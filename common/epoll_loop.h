@@ -9,6 +9,8 @@
 // (name and errno given).
 #pragma once
 
+#include <sys/epoll.h>
+
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -22,6 +24,7 @@
 
 #include "common/loop.h"
 #include "common/mutex.h"
+#include "common/spin_policy.h"
 
 namespace gemel {
 
@@ -40,6 +43,9 @@ class EpollLoop final : public Loop {
   void Stop();
   // Ends the loop for good: queues dropped, tasks destroyed.
   void Shutdown();
+
+  // Polls for at most so long before it parks, while waits are that short. Before Run().
+  void SpinFor(Duration most) { spin_ = SpinPolicy(most); }
 
   // Watches `fd` level-triggered for EPOLL* `events`; replaces an earlier watch of it.
   void Watch(int fd, uint32_t events, ReadyCallback ready);
@@ -62,6 +68,8 @@ class EpollLoop final : public Loop {
   EpollLoop(int epoll_fd, int wake_fd) : epoll_fd_(epoll_fd), wake_fd_(wake_fd) {}
 
   void RunOnce(TimePoint wake_at);
+  int Wait(epoll_event* events, TimePoint wake_at);
+  int Poll(epoll_event* events, TimePoint began, TimePoint wake_at) const;
   void RunDueTimers();
   void RunPosted();
   void TakeForeign();
@@ -73,6 +81,7 @@ class EpollLoop final : public Loop {
   const int wake_fd_;
   std::atomic<std::thread::id> thread_ = std::this_thread::get_id();
   bool stopping_ = false;
+  SpinPolicy spin_;
   uint64_t next_timer_ = 1;
   uint64_t next_serial_ = 1;
   std::deque<Callback> posted_;

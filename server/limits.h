@@ -45,8 +45,11 @@ inline constexpr Duration kScrubStepMin = 50ms;
 inline constexpr Duration kScrubStepMax = 1s;
 inline constexpr Duration kScrubDeferMax = 1s;  // while clients or peers write
 
+// Of the loop, before it parks: about what it takes to wake another core.
+inline constexpr Duration kSpinMost = std::chrono::microseconds(100);
+
 // The control plane.
-inline constexpr uint32_t kJoinLeadersMax = 3;  // that one join may come to
+inline constexpr uint32_t kJoinLeadersMax = 3;    // that one join may come to
 inline constexpr Duration kControlDeadline = 2s;  // of one call, beyond what it may be held
 inline constexpr Duration kProxyPatience = 5s;    // a client's call is repeated that long
 inline constexpr uint32_t kWaitMsMax = 10'000;    // that a client may ask a call to be held

@@ -27,6 +27,7 @@
 #include "server/config.h"
 #include "server/keeper/keeper_link.h"
 #include "server/keeper/systemd_store.h"
+#include "server/limits.h"
 #include "server/persist/rocksdb_persist.h"
 #include "server/server.h"
 #include "transport/control/grpc_channel.h"
@@ -210,6 +211,9 @@ int Main(int argc, char** argv) {
     RaiseDescriptorLimit();
     absl::StatusOr<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
     status.Update(loop.status());
+    if (loop.ok()) {
+      (*loop)->SpinFor(kSpinMost);
+    }
     bool stop = false;
     const absl::StatusOr<int> signals =
         loop.ok() ? OpenSignals(loop->get(), &stop) : absl::StatusOr<int>(loop.status());

@@ -18,12 +18,14 @@ namespace {
 
 using ::testing::ElementsAre;
 
-class EpollLoopTest : public ::testing::Test {
+// With a loop that parks at once, and one that polls first.
+class EpollLoopTest : public ::testing::TestWithParam<Duration> {
  protected:
   void SetUp() override {
     auto made = EpollLoop::Create();
     ASSERT_TRUE(made.ok()) << made.status();
     loop_ = *std::move(made);
+    loop_->SpinFor(GetParam());
   }
 
   // Runs until what is due now has run.
@@ -36,7 +38,7 @@ class EpollLoopTest : public ::testing::Test {
   std::unique_ptr<EpollLoop> loop_;
 };
 
-TEST_F(EpollLoopTest, RunsPostsInOrder) {
+TEST_P(EpollLoopTest, RunsPostsInOrder) {
   std::vector<int> order;
   for (int i = 0; i < 4; ++i) {
     loop_->Post([&order, i] { order.push_back(i); });
@@ -45,7 +47,7 @@ TEST_F(EpollLoopTest, RunsPostsInOrder) {
   EXPECT_THAT(order, ElementsAre(0, 1, 2, 3));
 }
 
-TEST_F(EpollLoopTest, FiresTimersByDeadlineThenByAge) {
+TEST_P(EpollLoopTest, FiresTimersByDeadlineThenByAge) {
   std::vector<int> order;
   const TimePoint start = loop_->Now();
   loop_->RunAt(start + 2ms, [&] { order.push_back(3); });
@@ -58,13 +60,13 @@ TEST_F(EpollLoopTest, FiresTimersByDeadlineThenByAge) {
   EXPECT_GE(loop_->Now(), start + 2ms);
 }
 
-TEST_F(EpollLoopTest, RunsATimerOfTheDistantPastAtOnce) {
+TEST_P(EpollLoopTest, RunsATimerOfTheDistantPastAtOnce) {
   bool fired = false;
   loop_->RunAt(TimePoint::min(), [&] { fired = true; });
   EXPECT_TRUE(RunLoop(loop_.get(), [&] { return fired; }));
 }
 
-TEST_F(EpollLoopTest, ReachesPostsBesideATaskThatSleepsUntilThePastForEver) {
+TEST_P(EpollLoopTest, ReachesPostsBesideATaskThatSleepsUntilThePastForEver) {
   const TimePoint past = loop_->Now();
   auto forever = [](Loop* loop, TimePoint past) -> Task<void> {
     while (true) {
@@ -78,7 +80,7 @@ TEST_F(EpollLoopTest, ReachesPostsBesideATaskThatSleepsUntilThePastForEver) {
   loop_->Shutdown();
 }
 
-TEST_F(EpollLoopTest, KeepsTheOrderOfEachPostingThread) {
+TEST_P(EpollLoopTest, KeepsTheOrderOfEachPostingThread) {
   constexpr int kThreads = 4;
   constexpr int kPosts = 500;
   std::vector<std::vector<int>> seen(kThreads);
@@ -103,7 +105,7 @@ TEST_F(EpollLoopTest, KeepsTheOrderOfEachPostingThread) {
   }
 }
 
-TEST_F(EpollLoopTest, BelongsToItsMakerThenToItsRunner) {
+TEST_P(EpollLoopTest, BelongsToItsMakerThenToItsRunner) {
   EXPECT_TRUE(loop_->OnLoopThread());
   bool inside = false;
   std::jthread runner([&] {
@@ -118,7 +120,7 @@ TEST_F(EpollLoopTest, BelongsToItsMakerThenToItsRunner) {
   EXPECT_FALSE(loop_->OnLoopThread());
 }
 
-TEST_F(EpollLoopTest, AStopBeforeRunIsNotLost) {
+TEST_P(EpollLoopTest, AStopBeforeRunIsNotLost) {
   loop_->Stop();
   loop_->Run();
   bool again = false;
@@ -130,7 +132,7 @@ TEST_F(EpollLoopTest, AStopBeforeRunIsNotLost) {
   EXPECT_TRUE(again);
 }
 
-TEST_F(EpollLoopTest, RunReturnsWhenACallbackShutsTheLoopDown) {
+TEST_P(EpollLoopTest, RunReturnsWhenACallbackShutsTheLoopDown) {
   bool after = false;
   loop_->Post([&] {
     loop_->Shutdown();
@@ -165,7 +167,7 @@ class BusyAtItsEnd {
   int* destroyed_;
 };
 
-TEST_F(EpollLoopTest, ShutdownDropsQueuesWhoseCallbacksPostAsTheyGo) {
+TEST_P(EpollLoopTest, ShutdownDropsQueuesWhoseCallbacksPostAsTheyGo) {
   int destroyed = 0;
   for (int i = 0; i < 3; ++i) {
     loop_->Post([busy = BusyAtItsEnd(loop_.get(), &destroyed)] {});
@@ -178,7 +180,7 @@ TEST_F(EpollLoopTest, ShutdownDropsQueuesWhoseCallbacksPostAsTheyGo) {
   EXPECT_EQ(destroyed, 10);  // dropped at once, not kept until the loop goes
 }
 
-TEST_F(EpollLoopTest, ShutdownDestroysFramesAndRunsDestructors) {
+TEST_P(EpollLoopTest, ShutdownDestroysFramesAndRunsDestructors) {
   struct Note {
     std::vector<std::string>* log;
     std::string name;
@@ -206,7 +208,7 @@ TEST_F(EpollLoopTest, ShutdownDestroysFramesAndRunsDestructors) {
   EXPECT_EQ(log.size(), 2U);
 }
 
-TEST_F(EpollLoopTest, ReportsAReadyDescriptorUntilUnwatched) {
+TEST_P(EpollLoopTest, ReportsAReadyDescriptorUntilUnwatched) {
   const int fd = eventfd(1, EFD_NONBLOCK);
   int calls = 0;
   loop_->Watch(fd, EPOLLIN, [&](uint32_t events) {
@@ -224,7 +226,7 @@ TEST_F(EpollLoopTest, ReportsAReadyDescriptorUntilUnwatched) {
   close(fd);
 }
 
-TEST_F(EpollLoopTest, ReplacesTheWatchOfADescriptorFromItsOwnCallback) {
+TEST_P(EpollLoopTest, ReplacesTheWatchOfADescriptorFromItsOwnCallback) {
   const int fd = eventfd(1, EFD_NONBLOCK);
   bool second = false;
   loop_->Watch(fd, EPOLLIN, [&](uint32_t) {
@@ -237,7 +239,7 @@ TEST_F(EpollLoopTest, ReplacesTheWatchOfADescriptorFromItsOwnCallback) {
   close(fd);
 }
 
-TEST_F(EpollLoopTest, DropsTheEventOfADescriptorReusedWithinOneBatch) {
+TEST_P(EpollLoopTest, DropsTheEventOfADescriptorReusedWithinOneBatch) {
   std::vector<int> fds = {eventfd(1, EFD_NONBLOCK), eventfd(1, EFD_NONBLOCK)};
   int old_calls = 0;
   int new_calls = 0;
@@ -273,7 +275,7 @@ Task<int> Countdown(int left) {
   co_return below + 1;
 }
 
-TEST_F(EpollLoopTest, AwaitsAMillionFramesDeepOnOneStackFrame) {
+TEST_P(EpollLoopTest, AwaitsAMillionFramesDeepOnOneStackFrame) {
   EXPECT_EQ(RunTask(loop_.get(), Countdown(1'000'000)), 1'000'000);
 }
 
@@ -287,9 +289,15 @@ Task<int> SumOfOnes(int count) {
   co_return sum;
 }
 
-TEST_F(EpollLoopTest, AwaitsAMillionReadyTasksInARow) {
+TEST_P(EpollLoopTest, AwaitsAMillionReadyTasksInARow) {
   EXPECT_EQ(RunTask(loop_.get(), SumOfOnes(1'000'000)), 1'000'000);
 }
+
+INSTANTIATE_TEST_SUITE_P(Spin, EpollLoopTest,
+                         ::testing::Values(Duration(), Duration(std::chrono::milliseconds(1))),
+                         [](const auto& spin) {
+                           return spin.param > Duration() ? "Polls" : "Parks";
+                         });
 
 TEST(TimePointAdd, StopsAtNeverAndTakesNegativeDelays) {
   EXPECT_EQ(Add(TimePoint(1s), Duration::max()), kTimeNever);
