@@ -16,7 +16,7 @@ namespace {
 
 constexpr Duration kPlannedWithin = 1s;
 constexpr Duration kGoneToldWithin = 3s;  // by a server that is heard, should a join be lost
-constexpr Duration kWrittenWithin = 3s;       // a receipt that was sent when all was well
+constexpr Duration kWrittenWithin = 3s;   // a receipt that was sent when all was well
 
 bool Overlap(ByteSpan a, ByteSpan b) {
   return a.data() < b.data() + b.size() && b.data() < a.data() + a.size();
