@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "common/check.h"
 #include "placement/model/receipts.h"
@@ -20,6 +22,15 @@ constexpr Duration kWrittenWithin = 3s;   // a receipt that was sent when all wa
 
 bool Overlap(ByteSpan a, ByteSpan b) {
   return a.data() < b.data() + b.size() && b.data() < a.data() + a.size();
+}
+
+std::optional<uint32_t> ChunkUnder(const Object& object, ByteSpan bytes) {
+  for (uint32_t chunk = 0; chunk < object.chunks(); ++chunk) {
+    if (Overlap(object.Chunk(chunk), bytes)) {
+      return chunk;
+    }
+  }
+  return std::nullopt;
 }
 
 // Null when that incarnation is not a member.
@@ -178,16 +189,13 @@ void Oracle::CheckPlanned(const std::vector<PlacementBeliefs::Planned>& plans) {
 
 void Oracle::CheckLanded(const std::string& node, ByteSpan landed) {
   for (uint32_t i = 0; i < cluster_->shape().slots(); ++i) {
-    const Server* server = cluster_->ServerAt(i);
-    if (server == nullptr || Cluster::HostOf(i) != node) {
-      continue;
-    }
-    for (const std::shared_ptr<Object>& object : server->objects().Sealed()) {
-      for (uint32_t chunk = 0; chunk < object->chunks(); ++chunk) {
-        if (Overlap(object->Chunk(chunk), landed)) {
-          Violation(fmt::format("fence: {} bytes land in chunk {} of {}, which is sealed at {}",
-                                landed.size(), chunk, object->shard().ToString(), node));
-        }
+    const Server* server = Cluster::HostOf(i) == node ? cluster_->ServerAt(i) : nullptr;
+    const auto sealed =
+        server == nullptr ? std::vector<std::shared_ptr<Object>>() : server->objects().Sealed();
+    for (const std::shared_ptr<Object>& object : sealed) {
+      if (const std::optional<uint32_t> chunk = ChunkUnder(*object, landed)) {
+        Violation(fmt::format("fence: {} bytes land in chunk {} of {}, which is sealed at {}",
+                              landed.size(), *chunk, object->shard().ToString(), node));
       }
     }
   }
