@@ -188,11 +188,12 @@ absl::Status PlacementCore::CheckServing() const {
 }
 
 // Of the last members that the recovery knew: only a majority of those meets every majority that a
-// second recovery may hear.
+// second recovery may hear. Who goes on without them needs one, whichever.
 size_t PlacementCore::HaveGeneration() const {
   return static_cast<size_t>(
       std::count_if(members_.begin(), members_.end(), [this](const auto& entry) {
-        return entry.second->has_generation && IsOfRecovery(*entry.second);
+        return entry.second->has_generation &&
+               (options_.accept_loss || IsOfRecovery(*entry.second));
       }));
 }
 
