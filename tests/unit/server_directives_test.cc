@@ -22,6 +22,17 @@ struct Running : ServerWorld {
     return server(1).objects().Find(shard) == nullptr ? 1 : 2;
   }
 
+  // Told to server-0, it is at it until its disk is fast again.
+  pb::Directive SlowStore() {
+    disks[0]->set_slowness(1000);
+    pb::Directive store;
+    store.mutable_store_commit()->set_record(fake().saves.at(1).record);
+    store.mutable_store_commit()->set_manifest(fake().saves.at(1).manifest);
+    Random random(7);
+    store.mutable_store_commit()->add_members(ServerId::Draw(&random).ToBytes());
+    return store;
+  }
+
   pb::Directive Verify(uint64_t sequence) {
     pb::Directive verify;
     *verify.mutable_verify_shard()->mutable_object() = fake().Held(fake().saves.at(sequence), 0);
@@ -128,12 +139,7 @@ TEST(Directives, WhatWasToldWithOneThatAJoinOvertookIsNotDoneAfterIt) {
   Running r;
   const ShardId shard = r.Committed("7");
   FakePlacement::Joined& member = r.fake().named("server-0");
-  r.disks[0]->set_slowness(1000);
-  pb::Directive store;
-  store.mutable_store_commit()->set_record(r.fake().saves.at(1).record);
-  store.mutable_store_commit()->set_manifest(r.fake().saves.at(1).manifest);
-  Random random(7);
-  store.mutable_store_commit()->add_members(ServerId::Draw(&random).ToBytes());
+  const pb::Directive store = r.SlowStore();
   pb::Directive drop;
   WriteSnapshotId(shard.snapshot, drop.mutable_drop_snapshot()->mutable_snapshot());
   const uint64_t stored = r.fake().Direct("server-0", store);
@@ -153,12 +159,7 @@ TEST(Directives, WhatWasToldWithOneThatAJoinOvertookIsNotDoneAfterIt) {
 TEST(Directives, ResultsWaitForTheAnswerToAJoinWhoseInventoryCameBeforeThem) {
   Running r;
   r.Committed("7");
-  r.disks[0]->set_slowness(1000);
-  pb::Directive store;
-  store.mutable_store_commit()->set_record(r.fake().saves.at(1).record);
-  store.mutable_store_commit()->set_manifest(r.fake().saves.at(1).manifest);
-  Random random(7);
-  store.mutable_store_commit()->add_members(ServerId::Draw(&random).ToBytes());
+  const pb::Directive store = r.SlowStore();
   const uint64_t stored = r.fake().Direct("server-0", store);
   r.world.RunFor(50ms);
   r.fake().failures["Join"].assign(100, absl::UnavailableError("not now"));
