@@ -208,6 +208,12 @@ void PlacementCore::PersistShardDone(const ShardId& shard, uint64_t run, const H
   MemberEntry* member = FindMember(server);
   GEMEL_CHECK(member != nullptr && member->persists > 0) << server.ToShort();
   member->persists -= 1;
+  const auto code = static_cast<absl::StatusCode>(result.code());
+  const auto held = member->held.find(KeyOf(shard.snapshot));
+  const bool counted = held != member->held.end() && held->second.contains(shard.rank);
+  if (counted && (code == absl::StatusCode::kDataLoss || code == absl::StatusCode::kNotFound)) {
+    CopyGone(member, shard, result.message());  // the server found it so, and has dropped it
+  }
   Job* job = FindJob(shard.snapshot.job);
   const auto order = OrderOf(shard.snapshot.epoch, shard.snapshot.sequence);
   const auto found = job->snapshots.find(order);

@@ -88,6 +88,7 @@ constexpr PastSeed kPastSeeds[] = {
     {20787005264, "a manager took its own late claim for another's and refused all for good"},
     {20787006422, "a save was waited for whose last copy had gone, and its server's before"},
     {20785000998, "with none of the last members left nobody served, though the loss was accepted"},
+    {20784001482, "a copy that was found damaged as it was written to disk counted on"},
     {20784002212, "a server went on with a reply that a join had overtaken"},
     {358, "an inventory that was refused had brought back what was retired"},
     {1886, "a sealed shard that had decayed was sent again until its save's deadline"},

@@ -537,6 +537,17 @@ TEST_F(PlacementPersist, WhatIsWholeOnDiskWaitsForAMetaStoreThatRefusesIt) {
   EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "1")) << cluster.events.All();
 }
 
+TEST_F(PlacementPersist, ACopyThatAServerFindsDamagedAsItWritesItCountsNoMore) {
+  for (const auto& server : cluster.servers) {
+    server->disk_refuses = absl::DataLossError("the shard is damaged in memory and was dropped");
+    server->pulls_hang = true;
+  }
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("copy_gone"); }))
+      << cluster.events.All();
+  EXPECT_LT(cluster.InfoOf("gpt", "1").copies_now(), 2U);
+}
+
 TEST_F(PlacementPersist, APersistWaitsForTheCopiesThatRepairBrings) {
   run.persist.set_copies(2);
   cluster.server(0).disk_hangs = true;
