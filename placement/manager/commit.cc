@@ -90,12 +90,13 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   snapshot.persist_policy = {.every = attempt->record.persist_every,
                              .interval = std::chrono::seconds(attempt->record.persist_interval_s)};
   const model::SnapshotOrder order = OrderOf(id.epoch, id.sequence);
+  CountCopies(&snapshot);
 
+  // By the domains that there are now, which may be more than the save was planned by.
+  const bool full = attempt->full_count == attempt->record.world_size && snapshot.full;
   std::vector<model::RetentionEntry> entries = Entries(*job);
-  entries.push_back({.order = order,
-                     .name = id.name,
-                     .attempt = id.attempt,
-                     .fully_redundant = attempt->full_count == attempt->record.world_size});
+  entries.push_back(
+      {.order = order, .name = id.name, .attempt = id.attempt, .fully_redundant = full});
   Txn txn;
   txn.compares.push_back({.key = OpenKey(id.job, id.sequence), .version = attempt->version});
   txn.deletes.push_back(OpenKey(id.job, id.sequence));

@@ -208,6 +208,12 @@ bool PlacementCore::LacksGeneration() const {
   return HaveGeneration() < needed;
 }
 
+// While it is not settled, another recovery may yet give the same generation, and count its terms
+// anew: nobody is bound by those of this one.
+uint64_t PlacementCore::ObeyedTerm() const {
+  return cluster_.recovery_majority > 0 ? 0 : leadership_->term();
+}
+
 absl::StatusOr<MemberEntry*> PlacementCore::Present(const pb::Caller& caller) {
   GEMEL_ASSIGN_OR_RETURN(MemberEntry * member, FindPresent(caller));
   Heard(member);

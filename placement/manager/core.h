@@ -127,6 +127,7 @@ class PlacementCore {
   size_t HaveGeneration() const;
   bool IsOfRecovery(const MemberEntry& member) const;
   bool LacksGeneration() const;
+  uint64_t ObeyedTerm() const;
   absl::StatusOr<MemberEntry*> Present(const pb::Caller& caller);
   // The same without Heard(): for a call that is held, which is no sign of life.
   absl::StatusOr<MemberEntry*> FindPresent(const pb::Caller& caller);

@@ -89,7 +89,7 @@ PlacementCore::Answer<pb::DirectivesReply> PlacementCore::Directives(
     CallPtr call, pb::DirectivesRequest request) {
   pb::DirectivesReply reply;
   reply.set_generation(cluster_.generation);
-  reply.set_term(leadership_->term());
+  reply.set_term(ObeyedTerm());
   const absl::StatusOr<MemberEntry*> present = Present(request.caller());
   if (!present.ok()) {
     if (present.status().code() != absl::StatusCode::kFailedPrecondition) {

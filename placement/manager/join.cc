@@ -221,7 +221,7 @@ PlacementCore::Answer<pb::JoinReply> PlacementCore::Join(CallPtr, pb::JoinReques
   pb::JoinReply reply;
   reply.set_cluster_id(cluster_.cluster.ToBytes());
   reply.set_generation(cluster_.generation);
-  reply.set_term(leadership_->term());
+  reply.set_term(ObeyedTerm());
   reply.set_leader(leadership_->claim().ToBytes());
   reply.set_map_version(cluster_.map_version);
   reply.set_heartbeat_ms(options_.liveness.heartbeat_ms);

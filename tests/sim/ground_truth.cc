@@ -89,6 +89,18 @@ size_t GroundTruth::DisksWithRecord(const SnapshotId& snapshot) const {
   return disks;
 }
 
+bool GroundTruth::MayRetire(const model::CommitRecord& record) const {
+  const SnapshotId& id = record.snapshot;
+  const auto& values = cluster_->store()->values;
+  const std::string key = StoredSnapshotKey(id.job, id.epoch, id.sequence);
+  const std::string all = kSnapshotPrefix + id.job + "/";
+  uint32_t newer = 0;
+  for (auto at = values.upper_bound(key); at != values.end() && at->first.starts_with(all); ++at) {
+    newer += 1;
+  }
+  return record.keep_latest > 0 && newer >= record.keep_latest;
+}
+
 uint64_t GroundTruth::NewestWholeOnDisks(const std::string& job) const {
   std::map<SnapshotId, std::set<uint32_t>> ranks;
   uint64_t newest = 0;
@@ -102,8 +114,7 @@ uint64_t GroundTruth::NewestWholeOnDisks(const std::string& job) const {
       GEMEL_CHECK(record.ok()) << shard.ToString();
       ranks[id].insert(shard.rank);
       const bool whole = ranks[id].size() == record->world_size;
-      const std::string key = StoredSnapshotKey(id.job, id.epoch, id.sequence);
-      if (whole && cluster_->store()->values.contains(key)) {
+      if (whole && IsKeptInMemory(id) && !MayRetire(*record)) {
         newest = std::max(newest, id.sequence);
       }
     }

@@ -30,8 +30,8 @@ class GroundTruth {
   bool IsKeptInMemory(const SnapshotId& id) const;
   // Disks that have its commit record, whoever is up.
   size_t DisksWithRecord(const SnapshotId& snapshot) const;
-  // Sequence of the job's newest snapshot that is committed and that the disks together have
-  // whole and undamaged; 0: none.
+  // Sequence of the job's newest snapshot that is committed, that no newer ones may be retiring at
+  // this moment, and that the disks together have whole and undamaged; 0: none.
   uint64_t NewestWholeOnDisks(const std::string& job) const;
 
   // The domains of these servers at `level`, as placement/model counts them.
@@ -47,6 +47,8 @@ class GroundTruth {
   std::vector<std::string> Leftovers() const;
 
  private:
+  // As many newer ones are committed as its job keeps.
+  bool MayRetire(const model::CommitRecord& record) const;
   std::string IdentityFault(uint32_t index, const Identity& identity) const;
   std::string RecordFault(uint32_t index, const std::string& raw, bool hurt) const;
   void CheckSlabs(uint32_t index, const Server& server, std::vector<std::string>* wrong) const;

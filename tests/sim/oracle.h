@@ -276,7 +276,7 @@ class Oracle {
     std::set<uint64_t> stored;                        // sequences that have a commit record
     std::map<std::string, SnapshotId> by_text;        // every snapshot that was committed
     std::map<uint64_t, SnapshotId> by_sequence;       // the same
-    std::map<uint64_t, Digest128> records;            // and its record
+    std::map<uint64_t, std::string> records;          // and its record, encoded
     std::set<uint64_t> retired;                       // whose record has left the store
     uint64_t before_recovery = 0;                     // sequences that a lost store may have known
     std::set<std::tuple<EpochId, std::string, uint32_t>> named;  // committed ones
@@ -355,7 +355,7 @@ class Oracle {
   bool HasJoined(uint32_t server) const;
   std::vector<std::vector<model::Member>> MembersLately() const;
   void CheckCopies(const Job& job, const model::CommitRecord& record, uint32_t level);
-  bool IsFull(const Job& job, const model::CommitRecord& record) const;
+  bool IsFull(const Job& job, const model::CommitRecord& record, bool excuse) const;
   void CheckRetired(const Job& job, const std::string& key, uint64_t sequence);
   // oracle_holders.cc
   bool IsWholeOnDisks(const Job& job, const model::CommitRecord& record, size_t copies) const;
@@ -389,7 +389,8 @@ class Oracle {
   std::map<std::pair<Incarnation, ShardId>, TimePoint> gone_;         // since when, and counted
   std::map<std::pair<uint32_t, ShardId>, TimePoint> rotten_on_disk_;  // since when
   PlacementBeliefs believed_;                                         // at the last tick
-  Losses lost_;                                                       // servers' memories
+  TimePoint believed_at_{};
+  Losses lost_;           // servers' memories
   Losses memories_lost_;  // all of them; those above are counted anew after a power cut
   Losses disks_lost_;
   std::set<ShardId> damaged_;

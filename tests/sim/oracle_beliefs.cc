@@ -86,19 +86,22 @@ void Oracle::CheckBeliefs() {
   CheckFinished(beliefs, lives);
   CheckWritten(beliefs, lives);
   believed_ = beliefs;
+  believed_at_ = cluster_->now();
 }
 
 void Oracle::DamagedOnDisk(uint32_t server, const ShardId& shard) {
   rotten_on_disk_[{server, shard}] = cluster_->now();
 }
 
-// What comes to be counted at a disk in the life of its server has just been written there.
+// What comes to be counted at a disk in the life of its server has just been written there, unless
+// an inventory names it once more.
 void Oracle::CheckWritten(const PlacementBeliefs& beliefs,
                           const std::map<Incarnation, uint32_t>& lives) {
   for (const PlacementBeliefs::Disk& disk : beliefs.disks) {
     const PlacementBeliefs::Disk* before = DiskOf(believed_, disk.incarnation);
     const auto life = lives.find(disk.incarnation);
-    if (beliefs.term != believed_.term || before == nullptr || life == lives.end()) {
+    if (beliefs.term != believed_.term || before == nullptr || life == lives.end() ||
+        cluster_->MemberSince(life->second) >= believed_at_) {
       continue;
     }
     for (const ShardId& shard : disk.shards) {
@@ -136,7 +139,8 @@ Oracle::Finished Oracle::FinishedOf(const Job& job, const PlacementBeliefs& beli
 }
 
 // What is whole on enough disks is finished, or stays until something newer is; what is whole on
-// disks stays until memory has it. No copy of it is let go of while all of them are there.
+// disks stays until memory has it. No copy of it is let go of while all of them are there; that one
+// had decayed may be heard when it is written again.
 void Oracle::CheckFinished(const PlacementBeliefs& beliefs,
                            const std::map<Incarnation, uint32_t>& lives) {
   const auto is_there = [this, &beliefs, &lives](const OnDisk& at) {
@@ -155,7 +159,8 @@ void Oracle::CheckFinished(const PlacementBeliefs& beliefs,
     }
     for (const OnDisk& at : disks) {
       const bool is_held = before.enough || !IsInAMemory(at.shard);
-      if (is_held && latest->snapshot == at.shard.snapshot &&
+      const bool decayed = rotten_on_disk_.contains({lives.at(at.incarnation), at.shard});
+      if (is_held && !decayed && latest->snapshot == at.shard.snapshot &&
           !DiskOf(beliefs, at.incarnation)->shards.contains(at.shard)) {
         Violation(fmt::format("kept: {} is whole on {} disks, and is let go of at {}",
                               at.shard.ToString(), before.enough ? "enough" : "its only",

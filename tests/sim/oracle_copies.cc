@@ -103,27 +103,32 @@ void Oracle::CheckCopies(const Job& job, const model::CommitRecord& record, uint
   }
 }
 
-// Full redundancy, as CountReceipts() has it, by any set of members that there was lately.
-bool Oracle::IsFull(const Job& job, const model::CommitRecord& record) const {
+// Full redundancy, as CountReceipts() has it, by any set of members that there was lately. With
+// `excuse` copies count that were lost a moment ago.
+bool Oracle::IsFull(const Job& job, const model::CommitRecord& record, bool excuse) const {
   const TimePoint opened = job.opened_at.at(record.snapshot.sequence);
   const std::vector<std::vector<model::Member>> lately = MembersLately();
   for (uint32_t rank = 0; rank < record.world_size; ++rank) {
-    const std::vector<uint32_t> all = StandingOf({record.snapshot, rank}, opened).All();
+    const Standing standing = StandingOf({record.snapshot, rank}, opened);
+    const std::vector<uint32_t> copies = excuse ? standing.All() : standing.holders;
     const auto suffices = [&](const std::vector<model::Member>& members) {
       const uint32_t level = model::BuildGroups(members, record.copies, record.strategy).level;
       const size_t domains = model::CountDomains(members, level);
-      return truth_->DomainsOf(all, level) >= std::min<size_t>(record.copies, domains);
+      return truth_->DomainsOf(copies, level) >= std::min<size_t>(record.copies, domains);
     };
-    if (all.size() < record.copies || std::none_of(lately.begin(), lately.end(), suffices)) {
+    if (copies.size() < record.copies || std::none_of(lately.begin(), lately.end(), suffices)) {
       return false;
     }
   }
   return true;
 }
 
-// Whatever a newer one is for, one of them has all its copies, each where it belongs.
+// Whatever a newer one is for, one of them has all its copies, each where it belongs. What has lost
+// some of its own may also go for a newer one of its name: the newest that has all is still there.
 void Oracle::CheckRetired(const Job& job, const std::string& key, uint64_t sequence) {
   const auto& values = cluster_->store()->values;
+  const model::CommitRecord own = model::DecodeCommitRecord(job.records.at(sequence)).value();
+  const bool full = IsFull(job, own, /*excuse=*/false);
   for (auto newer = job.stored.upper_bound(sequence); newer != job.stored.end(); ++newer) {
     const auto id = job.by_sequence.find(*newer);
     GEMEL_CHECK(id != job.by_sequence.end()) << key;
@@ -135,7 +140,8 @@ void Oracle::CheckRetired(const Job& job, const std::string& key, uint64_t seque
     const absl::StatusOr<model::CommitRecord> record =
         model::DecodeCommitRecord(found->second.value);
     GEMEL_CHECK(record.ok()) << found->first;
-    if (IsFull(job, *record)) {
+    const bool replaces = record->snapshot.name == own.snapshot.name;
+    if (IsFull(job, *record, /*excuse=*/true) || (replaces && !full)) {
       return;
     }
   }

@@ -95,6 +95,10 @@ constexpr PastSeed kPastSeeds[] = {
     {2546, "what was pulled for a disk pinned its snapshot while nothing was written"},
     {3110, "a holder that died while its save was being committed was not replaced"},
     {7516, "a server did after a join what it had been told before it, and nobody took the result"},
+    {20789002475,
+     "the oracle asked that what had lost copies stay until a newer one of its name is full"},
+    {20790001054,
+     "a server had obeyed a lost recovery of the same generation, and refused the next"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {

@@ -412,6 +412,30 @@ TEST_F(PlacementRecover, OnlyLastMembersCountForTheMajorityThatHasTheGeneration)
   EXPECT_TRUE(RunUntilServing()) << Serving();
 }
 
+// The store of a recovery was lost before a majority had its generation. The next one did not hear
+// who had, and gives the same, in a lower term.
+TEST_F(PlacementRecover, AServerThatObeyedALostRecoveryOfThisGenerationObeysTheNext) {
+  Lose({});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));
+  for (const auto& server : cluster.servers) {
+    server->beating = false;
+  }
+  RestartManager();
+  RestartManager();
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  EXPECT_FALSE(Serving().ok());
+  for (size_t i = 0; i < 5; ++i) {
+    cluster.server(i).beating = true;
+    if (i != 4) {  // as they were on their disks
+      cluster.server(i).generation = cluster.server(i).term = 1;
+    }
+  }
+  Lose({4});
+  ASSERT_TRUE(RunUntilServing());
+  ComeBack({4});
+  EXPECT_FALSE(cluster.events.Has("newer_term_seen"));
+}
+
 TEST_F(PlacementRecover, AServerThatCouldNotKeepTheNewGenerationDoesNotCountForTheMajority) {
   Lose({3, 4});
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("recovered"); }));

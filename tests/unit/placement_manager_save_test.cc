@@ -750,5 +750,41 @@ TEST(PlacementSpread, RanksThatOpenOnAnotherMapAreSpreadAsTheAttemptAsks) {
   EXPECT_EQ(cluster.Await(snapshot, 0)->state(), pb::SNAPSHOT_COMMITTED);
 }
 
+// Its copies are in one rack, as it was planned; by now there are two, and the old one is in both.
+TEST(PlacementSpread, ASaveThatWasOpenedInOneRackReplacesNothingThatIsInTwo) {
+  Cluster cluster;
+  for (uint32_t i = 0; i < 3; ++i) {
+    cluster.server(i).domain = fmt::format("rack{}/host{}", i % 2, i);
+    cluster.server(i).pull_refuses = error::ResourceExhausted("no slab is free");
+  }
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  JobRun run = cluster.NewRun();
+  run.world = 1;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  const auto kept = cluster.server(1).objects;
+  EXPECT_EQ(kept.size(), 1U);
+  cluster.KillServer(1);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  const auto opened = cluster.OpenRank(run, "1", 0, 1);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  cluster.server(1).objects = kept;
+  cluster.RestartServer(1);
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  for (const pb::Member& holder : opened->holders()) {
+    ASSERT_TRUE(
+        cluster
+            .Seal(*cluster.Find(holder.server_id()), Cluster::ObjectOf(run, opened->snapshot(), 0))
+            .ok());
+  }
+  ASSERT_EQ(cluster.Await(opened->snapshot(), 0)->state(), pb::SNAPSHOT_COMMITTED);
+  cluster.Run(2s);
+  EXPECT_EQ(cluster.List(run.job)->snapshots_size(), 2) << cluster.events.All();
+
+  cluster.server(1).pull_refuses = absl::OkStatus();
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.List(run.job)->snapshots_size() == 1; }))
+      << cluster.events.All();
+}
+
 }  // namespace
 }  // namespace gemel::placement_test
