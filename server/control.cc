@@ -97,6 +97,7 @@ void Control::FillCaller(uint32_t protocol, pb::Caller* caller) const {
   caller->set_incarnation(incarnation_.ToBytes());
   caller->set_generation(generation_);
   caller->set_term(term_);
+  caller->set_leader(claim_);
 }
 
 }  // namespace gemel

@@ -80,9 +80,11 @@ class Control {
   void SetCluster(const ClusterId& cluster) { cluster_ = cluster; }
 
   // The newest leader that this server has obeyed: told to placement with every call.
-  void SetLeader(uint64_t generation, uint64_t term) {
+  // `claim`: of the one that was joined in this life, empty before that.
+  void SetLeader(uint64_t generation, uint64_t term, std::string claim) {
     generation_ = generation;
     term_ = term;
+    claim_ = std::move(claim);
   }
 
   // Of the last answer, or the newest: every join begins there.
@@ -169,6 +171,7 @@ class Control {
   ClusterId cluster_;
   uint64_t generation_ = 0;
   uint64_t term_ = 0;
+  std::string claim_;
 };
 
 }  // namespace gemel

@@ -32,6 +32,11 @@ Directives::Directives(const ServerSeams& seams, const Parts& parts)
 void Directives::Hold(bool held) {
   joins_ += 1;
   held_ = held;
+  if (!held) {
+    taken_ = joins_;
+    running_.clear();
+    results_.clear();
+  }
 }
 
 Task<void> Directives::Run(Gate* gate) {
@@ -61,11 +66,11 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
       "Directives", std::move(request), running_.empty() ? kPollMs : kBusyPollMs);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CO_RETURN_IF_ERROR(parts_.identity->CheckLeader(reply->generation(), reply->term()));
-  for (const uint64_t id : told) {
-    results_.erase(id);
-  }
   if (joins != joins_) {
     co_return absl::OkStatus();  // asked before a join: placement forgot then what it tells here
+  }
+  for (const uint64_t id : told) {
+    results_.erase(id);
   }
   if (reply->rejoin()) {
     if (rejoin_) {
@@ -93,7 +98,7 @@ Task<absl::Status> Directives::Poll(Gate* gate) {
     }
     std::string manifest;
     const absl::Status status = co_await Do(directive, &manifest);
-    Finish(directive.id(), status, std::move(manifest));
+    Finish(directive.id(), joins, status, std::move(manifest));
   }
   if (!anything && reply->directives_size() > 0) {
     co_await seams_.loop->Sleep(kPollPause);
@@ -108,14 +113,18 @@ Task<void> Directives::DoInBackground(Gate* gate, pb::Directive directive, uint6
   }
   std::string manifest;
   const absl::Status status = co_await Do(directive, &manifest);
-  Finish(directive.id(), status, std::move(manifest));
+  Finish(directive.id(), joins, status, std::move(manifest));
   // Placement forgot the directive at the join, and the inventory was made before its end.
   if (joins != joins_ && directive.has_persist_shard() && status.ok() && rejoin_) {
     rejoin_("a shard came to disk after the inventory was made: joining again");
   }
 }
 
-void Directives::Finish(uint64_t id, const absl::Status& status, std::string manifest) {
+void Directives::Finish(uint64_t id, uint64_t joins, const absl::Status& status,
+                        std::string manifest) {
+  if (joins < taken_) {
+    return;  // placement forgot it, and may since have given its number to another
+  }
   GEMEL_CHECK_EQ(running_.erase(id), 1U) << "directive " << id;
   if (!status.ok()) {
     seams_.events->Emit(Severity::kWarning, "directive_failed",

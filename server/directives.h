@@ -54,7 +54,8 @@ class Directives {
   void OnCorrupt(Corrupt corrupt) { corrupt_ = std::move(corrupt); }
 
   // From before an inventory is made until placement has taken it: nothing begins that would make
-  // it untrue. What is not begun is given again, or is no longer wanted.
+  // it untrue. What is not begun is given again, or is no longer wanted; nothing is told of what
+  // was begun, as placement has forgotten it.
   void Hold(bool held);
   Task<void> Run(Gate* gate);
 
@@ -65,7 +66,7 @@ class Directives {
  private:
   Task<absl::Status> Poll(Gate* gate);
   Task<void> DoInBackground(Gate* gate, pb::Directive directive, uint64_t joins);
-  void Finish(uint64_t id, const absl::Status& status, std::string manifest);
+  void Finish(uint64_t id, uint64_t joins, const absl::Status& status, std::string manifest);
 
   Task<absl::Status> StoreCommit(pb::StoreCommit work);
   Task<absl::Status> DropSnapshot(pb::DropSnapshot work);
@@ -84,6 +85,7 @@ class Directives {
   Corrupt corrupt_;
   bool held_ = false;
   uint64_t joins_ = 0;  // that began, and that ended
+  uint64_t taken_ = 0;  // joins_ when placement took an inventory last
   std::set<uint64_t> running_;
   std::map<uint64_t, pb::DirectiveResult> results_;  // not acknowledged
 };

@@ -98,7 +98,7 @@ Task<absl::Status> Membership::JoinOnce() {
   parts_.directives->Hold(false);
   GEMEL_CO_RETURN_IF_ERROR(kept);
   parts_.control->SetCluster(cluster);
-  parts_.control->SetLeader(leader.generation, leader.term);
+  parts_.control->SetLeader(leader.generation, leader.term, leader_);
   if (reply->heartbeat_ms() > 0) {
     interval_ = std::chrono::milliseconds(reply->heartbeat_ms());
   }

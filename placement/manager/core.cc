@@ -231,6 +231,12 @@ absl::StatusOr<MemberEntry*> PlacementCore::FindPresent(const pb::Caller& caller
         "incarnation {} of server {} is not a member (any more); join again", incarnation.ToShort(),
         id.ToShort());
   }
+  // A call that the network kept while leaders changed: what it tells may be over, and the ids of
+  // directives may be those of this leader. Servers of older releases name none.
+  if (!caller.leader().empty() && caller.leader() != leadership_->claim().ToBytes()) {
+    return error::FailedPrecondition("server {} called another leader than this one; join again",
+                                     member->record.name);
+  }
   return member;
 }
 

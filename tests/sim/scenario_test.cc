@@ -99,6 +99,9 @@ constexpr PastSeed kPastSeeds[] = {
      "the oracle asked that what had lost copies stay until a newer one of its name is full"},
     {20790001054,
      "a server had obeyed a lost recovery of the same generation, and refused the next"},
+    {20791002766,
+     "a directive's number was that of one before a recovery, and its result was taken"},
+    {20791007737, "what a server had sealed under another leader was counted after it was dropped"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {
