@@ -176,6 +176,9 @@ bool PlacementCore::RetargetRank(Attempt* attempt, uint32_t rank) {
     }
     target = model::Retarget(plan.members, plan.slots, shard, attempt->record.level);
   }
+  if (target.holders.empty()) {
+    return false;  // nobody takes work: the old plan stands until somebody does
+  }
   std::vector<SlotReceipt> holders;
   if (shard.owner.has_value()) {
     const ServerId& id = plan.ids[*shard.owner];

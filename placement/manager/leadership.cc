@@ -167,25 +167,26 @@ Task<absl::StatusOr<Leadership::Claim>> Leadership::TakeOver(const Seen* seen, u
   }
   // Not there is not lost: the claim may still be applied, and then nobody but its maker can beat;
   // that is found by looking again.
-  unknown_.push_back(claim);
+  unknown_.push_back({claim, began});
   if (unknown_.size() > kUnknownMax) {
     unknown_.erase(unknown_.begin());
   }
   GEMEL_CO_ASSIGN_OR_RETURN(const std::optional<Versioned> found,
                             co_await seams_.store->Get(kLeaderKey));
-  co_return IsOwn(found, began) ? Claim::kWon : Claim::kUnknown;
+  co_return IsOwn(found) ? Claim::kWon : Claim::kUnknown;
 }
 
-// Takes a claim of unknown outcome for won when it is what the store has.
-bool Leadership::IsOwn(const std::optional<Versioned>& leader, TimePoint since) {
+// Takes a claim of unknown outcome for won when it is what the store has. Another may have seen it
+// there since it was begun, and no beat after it: it serves from its next beat on, if it took long.
+bool Leadership::IsOwn(const std::optional<Versioned>& leader) {
   const auto own = std::find_if(unknown_.begin(), unknown_.end(), [&leader](const auto& claim) {
-    return leader.has_value() && leader->value == EncodeStored(claim);
+    return leader.has_value() && leader->value == EncodeStored(claim.record);
   });
   if (own == unknown_.end()) {
     return false;
   }
-  const LeaderRecord claim = *own;
-  Won(claim, leader->version, since);
+  const Unknown claim = *own;
+  Won(claim.record, leader->version, claim.since);
   return true;
 }
 
@@ -209,6 +210,9 @@ Task<absl::Status> Leadership::Seize() {
   while (!stopped_) {
     const absl::StatusOr<Seen> seen = co_await Look();
     GEMEL_CO_RETURN_IF_ERROR(seen.status());
+    if (IsOwn(seen->leader)) {
+      co_return absl::OkStatus();
+    }
     const absl::StatusOr<Claim> claim = co_await TakeOver(&*seen, other_.term + 1);
     GEMEL_CO_RETURN_IF_ERROR(claim.status());
     if (*claim == Claim::kWon) {
@@ -221,11 +225,10 @@ Task<absl::Status> Leadership::Seize() {
 
 Task<absl::Status> Leadership::RaiseTerm(uint64_t term) {
   while (version_ != 0 && record_.term < term && !stopped_) {
-    const TimePoint began = loop_->Now();
     Seen seen;
     GEMEL_CO_ASSIGN_OR_RETURN(seen, co_await Look());
     if (!seen.leader.has_value() || seen.leader->version != version_) {
-      if (IsOwn(seen.leader, began)) {
+      if (IsOwn(seen.leader)) {
         continue;
       }
       co_return Refused(kLeaderKey);
@@ -245,6 +248,9 @@ Task<absl::Status> Leadership::Campaign() {
   while (!stopped_) {
     absl::StatusOr<Seen> seen = co_await Look();
     const TimePoint now = loop_->Now();
+    if (seen.ok() && IsOwn(seen->leader)) {
+      co_return absl::OkStatus();
+    }
     if (seen.ok()) {
       // While the store or this process stood still, so may have the leader.
       const bool gap = now - std::exchange(looked, now) > times.takeover_after / 2;

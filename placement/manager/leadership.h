@@ -18,7 +18,9 @@
 // Ownership: PlacementManager owns it; the seams outlive it. Stop() ends Campaign() and Beat().
 // Invariants:
 //   (1) terms grow with every claim; two managers never have the same;
-//   (2) after a refused transaction this manager does not lead until it has claimed again.
+//   (2) after a refused transaction this manager does not lead until it has claimed again;
+//   (3) no claim compares an own one of unknown outcome: once one of those is applied, the others
+//       never are.
 // Errors: Unavailable when the store does not answer; Cancelled after Stop().
 #pragma once
 
@@ -85,9 +87,15 @@ class Leadership {
   // What became of a claim.
   enum class Claim { kWon, kLost, kUnknown };
 
+  // A claim of this manager, begun at `since`, that may have been applied, or may yet be.
+  struct Unknown {
+    LeaderRecord record;
+    TimePoint since{};
+  };
+
   Task<absl::StatusOr<Seen>> Look();
   Task<absl::StatusOr<Claim>> TakeOver(const Seen* seen, uint64_t term);
-  bool IsOwn(const std::optional<Versioned>& leader, TimePoint since);
+  bool IsOwn(const std::optional<Versioned>& leader);
   void Won(const LeaderRecord& claim, uint64_t version, TimePoint since);
   Task<void> BeatOnce();
   void Depose(const std::string& why);
@@ -96,11 +104,11 @@ class Leadership {
   const PlacementOptions options_;
   const PlacementSeams seams_;
   Loop* const loop_;
-  LeaderRecord record_;                // as this manager put it last
-  std::vector<LeaderRecord> unknown_;  // own claims that may have been applied, or may yet be
-  uint64_t version_ = 0;               // of record_ in the store; 0: does not lead
-  LeaderRecord other_;                 // who leads, as it was read last
-  TimePoint serves_until_{};           // by the last beat
+  LeaderRecord record_;  // as this manager put it last
+  std::vector<Unknown> unknown_;
+  uint64_t version_ = 0;      // of record_ in the store; 0: does not lead
+  LeaderRecord other_;        // who leads, as it was read last
+  TimePoint serves_until_{};  // by the last beat
   uint64_t beats_ = 0;
   absl::Status unfit_;  // why this manager must not decide any more, until a person has acted
   bool doubted_ = false;

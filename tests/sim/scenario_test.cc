@@ -102,6 +102,8 @@ constexpr PastSeed kPastSeeds[] = {
     {20791002766,
      "a directive's number was that of one before a recovery, and its result was taken"},
     {20791007737, "what a server had sealed under another leader was counted after it was dropped"},
+    {20791008300, "a manager's own claim was applied after it had won by another of its own"},
+    {20791008923, "a save had no holders left once no server took work, and placement died of it"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {

@@ -230,6 +230,20 @@ TEST_F(PlacementDrain, TheLastServersAreRefusedUnlessForced) {
   EXPECT_THAT(reply->blocked(), testing::Contains(HasSubstr("0 servers take work")));
 }
 
+TEST_F(PlacementDrain, ASaveGoesOnWhenTheLastServersTakeWorkAgain) {
+  Begin(2);
+  const JobRun run = Run(1);
+  ASSERT_TRUE(cluster.OpenRank(run, "1", 0).ok());
+  for (const size_t index : {1, 0}) {
+    ASSERT_TRUE(BeginDrain(index, true).ok());
+  }
+  EXPECT_TRUE(cluster.OpenRank(run, "1", 0).ok());
+  for (const size_t index : {0, 1}) {
+    ASSERT_TRUE(cluster.Drain(index, pb::DrainRequest::CANCEL).ok());
+  }
+  EXPECT_TRUE(cluster.Save(run, "1").ok());
+}
+
 TEST_F(PlacementDrain, FewerDomainsAreRefused) {
   for (uint32_t i = 0; i < 3; ++i) {
     cluster.AddServer(i);

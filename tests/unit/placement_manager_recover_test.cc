@@ -389,6 +389,23 @@ TEST_F(PlacementRecover, ATermThatIsWrittenLateIsNotTakenForAnotherManagers) {
   }
 }
 
+// A claim that the store applies late is seen before another is made, which might be late, too.
+TEST_F(PlacementRecover, OneOfSeveralClaimsThatAreWrittenLateIsWon) {
+  cluster.store.unknown_applied_permille = 0;
+  cluster.store.unknown_late_permille = 1000;
+  Random random(1);
+  for (int round = 0; round < 40; ++round) {
+    cluster.Kill();
+    cluster.store.late_max = (round % 8 + 1) * 20ms;
+    cluster.store.unknown_permille = 700;
+    ASSERT_TRUE(cluster.Start().ok());
+    cluster.store.unknown_permille = 0;
+    cluster.Run(300ms);
+    const auto epoch = cluster.Acquire("gpt", EpochToken::Draw(&random));
+    ASSERT_TRUE(epoch.ok()) << "round " << round << ": " << epoch.status();
+  }
+}
+
 // Who came later is unknown to those that did not hear of the recovery: a majority of them alone
 // would give the same generation again.
 TEST_F(PlacementRecover, OnlyLastMembersCountForTheMajorityThatHasTheGeneration) {

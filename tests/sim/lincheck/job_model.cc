@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "common/check.h"
+#include "common/errors.h"
 
 namespace gemel::sim {
 namespace {
@@ -414,7 +415,9 @@ void JobRecorder::Acquired(OperationIndex index, const absl::StatusOr<EpochId>& 
   }
   // An earlier try of the same call may have made the epoch that was superseded since.
   Unknown(index);
-  if (answer.status().code() == absl::StatusCode::kFailedPrecondition && index != kNotRecorded) {
+  const bool superseded = answer.status().code() == absl::StatusCode::kFailedPrecondition &&
+                          MessageOf(answer.status()).find("superseded") != std::string_view::npos;
+  if (superseded && index != kNotRecorded) {
     const uint32_t process = recorder_.history()[index].process;
     const OperationIndex refusal = recorder_.Invoke(process, call);
     recorder_.Return(refusal, Outcome::kRefused, std::move(call));
