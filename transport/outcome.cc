@@ -90,25 +90,7 @@ absl::StatusCode CodeOfErrno(int error) {
     default:
       break;
   }
-  switch (OutcomeOfErrno(error).outcome) {
-    case Outcome::kOk:
-      return absl::StatusCode::kOk;
-    case Outcome::kRetryLane:
-    case Outcome::kRetryPeer:
-    case Outcome::kPeerGone:
-      return absl::StatusCode::kUnavailable;
-    case Outcome::kFenced:
-      return absl::StatusCode::kFailedPrecondition;
-    case Outcome::kCorrupt:
-      return absl::StatusCode::kDataLoss;
-    case Outcome::kNoCredit:
-      return absl::StatusCode::kResourceExhausted;
-    case Outcome::kInvalid:
-      return absl::StatusCode::kInvalidArgument;
-    case Outcome::kUnknown:
-      break;
-  }
-  return absl::StatusCode::kUnknown;
+  return CodeOfOutcome(OutcomeOfErrno(error).outcome);
 }
 
 std::string_view WayOut(int error) {
@@ -137,6 +119,28 @@ std::string_view OutcomeName(Outcome outcome) {
   const auto index = static_cast<size_t>(outcome);
   GEMEL_CHECK_LT(index, kNames.size());
   return kNames[index];
+}
+
+absl::StatusCode CodeOfOutcome(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kOk:
+      return absl::StatusCode::kOk;
+    case Outcome::kRetryLane:
+    case Outcome::kRetryPeer:
+    case Outcome::kPeerGone:
+      return absl::StatusCode::kUnavailable;
+    case Outcome::kFenced:
+      return absl::StatusCode::kFailedPrecondition;
+    case Outcome::kCorrupt:
+      return absl::StatusCode::kDataLoss;
+    case Outcome::kNoCredit:
+      return absl::StatusCode::kResourceExhausted;
+    case Outcome::kInvalid:
+      return absl::StatusCode::kInvalidArgument;
+    case Outcome::kUnknown:
+      break;
+  }
+  return absl::StatusCode::kUnknown;
 }
 
 OutcomeFacts OutcomeOfErrno(int error) {

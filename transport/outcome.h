@@ -2,7 +2,8 @@
 //
 // Outcome: the table of errors (DESIGN section 7). Every errno of a stream socket and every status
 // of the protocol becomes one of nine outcomes with three facts: may bytes have landed at the peer,
-// may the source be reused, who tries again. It is the only place where errno becomes absl::Status.
+// may the source be reused, who tries again. It is the only place where errno becomes absl::Status;
+// the rows of work completions are in verbs/verbs_outcome.h.
 //
 // The facts hold for the stream fabrics, whose kernel copies the source: after the call that failed
 // it is not read any more. A value without a row is kUnknown, with the most careful facts.
@@ -41,6 +42,9 @@ struct OutcomeFacts {
 };
 
 std::string_view OutcomeName(Outcome outcome);
+
+// What callers get for it, where nothing says it more precisely.
+absl::StatusCode CodeOfOutcome(Outcome outcome);
 
 OutcomeFacts OutcomeOfErrno(int error);
 OutcomeFacts OutcomeOfStatus(absl::StatusCode code);

@@ -88,6 +88,8 @@ struct NetworkFacts {
   std::string congestion;            // the system's default
   std::string congestion_available;  // with spaces
   bool cubic_settable = true;        // on a socket, by this user
+  std::vector<std::string> rdma;     // what each RDMA port is and can
+  std::string rdma_error;            // why there is none
 };
 
 Findings CheckNetwork(const NetworkFacts& facts);

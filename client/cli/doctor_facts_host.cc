@@ -27,7 +27,9 @@
 #include "client/cli/host_processes.h"
 #include "common/bytes.h"
 #include "common/check.h"
+#include "common/errors.h"
 #include "common/xxh3.h"
+#include "transport/verbs/verbs_calls.h"
 
 namespace gemel::cli {
 namespace {
@@ -90,6 +92,19 @@ int ProbeMemfd(bool* populate) {
   }
   close(fd);
   return failed;
+}
+
+void ReadRdmaFacts(NetworkFacts* facts) {
+  const absl::StatusOr<const VerbsCalls*> calls = LoadVerbs();
+  if (!calls.ok()) {
+    facts->rdma_error = MessageOf(calls.status());
+    return;
+  }
+  const absl::StatusOr<std::vector<RdmaPort>> ports = ListRdmaPorts(**calls);
+  facts->rdma_error = ports.ok() ? "no device" : MessageOf(ports.status());
+  for (const RdmaPort& port : ports.value_or(std::vector<RdmaPort>())) {
+    facts->rdma.push_back(Describe(port));
+  }
 }
 
 bool CubicSettable() {
@@ -200,6 +215,7 @@ NetworkFacts ReadNetworkFacts() {
   facts.congestion = LineOf("/proc/sys/net/ipv4/tcp_congestion_control");
   facts.congestion_available = LineOf("/proc/sys/net/ipv4/tcp_available_congestion_control");
   facts.cubic_settable = CubicSettable();
+  ReadRdmaFacts(&facts);
   return facts;
 }
 

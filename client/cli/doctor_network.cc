@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Ports and congestion control.
+// Ports, congestion control, RDMA devices.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "client/cli/doctor.h"
 
@@ -55,6 +56,14 @@ Finding CheckCongestion(const NetworkFacts& facts) {
           fmt::format("{}; servers set cubic on their own sockets", there), ""};
 }
 
+Finding CheckRdma(const NetworkFacts& facts) {
+  if (facts.rdma.empty()) {
+    return {"RDMA", Level::kOk, fmt::format("none, TCP serves: {}", facts.rdma_error), ""};
+  }
+  return {"RDMA", Level::kOk,
+          fmt::format("{}; this release moves bytes over TCP", fmt::join(facts.rdma, "; ")), ""};
+}
+
 }  // namespace
 
 Findings CheckNetwork(const NetworkFacts& facts) {
@@ -63,6 +72,7 @@ Findings CheckNetwork(const NetworkFacts& facts) {
     findings.push_back(CheckPort(port));
   }
   findings.push_back(CheckCongestion(facts));
+  findings.push_back(CheckRdma(facts));
   return findings;
 }
 

@@ -43,7 +43,7 @@ def test_a_sound_cluster_has_no_failure_and_every_group_is_looked_at(shared):
     assert found["programs"]["level"] == found["running versions"]["level"] == "ok"
     assert "4 processes" in found["running versions"]["found"]
     assert found["Python package"]["level"] == "ok", found["Python package"]
-    for check in ("memory", "memlock", "huge pages", "congestion control", "clock source", "time of day", "port 7601",
+    for check in ("memory", "memlock", "huge pages", "congestion control", "RDMA", "clock source", "time of day", "port 7601",
                   "open files", "digest", "kernel", "fsync", "disk space", "file system"):
         assert check in found
     table = gemel("doctor", "--dir", shared.dir).out

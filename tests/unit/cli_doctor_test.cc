@@ -197,6 +197,14 @@ TEST(DoctorNetwork, KnowsThatBbrIsNotUsedForDataConnections) {
   EXPECT_EQ(FindingOf(CheckNetwork(facts), "congestion control").level, Level::kWarn);
 }
 
+TEST(DoctorNetwork, ShowsRdmaDevicesAndWhyThereAreNone) {
+  NetworkFacts facts = SoundNetwork();
+  facts.rdma_error = "no device";
+  Expect(FindingOf(CheckNetwork(facts), "RDMA"), Level::kOk, "TCP serves: no device", "");
+  facts.rdma = {"mlx5_0 port 1: active", "mlx5_1 port 1: not active"};
+  Expect(FindingOf(CheckNetwork(facts), "RDMA"), Level::kOk, "active; mlx5_1 port 1", "");
+}
+
 TEST(DoctorNetwork, NamesWhoHoldsAPort) {
   NetworkFacts facts = SoundNetwork();
   facts.ports[0].holder = PortHolder{4711, "python3 -m http.server 7601", 1000};
