@@ -47,6 +47,7 @@ SUITES = (
     Suite("etcd", "pytest", "release", 6, "tests/etcd"),
     Suite("crash", "pytest", "release", 8, "tests/crash"),
     Suite("faults", "pytest", "release", 8, "tests/faults"),
+    Suite("lab", "pytest", "release", 6, "tests/lab"),
     Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
     Suite("asan", "ctest", "asan", 4, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim)_"),
     Suite("tsan", "ctest", "tsan", 3, "tests/unit", labels="^unit$", names="^(common|transport|client)_"),
