@@ -136,19 +136,28 @@ std::string PlacementCore::UnknownDisks() const {
   return names;
 }
 
-// Neither in memory nor on disk anywhere. What an unknown disk might hold is not lost, nor what a
-// server is about to have copied: its source may have died since.
+// A server is about to have copied it, or has it half on disk: its source may have gone since.
+bool PlacementCore::IsUnderWay(const Committed& snapshot, uint32_t rank) {
+  const std::pair<uint32_t, ServerId> first{rank, ServerId()};
+  const auto has = [&](const auto& tasks) {
+    const auto task = tasks.lower_bound(first);
+    return task != tasks.end() && task->first.first == rank;
+  };
+  if (snapshot.persist.has_value() && IsBeingWritten(*snapshot.persist, rank)) {
+    return true;
+  }
+  return has(snapshot.pulls) || has(snapshot.rewrites);
+}
+
+// Neither in memory nor on disk anywhere. What an unknown disk might hold is not lost, nor what is
+// under way.
 std::vector<uint32_t> PlacementCore::LostShards(const Committed& snapshot,
                                                 const HolderTable& sources) const {
   GEMEL_CHECK_EQ(sources.size(), snapshot.record.world_size);
   std::vector<uint32_t> lost;
   const bool known = AllReported(nullptr) && UnknownDisks().empty();
   for (uint32_t rank = 0; rank < sources.size(); ++rank) {
-    if (!known || !sources[rank].empty()) {
-      continue;
-    }
-    const auto pull = snapshot.pulls.lower_bound({rank, ServerId()});
-    if (pull == snapshot.pulls.end() || pull->first.first != rank) {
+    if (known && sources[rank].empty() && !IsUnderWay(snapshot, rank)) {
       lost.push_back(rank);
     }
   }

@@ -321,6 +321,7 @@ class PlacementCore {
                       std::map<SnapshotKey, std::map<uint32_t, HeldCopy>> MemberEntry::* copies);
   static const HeldCopy& CopyAt(const MemberEntry& member, const ShardId& shard);
   void CountCopies(Committed* snapshot);
+  static bool IsUnderWay(const Committed& snapshot, uint32_t rank);
   std::vector<uint32_t> LostShards(const Committed& snapshot, const HolderTable& sources) const;
   bool AllReported(std::string* waiting_for) const;
   std::string UnknownDisks() const;
@@ -441,6 +442,7 @@ class PlacementCore {
   void StartDue(Job* job);
   void BeginPersist(Job* job, Committed* snapshot);
   void PersistStep(Job* job, const model::SnapshotOrder& order);
+  static bool IsBeingWritten(const PersistRun& run, uint32_t rank);
   bool PersistRank(Committed* snapshot, uint32_t rank, const std::vector<ServerId>& holders,
                    const std::vector<ServerId>& disks);
   void PersistShardAt(Committed* snapshot, uint32_t rank, MemberEntry* member);

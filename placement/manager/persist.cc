@@ -133,6 +133,11 @@ void PlacementCore::PersistStep(Job* job, const model::SnapshotOrder& order) {
   job->changed.NotifyAll();
 }
 
+bool PlacementCore::IsBeingWritten(const PersistRun& run, uint32_t rank) {
+  const auto first = run.writing.lower_bound({rank, ServerId()});
+  return first != run.writing.end() && first->first == rank;
+}
+
 // False when nobody is left to try: `waits_for` says why. The least busy holder first, so that the
 // hosts share the work. While only some of the copies in memory are left, repair may bring more.
 bool PlacementCore::PersistRank(Committed* snapshot, uint32_t rank,
@@ -173,7 +178,7 @@ bool PlacementCore::PersistRank(Committed* snapshot, uint32_t rank,
                                       holders.size(), run.copies)
                         : why;
   }
-  const bool hope = enough || (!snapshot->full && !holders.empty());
+  const bool hope = enough || (holders.empty() ? IsBeingWritten(run, rank) : !snapshot->full);
   for (MemberEntry* member : able) {
     if (hope && sought > 0 && member->persists < kPersistsMax) {
       PersistShardAt(snapshot, rank, member);
@@ -240,6 +245,7 @@ void PlacementCore::PersistShardDone(const ShardId& shard, uint64_t run, const H
     found->second.persist->failed[from] = result.message();
   }
   PersistStep(job, order);
+  ReviewRestoreSoon(job);
 }
 
 // What is being written is dropped. What is whole on a disk may be the only copy there is when

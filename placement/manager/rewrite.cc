@@ -221,6 +221,8 @@ void PlacementCore::WrittenAgain(const RewriteTask& task, const ServerId& server
     NoteFailure(&snapshot, {task.rank, server}, result.message());
   }
   MaintainSoon(task.job);
+  task.job->changed.NotifyAll();
+  ReviewRestoreSoon(task.job);
 }
 
 }  // namespace gemel

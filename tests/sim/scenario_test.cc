@@ -104,6 +104,7 @@ constexpr PastSeed kPastSeeds[] = {
     {20791007737, "what a server had sealed under another leader was counted after it was dropped"},
     {20791008300, "a manager's own claim was applied after it had won by another of its own"},
     {20791008923, "a save had no holders left once no server took work, and placement died of it"},
+    {20792005810, "a snapshot was told lost while a disk was about to have the last of it"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {

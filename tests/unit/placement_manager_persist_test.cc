@@ -548,6 +548,33 @@ TEST_F(PlacementPersist, ACopyThatAServerFindsDamagedAsItWritesItCountsNoMore) {
   EXPECT_LT(cluster.InfoOf("gpt", "1").copies_now(), 2U);
 }
 
+// Its copies in memory decay while one of them is being written to a disk.
+TEST_F(PlacementPersist, WhatIsBeingWrittenIsNotLostBeforeThatEnds) {
+  run.world = 1;
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = server->pulls_hang = true;
+  }
+  const auto saved = cluster.Save(run, "1");
+  ASSERT_TRUE(saved.ok());
+  cluster.Run(1s);
+  const JobRun next = cluster.NewRun();
+  const auto begun = cluster.Begin(next, 0, 1);
+  ASSERT_EQ(Cluster::NameOf(*begun), "1");
+  for (const auto& server : cluster.servers) {
+    server->corrupt.insert({*FromProto(*saved), 0});
+  }
+  ASSERT_TRUE(cluster.Report(next, begun->round(), 0, false, {0}).ok());
+  EXPECT_EQ(cluster.AwaitRestored(next, begun->round())->outcome(), pb::AwaitRestoreReply::PENDING);
+  EXPECT_EQ(cluster.InfoOf("gpt", "1").copies_now(), 0U);
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = false;
+    server->corrupt.clear();
+  }
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "1")) << cluster.events.All();
+  EXPECT_TRUE(cluster.AwaitRestored(next, begun->round()).ok());
+  EXPECT_EQ(Cluster::NameOf(*cluster.Begin(cluster.NewRun(), 0, 1)), "1");
+}
+
 TEST_F(PlacementPersist, APersistWaitsForTheCopiesThatRepairBrings) {
   run.persist.set_copies(2);
   cluster.server(0).disk_hangs = true;
