@@ -552,7 +552,8 @@ TEST_F(PlacementPersist, ACopyThatAServerFindsDamagedAsItWritesItCountsNoMore) {
 TEST_F(PlacementPersist, WhatIsBeingWrittenIsNotLostBeforeThatEnds) {
   run.world = 1;
   for (const auto& server : cluster.servers) {
-    server->disk_hangs = server->pulls_hang = true;
+    server->disk_hangs = true;
+    server->pull_refuses = error::Unavailable("no source gives it");
   }
   const auto saved = cluster.Save(run, "1");
   ASSERT_TRUE(saved.ok());
@@ -564,7 +565,9 @@ TEST_F(PlacementPersist, WhatIsBeingWrittenIsNotLostBeforeThatEnds) {
     server->corrupt.insert({*FromProto(*saved), 0});
   }
   ASSERT_TRUE(cluster.Report(next, begun->round(), 0, false, {0}).ok());
-  EXPECT_EQ(cluster.AwaitRestored(next, begun->round())->outcome(), pb::AwaitRestoreReply::PENDING);
+  const auto waits = cluster.AwaitRestored(next, begun->round());
+  ASSERT_TRUE(waits.ok()) << waits.status();
+  EXPECT_EQ(waits->outcome(), pb::AwaitRestoreReply::PENDING);
   EXPECT_EQ(cluster.InfoOf("gpt", "1").copies_now(), 0U);
   for (const auto& server : cluster.servers) {
     server->disk_hangs = false;
