@@ -98,6 +98,7 @@ void Control::FillCaller(uint32_t protocol, pb::Caller* caller) const {
   caller->set_generation(generation_);
   caller->set_term(term_);
   caller->set_leader(claim_);
+  caller->set_join(join_);
 }
 
 }  // namespace gemel

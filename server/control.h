@@ -80,11 +80,15 @@ class Control {
   void SetCluster(const ClusterId& cluster) { cluster_ = cluster; }
 
   // The newest leader that this server has obeyed: told to placement with every call.
-  // `claim`: of the one that was joined in this life, empty before that.
-  void SetLeader(uint64_t generation, uint64_t term, std::string claim) {
+  void SetLeader(uint64_t generation, uint64_t term) {
     generation_ = generation;
     term_ = term;
-    claim_ = std::move(claim);
+  }
+
+  // By this join, in this life. Told, too; a join without a number is 0.
+  void SetJoined(std::string leader_claim, uint64_t join) {
+    claim_ = std::move(leader_claim);
+    join_ = join;
   }
 
   // Of the last answer, or the newest: every join begins there.
@@ -172,6 +176,7 @@ class Control {
   uint64_t generation_ = 0;
   uint64_t term_ = 0;
   std::string claim_;
+  uint64_t join_ = 0;
 };
 
 }  // namespace gemel

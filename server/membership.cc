@@ -55,6 +55,7 @@ pb::JoinRequest Membership::JoinRequest(std::set<ShardId>* reported) const {
 Task<absl::Status> Membership::JoinOnce() {
   std::set<ShardId> reported;
   int persisted = 0;
+  uint64_t number = 0;
   parts_.receipts->Hold(true);
   parts_.directives->Hold(true);
   absl::StatusOr<pb::JoinReply> reply;
@@ -63,9 +64,8 @@ Task<absl::Status> Membership::JoinOnce() {
     pb::JoinRequest request = JoinRequest(&reported);
     parts_.control->SpeakNewest();
     joins_ += 1;
-    if (parts_.control->protocol() >= kControlProtocolNumbersJoins) {
-      request.set_join(joins_);
-    }
+    number = parts_.control->protocol() >= kControlProtocolNumbersJoins ? joins_ : 0;
+    request.set_join(number);
     request.set_leader(leader_);
     persisted = request.persisted_size();
     reply = co_await parts_.control->Call<pb::JoinReply>("Join", std::move(request), 0s);
@@ -98,7 +98,8 @@ Task<absl::Status> Membership::JoinOnce() {
   parts_.directives->Hold(false);
   GEMEL_CO_RETURN_IF_ERROR(kept);
   parts_.control->SetCluster(cluster);
-  parts_.control->SetLeader(leader.generation, leader.term, leader_);
+  parts_.control->SetLeader(leader.generation, leader.term);
+  parts_.control->SetJoined(leader_, number);
   if (reply->heartbeat_ms() > 0) {
     interval_ = std::chrono::milliseconds(reply->heartbeat_ms());
   }

@@ -21,6 +21,7 @@ void Receipts::Add(const Object& object) {
 }
 
 void Receipts::Hold(bool held) {
+  joins_ += 1;
   held_ = held;
   added_.NotifyAll();
 }
@@ -35,12 +36,14 @@ Task<void> Receipts::Run(Gate* gate) {
       co_await seams_.loop->Yield();
       continue;
     }
+    const uint64_t joins = joins_;
     const absl::Status sent = co_await SendBatch();
     if (sent.ok()) {
       delay.Reset();
       continue;
     }
-    if (sent.code() == absl::StatusCode::kFailedPrecondition && not_member_) {
+    const bool refused = sent.code() == absl::StatusCode::kFailedPrecondition;
+    if (refused && joins == joins_ && not_member_) {  // else a join overtook it
       not_member_();
     }
     seams_.events->Emit(

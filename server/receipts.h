@@ -58,6 +58,7 @@ class Receipts {
   NotMember not_member_;
   std::set<ShardId> pending_;
   bool held_ = false;
+  uint64_t joins_ = 0;  // that began, and that ended
   WaitQueue added_;
 };
 

@@ -72,7 +72,7 @@ Task<absl::Status> Server::Load() {
   control_ = std::make_unique<Control>(seams_, identity_->server(), incarnation,
                                        options_.control_protocol);
   control_->SetCluster(identity_->cluster());
-  control_->SetLeader(identity_->generation(), identity_->term(), std::string());
+  control_->SetLeader(identity_->generation(), identity_->term());
   co_return absl::OkStatus();
 }
 

@@ -231,11 +231,16 @@ absl::StatusOr<MemberEntry*> PlacementCore::FindPresent(const pb::Caller& caller
         "incarnation {} of server {} is not a member (any more); join again", incarnation.ToShort(),
         id.ToShort());
   }
-  // A call that the network kept while leaders changed: what it tells may be over, and the ids of
-  // directives may be those of this leader. Servers of older releases name none.
+  // A call that the network kept while leaders changed, or the server joined again: what it tells
+  // may be over, and the ids of directives may be those of this leader. Servers of older releases
+  // name neither.
   if (!caller.leader().empty() && caller.leader() != leadership_->claim().ToBytes()) {
     return error::FailedPrecondition("server {} called another leader than this one; join again",
                                      member->record.name);
+  }
+  if (caller.join() != 0 && caller.join() != member->join) {
+    return error::FailedPrecondition("server {} called after its join {}, the last is {}",
+                                     member->record.name, caller.join(), member->join);
   }
   return member;
 }

@@ -35,7 +35,7 @@ BeginReadRequest: 1 caller Caller, 2 job string, 3 name string, 4 read_id bytes,
 BeginRestoreReply.Decision: 0 DECISION_UNKNOWN, 1 CHOSEN, 2 WAIT, 3 NEVER_COMMITTED
 BeginRestoreReply: 1 decision Decision, 2 round uint32, 3 record bytes, 4 manifest bytes, 5 sources* ShardSources, 6 progress string, 7 lost* string
 BeginRestoreRequest: 1 caller Caller, 2 job string, 3 epoch EpochId, 4 token bytes, 5 rank uint32, 6 world_size uint32, 7 wait_ms uint32
-Caller: 1 protocol_version uint32, 2 cluster_id bytes, 3 server_id bytes, 4 incarnation bytes, 5 generation uint64, 6 term uint64, 7 leader bytes
+Caller: 1 protocol_version uint32, 2 cluster_id bytes, 3 server_id bytes, 4 incarnation bytes, 5 generation uint64, 6 term uint64, 7 leader bytes, 8 join uint64
 ClusterMap: 1 version uint64, 2 members* Member
 Directive: 1 id uint64, 2 store_commit StoreCommit, 3 drop_snapshot DropSnapshot, 4 drop_staging DropStaging, 5 see_epoch SeeEpoch, 6 pull_shard PullShard, 7 verify_shard VerifyShard, 8 fetch_manifest FetchManifest, 9 persist_shard PersistShard, 10 mark_persisted MarkPersisted, 11 drop_persisted DropPersisted
 DirectiveResult: 1 id uint64, 2 code uint32, 3 message string, 4 manifest bytes

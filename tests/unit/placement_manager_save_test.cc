@@ -568,21 +568,24 @@ TEST_F(PlacementSave, AReceiptOfAnIncarnationThatIsGoneIsRefused) {
             absl::StatusCode::kFailedPrecondition);
 }
 
-// Kept by the network while leaders changed: its receipts may be dropped since, and the directive
-// that it tells of is another.
-TEST_F(PlacementSave, ACallThatWasMadeUnderAnotherLeaderIsRefused) {
+// Kept by the network while leaders changed, or its server joined again: its receipts may be
+// dropped since, and the directive that it tells of is another.
+TEST_F(PlacementSave, ACallFromBeforeTheLastJoinIsRefused) {
   const JobRun run = cluster.NewRun();
   const pb::OpenReply opened = *cluster.OpenRank(run, "1", 0);
   ScriptedServer& holder = *cluster.Find(opened.holders(1).server_id());
-  pb::ReportReceiptsRequest late;
-  *late.mutable_caller() = cluster.CallerOf(holder);
-  late.mutable_caller()->set_leader(std::string(16, 'L'));
-  *late.add_receipts()->mutable_object() = Cluster::ObjectOf(run, opened.snapshot(), 0);
-  EXPECT_EQ(cluster.Call<pb::ReportReceiptsReply>("ReportReceipts", late).status().code(),
-            absl::StatusCode::kFailedPrecondition);
-  pb::DirectivesRequest results;
-  *results.mutable_caller() = late.caller();
-  EXPECT_TRUE(cluster.Call<pb::DirectivesReply>("Directives", results)->rejoin());
+  for (const bool of_other : {true, false}) {
+    pb::ReportReceiptsRequest late;
+    *late.mutable_caller() = cluster.CallerOf(holder);
+    late.mutable_caller()->set_leader(of_other ? std::string(16, 'L') : "");
+    late.mutable_caller()->set_join(of_other ? 0 : 77);
+    *late.add_receipts()->mutable_object() = Cluster::ObjectOf(run, opened.snapshot(), 0);
+    EXPECT_EQ(cluster.Call<pb::ReportReceiptsReply>("ReportReceipts", late).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    pb::DirectivesRequest results;
+    *results.mutable_caller() = late.caller();
+    EXPECT_TRUE(cluster.Call<pb::DirectivesReply>("Directives", results)->rejoin());
+  }
 }
 
 TEST_F(PlacementSave, AHolderThatCouldNotPullACopyCountsForNone) {

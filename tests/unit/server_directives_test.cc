@@ -589,7 +589,8 @@ TEST(Membership, JoinsWithAnInventoryThatIsMadeForTheLeaderThatTakesIt) {
     EXPECT_EQ(r.fake().calls["Join"], asked + 2) << "one to hear who leads";
     EXPECT_EQ(member.last_join.leader(), leader);
     EXPECT_EQ(member.last_join.objects_size(), 1);
-    EXPECT_TRUE(r.world.RunUntil([&] { return member.leader == leader; }, 1s));
+    EXPECT_TRUE(r.world.RunUntil([&] { return member.caller.leader() == leader; }, 1s));
+    EXPECT_EQ(member.caller.join(), member.last_join.join());
   }
 }
 

@@ -38,7 +38,7 @@ Task<absl::StatusOr<std::string>> FakePlacement::Handle(std::shared_ptr<RpcCall>
     const auto beat = Parse<pb::HeartbeatRequest>(request);
     Joined& member = members[beat.caller().server_id()];
     member.heartbeats += 1;
-    member.leader = beat.caller().leader();
+    member.caller = beat.caller();
     member.tier = beat.tier();
     member.unreachable.insert(beat.unreachable().begin(), beat.unreachable().end());
     pb::HeartbeatReply reply;

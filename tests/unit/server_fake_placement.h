@@ -30,7 +30,7 @@ class FakePlacement final : public RpcService {
     pb::JoinRequest last_join;
     uint32_t joins = 0;
     uint32_t heartbeats = 0;
-    std::string leader;  // by the last heartbeat
+    pb::Caller caller;   // of the last heartbeat
     pb::TierState tier;  // of the last heartbeat
     std::set<std::string> unreachable;
     std::deque<pb::Directive> directives;  // not acknowledged
