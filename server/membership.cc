@@ -12,7 +12,7 @@
 namespace gemel {
 
 Membership::Membership(const ServerSeams& seams, const Parts& parts)
-    : seams_(seams), parts_(parts), interval_(kHeartbeatDefault) {
+    : seams_(seams), parts_(parts), wake_(seams.loop), interval_(kHeartbeatDefault) {
   GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr && parts.pool != nullptr);
   GEMEL_CHECK(parts.objects != nullptr && parts.peers != nullptr && parts.receipts != nullptr);
   GEMEL_CHECK(parts.tier != nullptr && parts.directives != nullptr);
@@ -130,7 +130,7 @@ Task<absl::Status> Membership::Join(Gate* gate) {
                                              seams_.placement->address()));
     }
     seams_.events->Emit(Severity::kWarning, "join_delayed", ToText(status));
-    co_await seams_.loop->Sleep(delay.Next());
+    co_await wake_.WaitUntil(Add(seams_.loop->Now(), delay.Next()));
   }
   co_return error::Cancelled("this server is stopping");
 }
@@ -138,6 +138,7 @@ Task<absl::Status> Membership::Join(Gate* gate) {
 void Membership::RequestRejoin(std::string why) {
   if (!rejoin_) {
     rejoin_ = true;
+    wake_.NotifyAll();  // placement answers: a join that waits for another try need not
     seams_.events->Emit(Severity::kWarning, "rejoin", std::move(why));
   }
 }

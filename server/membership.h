@@ -99,6 +99,7 @@ class Membership {
   // takes one that comes late.
   std::string leader_;
   bool rejoin_ = false;
+  WaitQueue wake_;
   absl::StatusCode beaten_ = absl::StatusCode::kOk;  // of the last heartbeat: a change is told
   Duration interval_;
   TimePoint next_beat_{};

@@ -95,16 +95,16 @@ constexpr PastSeed kPastSeeds[] = {
     {2546, "what was pulled for a disk pinned its snapshot while nothing was written"},
     {3110, "a holder that died while its save was being committed was not replaced"},
     {7516, "a server did after a join what it had been told before it, and nobody took the result"},
-    {20789002475,
-     "the oracle asked that what had lost copies stay until a newer one of its name is full"},
-    {20790001054,
-     "a server had obeyed a lost recovery of the same generation, and refused the next"},
+    {20789002475, "the oracle asked that what had lost copies stay for a newer one of its name"},
+    {20790001054, "a server that had obeyed a lost recovery refused the next of its generation"},
     {20791002766,
      "a directive's number was that of one before a recovery, and its result was taken"},
     {20791007737, "what a server had sealed under another leader was counted after it was dropped"},
     {20791008300, "a manager's own claim was applied after it had won by another of its own"},
     {20791008923, "a save had no holders left once no server took work, and placement died of it"},
     {20792005810, "a snapshot was told lost while a disk was about to have the last of it"},
+    {20792011210, "a person took a full store for a refusal and left a server draining"},
+    {20793000720, "a server that was heard waited to join until it was called dead"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {

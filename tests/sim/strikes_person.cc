@@ -49,10 +49,11 @@ Task<absl::StatusOr<pb::DrainReply>> CallDrain(RpcChannel* placement, std::strin
   co_return reply;
 }
 
-// The manager has decided: nothing else comes of asking again.
+// The manager has decided: nothing else comes of asking again. A full store takes it later.
 bool IsRefusal(const absl::Status& status) {
   return !status.ok() && status.code() != absl::StatusCode::kUnavailable &&
-         status.code() != absl::StatusCode::kDeadlineExceeded;
+         status.code() != absl::StatusCode::kDeadlineExceeded &&
+         status.code() != absl::StatusCode::kResourceExhausted;
 }
 
 }  // namespace

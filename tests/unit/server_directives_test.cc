@@ -419,6 +419,21 @@ TEST(Membership, RetriesAJoinThatPlacementDoesNotAnswer) {
   EXPECT_TRUE(s.Start(0).ok());
 }
 
+// A manager that has just begun gives its members two seconds.
+TEST(Membership, TriesAJoinAtOnceWhenPlacementAnswersAnotherCall) {
+  Running r;
+  FakePlacement::Joined& member = r.fake().named("server-0");
+  r.fake().failures["Join"].assign(8, absl::UnavailableError("not now"));
+  member.rejoin = true;
+  ASSERT_TRUE(r.world.RunUntil([&] { return r.fake().failures["Join"].empty(); }, 9s));
+  r.fake().Direct("server-0", pb::Directive());  // ends its poll
+  const auto joined = [&] {
+    member.rejoin_by_directives = true;
+    return member.joins == 2;
+  };
+  EXPECT_TRUE(r.world.RunUntil(joined, 100ms));
+}
+
 TEST(Membership, SpeaksWhatAnOlderPlacementUnderstandsAndMoreAfterItsUpgrade) {
   Running r;
   EXPECT_GT(r.fake().named("server-0").last_join.join(), 0U);
