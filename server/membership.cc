@@ -89,6 +89,7 @@ Task<absl::Status> Membership::JoinOnce() {
   const Identity::Leader leader{cluster, reply->generation(), reply->term()};
   const absl::Status kept = co_await parts_.identity->Joined(leader, std::move(members));
   // Placement has taken the inventory, whatever this server's disk says of the leader.
+  parts_.control->SetJoined(leader_, number);
   for (const std::shared_ptr<Object>& object : parts_.objects->Sealed()) {
     if (!reported.contains(object->shard())) {
       parts_.receipts->Add(*object);
@@ -99,7 +100,6 @@ Task<absl::Status> Membership::JoinOnce() {
   GEMEL_CO_RETURN_IF_ERROR(kept);
   parts_.control->SetCluster(cluster);
   parts_.control->SetLeader(leader.generation, leader.term);
-  parts_.control->SetJoined(leader_, number);
   if (reply->heartbeat_ms() > 0) {
     interval_ = std::chrono::milliseconds(reply->heartbeat_ms());
   }
