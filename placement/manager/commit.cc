@@ -90,10 +90,10 @@ Task<absl::Status> PlacementCore::CommitLocked(Job* job, Attempt* attempt) {
   snapshot.persist_policy = {.every = attempt->record.persist_every,
                              .interval = std::chrono::seconds(attempt->record.persist_interval_s)};
   const model::SnapshotOrder order = OrderOf(id.epoch, id.sequence);
-  CountCopies(&snapshot);
 
-  // By the domains that there are now, which may be more than the save was planned by.
-  const bool full = attempt->full_count == attempt->record.world_size && snapshot.full;
+  // Counted by the domains that it was opened for; since there are others, maintenance judges it.
+  const bool same_domains = PlanOf(snapshot.record).assignment.level == attempt->record.level;
+  const bool full = attempt->full_count == attempt->record.world_size && same_domains;
   std::vector<model::RetentionEntry> entries = Entries(*job);
   entries.push_back(
       {.order = order, .name = id.name, .attempt = id.attempt, .fully_redundant = full});

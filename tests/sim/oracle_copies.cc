@@ -124,7 +124,7 @@ bool Oracle::IsFull(const Job& job, const model::CommitRecord& record, bool excu
 }
 
 // Whatever a newer one is for, one of them has all its copies, each where it belongs. What has lost
-// some of its own may also go for a newer one of its name: the newest that has all is still there.
+// some of its own may also go for a newer one of its name, as Retire() has it.
 void Oracle::CheckRetired(const Job& job, const std::string& key, uint64_t sequence) {
   const auto& values = cluster_->store()->values;
   const model::CommitRecord own = model::DecodeCommitRecord(job.records.at(sequence)).value();

@@ -212,5 +212,75 @@ TEST_F(PlacementPlacing, AHolderThatDiesIsReplacedByOneWithRoom) {
   EXPECT_EQ(open->holders(1).server_id(), cluster.server(3).id.ToBytes());
 }
 
+// Three copies on five servers in two racks are spread over hosts; an attempt that was opened
+// before most of them came, over racks.
+TEST(PlacementSpread, RanksThatOpenOnAnotherMapAreSpreadAsTheAttemptAsks) {
+  Cluster cluster(5);
+  for (uint32_t i = 0; i < 5; ++i) {
+    cluster.server(i).domain = fmt::format("rack{}/host{}", i % 2, i);
+    cluster.server(i).running = i == 1;
+  }
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.server(1).joined.ok(); }));
+  JobRun run = cluster.NewRun();
+  run.world = 5;
+  run.copies = run.min_copies = 3;
+  ASSERT_TRUE(cluster.OpenRank(run, "1", 1).ok());
+  for (const uint32_t index : {0, 2, 3, 4}) {
+    cluster.RestartServer(index);
+  }
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  pb::SnapshotId snapshot;
+  for (uint32_t rank = 0; rank < run.world; ++rank) {
+    const auto opened = cluster.OpenRank(run, "1", rank);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    snapshot = opened->snapshot();
+    std::set<std::string> racks;
+    for (const pb::Member& holder : opened->holders()) {
+      ScriptedServer& server = *cluster.Find(holder.server_id());
+      racks.insert(server.domain.substr(0, server.domain.find('/')));
+      ASSERT_TRUE(cluster.Seal(server, Cluster::ObjectOf(run, snapshot, rank)).ok());
+    }
+    EXPECT_EQ(racks.size(), 2U) << "rank " << rank;
+  }
+  EXPECT_EQ(cluster.Await(snapshot, 0)->state(), pb::SNAPSHOT_COMMITTED);
+}
+
+// Its copies are in one rack, as it was planned; by now there are two, and the old one is in both.
+TEST(PlacementSpread, ASaveThatWasOpenedInOneRackReplacesNothingThatIsInTwo) {
+  Cluster cluster;
+  for (uint32_t i = 0; i < 3; ++i) {
+    cluster.server(i).domain = fmt::format("rack{}/host{}", i % 2, i);
+    cluster.server(i).pull_refuses = error::ResourceExhausted("no slab is free");
+  }
+  ASSERT_TRUE(cluster.Start().ok());
+  ASSERT_TRUE(cluster.RunUntilJoined());
+  JobRun run = cluster.NewRun();
+  run.world = 1;
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  const auto kept = cluster.server(1).objects;
+  EXPECT_EQ(kept.size(), 1U);
+  cluster.KillServer(1);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.events.Has("member_dead"); }));
+  const auto opened = cluster.OpenRank(run, "1", 0, 1);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  cluster.server(1).objects = kept;
+  cluster.RestartServer(1);
+  ASSERT_TRUE(cluster.RunUntilJoined()) << cluster.events.All();
+  for (const pb::Member& holder : opened->holders()) {
+    ASSERT_TRUE(
+        cluster
+            .Seal(*cluster.Find(holder.server_id()), Cluster::ObjectOf(run, opened->snapshot(), 0))
+            .ok());
+  }
+  ASSERT_EQ(cluster.Await(opened->snapshot(), 0)->state(), pb::SNAPSHOT_COMMITTED);
+  cluster.Run(2s);
+  EXPECT_EQ(cluster.List(run.job)->snapshots_size(), 2) << cluster.events.All();
+
+  cluster.server(1).pull_refuses = absl::OkStatus();
+  EXPECT_TRUE(cluster.RunUntil([&] { return cluster.List(run.job)->snapshots_size() == 1; }))
+      << cluster.events.All();
+}
+
 }  // namespace
 }  // namespace gemel::placement_test

@@ -73,6 +73,49 @@ TEST(Outcome, AConnectionThatBrokeMayHaveDeliveredBytes) {
   }
 }
 
+Retry RetryOf(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kRetryLane:
+      return Retry::kLane;
+    case Outcome::kRetryPeer:
+    case Outcome::kCorrupt:
+    case Outcome::kNoCredit:
+    case Outcome::kPeerGone:
+      return Retry::kCaller;
+    default:
+      return Retry::kNobody;
+  }
+}
+
+TEST(Outcome, EveryErrnoHasItsThreeFacts) {
+  const std::set<int> died = {ECONNRESET, EPIPE, ETIMEDOUT};
+  const std::set<Outcome> landed = {Outcome::kOk, Outcome::kRetryPeer, Outcome::kCorrupt,
+                                    Outcome::kUnknown};
+  for (int error = 0; error <= kErrnoMax; ++error) {
+    const OutcomeFacts facts = OutcomeOfErrno(error);
+    EXPECT_EQ(facts.bytes_may_have_landed, landed.contains(facts.outcome) || died.contains(error))
+        << error;
+    EXPECT_EQ(facts.source_reusable, facts.outcome != Outcome::kUnknown) << error;
+    EXPECT_EQ(facts.retry, RetryOf(facts.outcome)) << error;
+  }
+}
+
+TEST(Outcome, EveryStatusCodeHasItsThreeFacts) {
+  using absl::StatusCode;
+  const std::set<StatusCode> landed = {
+      StatusCode::kOk,       StatusCode::kAlreadyExists,    StatusCode::kAborted,
+      StatusCode::kDataLoss, StatusCode::kUnavailable,      StatusCode::kCancelled,
+      StatusCode::kUnknown,  StatusCode::kDeadlineExceeded, StatusCode::kInternal};
+  for (int value = 0; value <= kStatusCodeMax; ++value) {
+    const auto code = static_cast<StatusCode>(value);
+    const OutcomeFacts facts = OutcomeOfStatus(code);
+    const bool timed_out = code == StatusCode::kCancelled || code == StatusCode::kDeadlineExceeded;
+    EXPECT_EQ(facts.bytes_may_have_landed, landed.contains(code)) << value;
+    EXPECT_EQ(facts.source_reusable, facts.outcome != Outcome::kUnknown || timed_out) << value;
+    EXPECT_EQ(facts.retry, timed_out ? Retry::kCaller : RetryOf(facts.outcome)) << value;
+  }
+}
+
 TEST(Outcome, EveryErrnoBecomesAStatusThatNamesWhatFailed) {
   for (int error = 1; error <= kErrnoMax; ++error) {
     const absl::Status status = StatusOfErrno(error, "receiving from tcp://127.0.0.1:9");

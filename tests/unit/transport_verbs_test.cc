@@ -150,7 +150,9 @@ TEST(VerbsCalls, SaysThatTheKernelHasNoRdma) {
     errno = ENOSYS;
     return static_cast<ibv_device**>(nullptr);
   };
-  EXPECT_FALSE(ListRdmaPorts(calls).ok());
+  const absl::Status none = ListRdmaPorts(calls).status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(MessageOf(none)), HasSubstr("ib_uverbs"));
 }
 
 }  // namespace

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <memory>
 #include <tuple>
 #include <utility>
 
 #include "common/errors.h"
-#include "transport/outcome.h"
 
 namespace gemel {
 namespace {
@@ -81,11 +81,12 @@ std::string Describe(const RdmaPort& port) {
 absl::StatusOr<std::vector<RdmaPort>> ListRdmaPorts(const VerbsCalls& calls) {
   int count = 0;
   const auto free_list = [&calls](ibv_device** list) { calls.free_device_list(list); };
-  errno = 0;
   const std::unique_ptr<ibv_device*, decltype(free_list)> list(calls.get_device_list(&count),
                                                                free_list);
   if (list == nullptr) {
-    return StatusOfErrno(errno == 0 ? ENODEV : errno, "asking for RDMA devices");
+    return error::Unavailable(
+        "the kernel has no RDMA ({}): load the driver of the device and ib_uverbs",
+        strerror(errno));
   }
   std::vector<RdmaPort> ports;
   for (int i = 0; i < count; ++i) {

@@ -53,8 +53,6 @@ struct RdmaPort {
   uint32_t mtu_bytes = 0;       // of one packet
   bool ethernet = false;        // RoCE; else InfiniBand
   bool memory_windows = false;  // type 2B: the fence of DESIGN section 7
-
-  friend bool operator==(const RdmaPort&, const RdmaPort&) = default;
 };
 
 // "mlx5_0 port 1: active, RoCE, packets of 4096 bytes, with memory windows of type 2B".
