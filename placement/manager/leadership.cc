@@ -185,7 +185,7 @@ bool Leadership::IsOwn(const std::optional<Versioned>& leader) {
   if (own == unknown_.end()) {
     return false;
   }
-  const Unknown claim = *own;
+  const Unknown claim = std::move(*own);
   Won(claim.record, leader->version, claim.since);
   return true;
 }
@@ -239,38 +239,39 @@ Task<absl::Status> Leadership::RaiseTerm(uint64_t term) {
   co_return version_ != 0 ? absl::OkStatus() : Refused(kLeaderKey);
 }
 
+// Nobody leads, or has beaten for takeover_after while the store answered.
+bool Leadership::IsStill(const Seen& seen, Watch* watch) const {
+  const TimePoint now = loop_->Now();
+  const auto version = [](const std::optional<Versioned>& there) {
+    return there.has_value() ? there->version : 0;
+  };
+  // While the store or this process stood still, so may have the leader.
+  const Duration takeover_after = options_.election.takeover_after;
+  const bool gap = now - std::exchange(watch->looked, now) > takeover_after / 2;
+  if (gap || version(seen.leader) != version(watch->last.leader) ||
+      version(seen.beat) != version(watch->last.beat)) {
+    watch->since = now;
+  }
+  watch->last = seen;
+  const bool vacant = !seen.leader.has_value() || other_.resigned;
+  return vacant || now - watch->since >= takeover_after;
+}
+
 Task<absl::Status> Leadership::Campaign() {
   GEMEL_CHECK(options_.shared_store && version_ == 0);
-  const ElectionOptions& times = options_.election;
-  Seen last;
-  TimePoint since{};  // when `last` was seen first, without a gap since
-  TimePoint looked{};
+  Watch watch;
   while (!stopped_) {
-    absl::StatusOr<Seen> seen = co_await Look();
-    const TimePoint now = loop_->Now();
+    const absl::StatusOr<Seen> seen = co_await Look();
     if (seen.ok() && IsOwn(seen->leader)) {
       co_return absl::OkStatus();
     }
-    if (seen.ok()) {
-      // While the store or this process stood still, so may have the leader.
-      const bool gap = now - std::exchange(looked, now) > times.takeover_after / 2;
-      const auto version = [](const std::optional<Versioned>& there) {
-        return there.has_value() ? there->version : 0;
-      };
-      if (gap || version(seen->leader) != version(last.leader) ||
-          version(seen->beat) != version(last.beat)) {
-        since = now;
-      }
-      last = *std::move(seen);
-      const bool vacant = !last.leader.has_value() || other_.resigned;
-      if (vacant || now - since >= times.takeover_after) {
-        const absl::StatusOr<Claim> claim = co_await TakeOver(&last, other_.term + 1);
-        if (claim.ok() && *claim == Claim::kWon) {
-          co_return absl::OkStatus();
-        }
+    if (seen.ok() && IsStill(*seen, &watch)) {
+      const absl::StatusOr<Claim> claim = co_await TakeOver(&*seen, other_.term + 1);
+      if (claim.ok() && *claim == Claim::kWon) {
+        co_return absl::OkStatus();
       }
     }
-    co_await changed_.WaitUntil(Add(loop_->Now(), times.poll_every));
+    co_await changed_.WaitUntil(Add(loop_->Now(), options_.election.poll_every));
   }
   co_return error::Cancelled("placement is stopping");
 }

@@ -84,6 +84,13 @@ class Leadership {
     std::optional<Versioned> beat;
   };
 
+  // What a standby has seen so far.
+  struct Watch {
+    Seen last;
+    TimePoint since{};  // when `last` was seen first, without a gap since
+    TimePoint looked{};
+  };
+
   // What became of a claim.
   enum class Claim { kWon, kLost, kUnknown };
 
@@ -96,6 +103,7 @@ class Leadership {
   Task<absl::StatusOr<Seen>> Look();
   Task<absl::StatusOr<Claim>> TakeOver(const Seen* seen, uint64_t term);
   bool IsOwn(const std::optional<Versioned>& leader);
+  bool IsStill(const Seen& seen, Watch* watch) const;
   void Won(const LeaderRecord& claim, uint64_t version, TimePoint since);
   Task<void> BeatOnce();
   void Depose(const std::string& why);

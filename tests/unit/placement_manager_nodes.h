@@ -108,10 +108,13 @@ struct ScriptedServer {
   uint64_t capacity = 1 << 30;
   bool running = true;
   bool beating = true;
-  uint32_t unanswered = 0;     // what its heartbeats say of their answers
-  uint64_t map_version = 0;    // what its heartbeats say of the map
   bool works = true;           // polls for directives
   bool stores_commits = true;  // acknowledges StoreCommit
+  bool disk_hangs = false;     // PersistShard is not answered
+  bool pulls_hang = false;     // PullShard is not answered
+  bool tier_unread = false;
+  uint32_t unanswered = 0;   // what its heartbeats say of their answers
+  uint64_t map_version = 0;  // what its heartbeats say of the map
   uint64_t generation = 0;
   uint64_t term = 0;
   std::string cluster;
@@ -126,15 +129,12 @@ struct ScriptedServer {
   std::map<SnapshotId, std::string> disk_manifests;
   std::set<SnapshotId> marked;
   absl::Status disk_refuses;  // what PersistShard fails with
-  bool disk_hangs = false;    // PersistShard is not answered
   std::string tier_trouble;
-  bool tier_unread = false;
   absl::Status joined = error::Unavailable("not joined");
   std::shared_ptr<ScriptedCall> poll;  // shared with the manager's handler
   std::vector<pb::StoreCommit> commits;
   int pulled = 0;
   std::vector<pb::PullShard> pulls;  // as they were told, told again ones too
-  bool pulls_hang = false;           // PullShard is not answered
   absl::Status pull_refuses;         // what PullShard fails with
   uint64_t tier_free = 1 << 30;
   int manifests_fetched = 0;

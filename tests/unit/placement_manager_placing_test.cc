@@ -107,6 +107,7 @@ TEST_F(PlacementPlacing, TheStrategyOutlivesTheManagerAndSaysWhatASnapshotSurviv
   run.world = 4;
   ASSERT_TRUE(cluster.Save(run, "1").ok());
   std::vector<pb::OpenReply> opened;
+  opened.reserve(run.world);
   for (uint32_t rank = 0; rank < run.world; ++rank) {
     opened.push_back(*cluster.OpenRank(run, "2", rank));
   }

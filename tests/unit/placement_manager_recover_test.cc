@@ -652,7 +652,7 @@ TEST_F(PlacementLargeRecover, GoesOnThroughUnknownOutcomes) {
 
 TEST(InParts, KeepsOrderAndTheLimits) {
   Txn whole;
-  for (int i = 0; i < 200; ++i) {
+  for (size_t i = 0; i < 200; ++i) {
     whole.puts.emplace_back(fmt::format("p{:03}", i), std::string(i % 40 * 1000, 'x'));
     whole.deletes.push_back(fmt::format("d{:03}", i));
   }

@@ -38,6 +38,7 @@ class PlacementSave : public ::testing::Test {
 
   std::vector<pb::OpenReply> OpenAll(const JobRun& run) {
     std::vector<pb::OpenReply> opened;
+    opened.reserve(run.world);
     for (uint32_t rank = 0; rank < run.world; ++rank) {
       opened.push_back(*cluster.OpenRank(run, "1", rank));
     }

@@ -27,6 +27,29 @@ void Load(void* library, const char* name, Function** function, std::string* mis
   }
 }
 
+// None of a device that cannot be opened or asked.
+void AddPorts(const VerbsCalls& calls, ibv_device* device, std::vector<RdmaPort>* ports) {
+  ibv_context* context = calls.open_device(device);
+  if (context == nullptr) {
+    return;
+  }
+  ibv_device_attr facts{};
+  const bool known = calls.query_device(context, &facts) == 0;
+  for (uint8_t port = 1; known && port <= facts.phys_port_cnt; ++port) {
+    ibv_port_attr found{};
+    if (calls.query_port(context, port, reinterpret_cast<_compat_ibv_port_attr*>(&found)) == 0) {
+      ports->push_back(
+          {.device = calls.get_device_name(device),
+           .port = port,
+           .active = found.state == IBV_PORT_ACTIVE,
+           .mtu_bytes = 128U << static_cast<uint32_t>(found.active_mtu),
+           .ethernet = found.link_layer == IBV_LINK_LAYER_ETHERNET,
+           .memory_windows = (facts.device_cap_flags & IBV_DEVICE_MEM_WINDOW_TYPE_2B) != 0});
+    }
+  }
+  calls.close_device(context);
+}
+
 }  // namespace
 
 absl::StatusOr<VerbsCalls> LoadVerbsFrom(const char* library) {
@@ -64,11 +87,11 @@ absl::StatusOr<VerbsCalls> LoadVerbsFrom(const char* library) {
 }
 
 absl::StatusOr<const VerbsCalls*> LoadVerbs() {
-  static const absl::StatusOr<VerbsCalls> loaded = LoadVerbsFrom(kLibrary);
-  if (!loaded.ok()) {
-    return loaded.status();
+  static const absl::StatusOr<VerbsCalls> kLoaded = LoadVerbsFrom(kLibrary);
+  if (!kLoaded.ok()) {
+    return kLoaded.status();
   }
-  return &*loaded;
+  return &*kLoaded;
 }
 
 std::string Describe(const RdmaPort& port) {
@@ -90,29 +113,7 @@ absl::StatusOr<std::vector<RdmaPort>> ListRdmaPorts(const VerbsCalls& calls) {
   }
   std::vector<RdmaPort> ports;
   for (int i = 0; i < count; ++i) {
-    ibv_device* device = list.get()[i];
-    ibv_context* context = calls.open_device(device);
-    ibv_device_attr facts{};
-    if (context == nullptr) {
-      continue;
-    }
-    if (calls.query_device(context, &facts) == 0) {
-      for (uint8_t port = 1; port <= facts.phys_port_cnt; ++port) {
-        ibv_port_attr found{};
-        if (calls.query_port(context, port, reinterpret_cast<_compat_ibv_port_attr*>(&found)) !=
-            0) {
-          continue;
-        }
-        ports.push_back(
-            {.device = calls.get_device_name(device),
-             .port = port,
-             .active = found.state == IBV_PORT_ACTIVE,
-             .mtu_bytes = 128U << static_cast<uint32_t>(found.active_mtu),
-             .ethernet = found.link_layer == IBV_LINK_LAYER_ETHERNET,
-             .memory_windows = (facts.device_cap_flags & IBV_DEVICE_MEM_WINDOW_TYPE_2B) != 0});
-      }
-    }
-    calls.close_device(context);
+    AddPorts(calls, list.get()[i], &ports);
   }
   std::sort(ports.begin(), ports.end(), [](const RdmaPort& a, const RdmaPort& b) {
     return std::tie(a.device, a.port) < std::tie(b.device, b.port);
