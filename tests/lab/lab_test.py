@@ -43,8 +43,8 @@ def prepared():
 def guest(prepared, tmp_path_factory):
     """The checks, programs of the build and an exit status of its own; what they wrote."""
     out = tmp_path_factory.mktemp("lab")
-    verbs, gemel = BUILD / "bin" / "verbs_lab_test", BUILD / "bin" / "gemel"
-    script = (f"tests/lab/guest/checks.sh; {verbs} >$LAB_OUT/verbs.log 2>&1; echo verbs $?; "
+    verbs, gemel = BUILD / "bin" / "verbs_test", BUILD / "bin" / "gemel"
+    script = (f"tests/lab/guest/checks.sh; {verbs} --gtest_filter='*/device*' >$LAB_OUT/verbs.log 2>&1; echo verbs $?; "
               f"{gemel} doctor >$LAB_OUT/doctor.log 2>&1; exit 7")
     done = _run("--loss", "3", "--limit", str(GUEST_LIMIT_S), "--out", str(out), "--", "bash", "-c", script)
     done.out = out
@@ -71,10 +71,11 @@ def _built(program):
         pytest.skip(f"{BUILD}/bin has no {program}: build the preset release")
 
 
-def test_work_completions_are_what_the_error_table_says(guest):
-    _built("verbs_lab_test")
+def test_queue_pairs_of_soft_roce_conform(guest):
+    _built("verbs_test")
     log = (guest.out / "verbs.log").read_text(errors="replace")
-    assert "verbs 0\n" in guest.stdout and "[  SKIPPED ]" not in log, log[-3000:]
+    ran = re.search(r"\[  PASSED  \] (\d+) tests?\.", log)
+    assert "verbs 0\n" in guest.stdout and ran and int(ran.group(1)) >= 50, log[-3000:]
 
 
 def test_gemel_doctor_shows_the_devices(guest):

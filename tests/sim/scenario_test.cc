@@ -105,6 +105,7 @@ constexpr PastSeed kPastSeeds[] = {
     {20792005810, "a snapshot was told lost while a disk was about to have the last of it"},
     {20792011210, "a person took a full store for a refusal and left a server draining"},
     {20793000720, "a server that was heard waited to join until it was called dead"},
+    {20797003275, "a check of a late answer read what a second loss of the MetaStore had left"},
 };
 
 TEST(PastSeeds, FindNothingAnyMore) {

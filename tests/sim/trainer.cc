@@ -163,18 +163,19 @@ Task<void> Launch::GoOnRegardless(uint32_t rank, EpochId epoch) {
   }
   stubborn_ranks_ += 1;
   for (uint32_t attempt = 0; attempt < kStaleTries; ++attempt) {
-    if (epoch >= oracle_->newest_epoch(plan_.name)) {
+    const EpochId newest = oracle_->newest_epoch(plan_.name);
+    if (epoch >= newest) {
       break;  // refused for another reason
     }
     const absl::Status status = co_await TryStale(rank, epoch, attempt);
     const bool asks_for_epoch = attempt % kStaleKinds == kStaleKinds - 1;
-    if (status.ok() && asks_for_epoch && IsForgotten(epoch)) {
+    if (status.ok() && asks_for_epoch && IsForgotten(epoch, newest)) {
       break;  // a new launch, as far as anybody knows
     }
     if (status.ok()) {
-      oracle_->Violation(fmt::format(
-          "fenced: try {} of epoch {} of {} was taken though epoch {} had begun", attempt,
-          epoch.ToString(), plan_.name, oracle_->newest_epoch(plan_.name).ToString()));
+      oracle_->Violation(
+          fmt::format("fenced: try {} of epoch {} of {} was taken though epoch {} had begun",
+                      attempt, epoch.ToString(), plan_.name, newest.ToString()));
     }
     oracle_->StaleTried(status);
     co_await ranks_[rank].node->loop.Sleep(kStalePause);
@@ -183,8 +184,10 @@ Task<void> Launch::GoOnRegardless(uint32_t rank, EpochId epoch) {
 }
 
 // The MetaStore was lost since, and with it the token, unless a server has something of it.
-bool Launch::IsForgotten(const EpochId& epoch) const {
-  return epoch.generation < oracle_->newest_epoch(plan_.name).generation;
+// `newest` is of before the answer: that may have been on its way while the store was lost once
+// more.
+bool Launch::IsForgotten(const EpochId& epoch, const EpochId& newest) const {
+  return epoch.generation < std::max(newest, oracle_->newest_epoch(plan_.name)).generation;
 }
 
 // An open, a restore or the epoch itself, in turn.

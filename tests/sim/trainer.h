@@ -70,7 +70,7 @@ class Launch {
   Task<absl::Status> Save(uint32_t rank, EpochId epoch, uint64_t step);
   Task<void> AwaitCommit(uint32_t rank, std::shared_ptr<ShardWriter> writer, OperationIndex commit);
   Task<void> GoOnRegardless(uint32_t rank, EpochId epoch);
-  bool IsForgotten(const EpochId& epoch) const;
+  bool IsForgotten(const EpochId& epoch, const EpochId& newest) const;
   Task<absl::Status> TryStale(uint32_t rank, EpochId epoch, uint32_t attempt);
   void Fail(uint32_t rank, const absl::Status& status);
   Task<void> Think(uint32_t rank);

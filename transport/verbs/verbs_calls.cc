@@ -68,7 +68,7 @@ absl::StatusOr<VerbsCalls> LoadVerbsFrom(const char* library) {
   Load(handle, "ibv_close_device", &calls.close_device, &missing);
   Load(handle, "ibv_query_device", &calls.query_device, &missing);
   Load(handle, "ibv_query_port", &calls.query_port, &missing);
-  Load(handle, "ibv_query_gid", &calls.query_gid, &missing);
+  Load(handle, "_ibv_query_gid_ex", &calls.query_gid_entry, &missing);
   Load(handle, "ibv_alloc_pd", &calls.alloc_pd, &missing);
   Load(handle, "ibv_dealloc_pd", &calls.dealloc_pd, &missing);
   Load(handle, "ibv_reg_mr", &calls.reg_mr, &missing);

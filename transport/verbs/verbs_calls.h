@@ -25,7 +25,8 @@ struct VerbsCalls {
   int (*close_device)(ibv_context* context) = nullptr;
   int (*query_device)(ibv_context* context, ibv_device_attr* facts) = nullptr;
   int (*query_port)(ibv_context* context, uint8_t port, _compat_ibv_port_attr* facts) = nullptr;
-  int (*query_gid)(ibv_context* context, uint8_t port, int index, ibv_gid* gid) = nullptr;
+  int (*query_gid_entry)(ibv_context* context, uint32_t port, uint32_t index, ibv_gid_entry* entry,
+                         uint32_t flags, size_t entry_bytes) = nullptr;
   ibv_pd* (*alloc_pd)(ibv_context* context) = nullptr;
   int (*dealloc_pd)(ibv_pd* pd) = nullptr;
   ibv_mr* (*reg_mr)(ibv_pd* pd, void* address, size_t bytes, int access) = nullptr;

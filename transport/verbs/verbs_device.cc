@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/verbs/verbs_device.h"
+
+#include <arpa/inet.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <functional>
+#include <utility>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "transport/outcome.h"
+
+namespace gemel {
+namespace {
+
+constexpr uint32_t kGidsMax = 1024;
+
+// ::ffff:a.b.c.d, as RoCE names a device by an IPv4 address.
+bool IsIpv4(const ibv_gid& gid) {
+  return gid.global.subnet_prefix == 0 &&
+         ntohl(static_cast<uint32_t>(gid.global.interface_id)) == 0xFFFF;
+}
+
+// RoCE 2 goes through routers, and its source port spreads queue pairs over paths.
+int Preference(const ibv_gid_entry& gid) {
+  if (gid.gid_type != IBV_GID_TYPE_ROCE_V2) {
+    return 1;
+  }
+  return IsIpv4(gid.gid) ? 3 : 2;
+}
+
+}  // namespace
+
+VerbsRegion::~VerbsRegion() {
+  const int error = calls_->dereg_mr(mr_);
+  GEMEL_CHECK(error == 0) << "ibv_dereg_mr: " << error << "; is a window still bound to it?";
+}
+
+bool VerbsRegion::Holds(ByteSpan bytes) const {
+  const auto* begin = static_cast<const std::byte*>(mr_->addr);
+  const std::less_equal<> at_most;
+  return at_most(begin, bytes.data()) && at_most(bytes.data() + bytes.size(), begin + mr_->length);
+}
+
+VerbsWindow::~VerbsWindow() {
+  const int error = ibv_dealloc_mw(window_);
+  GEMEL_CHECK(error == 0) << "ibv_dealloc_mw: error " << error;
+}
+
+absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::Open(const VerbsCalls* calls,
+                                                               const std::string& name) {
+  int count = 0;
+  const auto free_list = [calls](ibv_device** list) { calls->free_device_list(list); };
+  const std::unique_ptr<ibv_device*, decltype(free_list)> list(calls->get_device_list(&count),
+                                                               free_list);
+  if (list == nullptr || count == 0) {
+    return error::Unavailable("there is no RDMA device: load its driver and ib_uverbs");
+  }
+  std::string names;
+  absl::Status last;
+  for (int i = 0; i < count; ++i) {
+    const std::string found = calls->get_device_name(list.get()[i]);
+    names += (i == 0 ? "" : ", ") + found;
+    if (!name.empty() && found != name) {
+      continue;
+    }
+    ibv_context* context = calls->open_device(list.get()[i]);
+    if (context == nullptr) {
+      last = StatusOfErrno(errno, "opening the RDMA device " + found);
+      continue;
+    }
+    std::unique_ptr<VerbsDevice> device(new VerbsDevice(calls, context));
+    last = device->FindPort();
+    if (last.ok()) {
+      return device;
+    }
+  }
+  if (last.ok()) {
+    return error::NotFound("there is no RDMA device {}; there are {}", name, names);
+  }
+  return last;
+}
+
+VerbsDevice::~VerbsDevice() {
+  if (domain_ != nullptr) {
+    const int error = calls_->dealloc_pd(domain_);
+    GEMEL_CHECK(error == 0) << "ibv_dealloc_pd: error " << error << ", something of it is left";
+  }
+  calls_->close_device(context_);
+}
+
+std::string VerbsDevice::name() const { return calls_->get_device_name(context_->device); }
+
+absl::Status VerbsDevice::FindPort() {
+  ibv_device_attr facts{};
+  if (const int error = calls_->query_device(context_, &facts); error != 0) {
+    return StatusOfErrno(error, "asking the RDMA device " + name());
+  }
+  if ((facts.device_cap_flags & IBV_DEVICE_MEM_WINDOW_TYPE_2B) == 0) {
+    return error::Unimplemented("{} has no memory windows of type 2B, which are the fence", name());
+  }
+  for (uint8_t port = 1; port <= facts.phys_port_cnt; ++port) {
+    ibv_port_attr found{};
+    if (calls_->query_port(context_, port, reinterpret_cast<_compat_ibv_port_attr*>(&found)) != 0 ||
+        found.state != IBV_PORT_ACTIVE) {
+      continue;
+    }
+    port_ = port;
+    mtu_ = found.active_mtu;
+    lid_ = found.lid;
+    if (absl::Status gid = FindGid(static_cast<uint32_t>(found.gid_tbl_len)); !gid.ok()) {
+      return gid;
+    }
+    domain_ = calls_->alloc_pd(context_);
+    return domain_ != nullptr ? absl::OkStatus()
+                              : StatusOfErrno(errno, "a protection domain of " + name());
+  }
+  return error::Unavailable("no port of {} is active: is its cable in, its network device up?",
+                            name());
+}
+
+absl::Status VerbsDevice::FindGid(uint32_t count) {
+  int best = 0;
+  for (uint32_t i = 0; i < count && i < kGidsMax; ++i) {
+    ibv_gid_entry found{};
+    if (calls_->query_gid_entry(context_, port_, i, &found, 0, sizeof(found)) == 0 &&
+        Preference(found) > best) {
+      best = Preference(found);
+      gid_ = found;
+    }
+  }
+  return best > 0 ? absl::OkStatus()
+                  : error::Unavailable("port {} of {} has no address: give its network device one",
+                                       port_, name());
+}
+
+absl::StatusOr<std::unique_ptr<VerbsRegion>> VerbsDevice::Register(MutableByteSpan bytes) {
+  GEMEL_CHECK(!bytes.empty());
+  ibv_mr* mr = calls_->reg_mr(domain_, bytes.data(), bytes.size(),
+                              IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_MW_BIND);
+  if (mr != nullptr) {
+    return std::make_unique<VerbsRegion>(calls_, mr);
+  }
+  const int error = errno;
+  if (error == ENOMEM || error == EPERM || error == EAGAIN) {
+    return error::ResourceExhausted(
+        "{} cannot pin {} bytes: raise the limit of locked memory (ulimit -l, LimitMEMLOCK=)",
+        name(), bytes.size());
+  }
+  return StatusOfErrno(error, fmt::format("registering {} bytes with {}", bytes.size(), name()));
+}
+
+absl::StatusOr<std::unique_ptr<VerbsWindow>> VerbsDevice::MakeWindow() {
+  ibv_mw* window = ibv_alloc_mw(domain_, IBV_MW_TYPE_2);
+  if (window == nullptr) {
+    return StatusOfErrno(errno, "a memory window of " + name());
+  }
+  return std::make_unique<VerbsWindow>(window);
+}
+
+}  // namespace gemel
