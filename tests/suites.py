@@ -49,7 +49,7 @@ SUITES = (
     Suite("faults", "pytest", "release", 8, "tests/faults"),
     Suite("lab", "pytest", "release", 6, "tests/lab"),
     Suite("fuzz", "ctest", "asan", 2, "tests/fuzz", labels="^fuzz$"),
-    Suite("asan", "ctest", "asan", 4, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim)_"),
+    Suite("asan", "ctest", "asan", 4, "tests/unit", labels="^(unit|sim-some)$", names="^(common|transport|sim|verbs)_"),
     Suite("tsan", "ctest", "tsan", 3, "tests/unit", labels="^unit$", names="^(common|transport|client)_"),
     Suite("clang-tidy", "clang-tidy", "release", 2, "tests/tidy"),
 )
@@ -59,7 +59,7 @@ SUITES = (
 TARGETS = {
     "release": "all",
     "asan": "common_test common_digest_test transport_test sim_fabric_test sim_host_test sim_rpc_test "
-            "sim_session_test sim_test tests_fuzz",
+            "sim_session_test sim_test verbs_test tests_fuzz",
     "tsan": "common_test common_digest_test transport_test client_test",
 }
 
