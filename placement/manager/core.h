@@ -489,6 +489,7 @@ class PlacementCore {
   Task<absl::Status> WriteRecovered(ClusterRecord record, Txn part);
   Task<void> SettleRecovery();
   bool IsUnknown(const SnapshotKey& key) const;
+  bool KeepForLater(const SnapshotKey& unknown);
   void DropUnknownAt(MemberEntry* member);
   void DropUnknown();
   absl::Status CheckRecoverable(const pb::JoinRequest& request) const;

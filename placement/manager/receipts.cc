@@ -66,7 +66,11 @@ absl::Status PlacementCore::TakeReceipt(MemberEntry* holder, const pb::HeldObjec
   const auto order = OrderOf(shard.snapshot.epoch, shard.snapshot.sequence);
   const auto found = job->snapshots.find(order);
   if (found == job->snapshots.end()) {
-    DropStagingAt(holder, shard.snapshot, "neither open nor committed");
+    if (KeepForLater(KeyOf(shard.snapshot))) {
+      holder->held[KeyOf(shard.snapshot)][shard.rank] = copy;
+    } else {
+      DropStagingAt(holder, shard.snapshot, "neither open nor committed");
+    }
     return absl::OkStatus();
   }
   Committed& snapshot = found->second;

@@ -194,20 +194,24 @@ bool PlacementCore::IsUnknown(const SnapshotKey& key) const {
                                 !job->second->snapshots.contains(OrderOf(key.epoch, key.sequence)));
 }
 
-// What belongs to no open attempt and no committed snapshot is aborted, superseded or retired. Of a
-// generation before a recovery it may also be what a server that has yet to report will name.
+// What is unknown and of a generation before a recovery may be what a server that has yet to report
+// will name. DropUnknown() decides once all have.
+bool PlacementCore::KeepForLater(const SnapshotKey& unknown) {
+  if (unknown.epoch.generation >= cluster_.generation || AllReported(nullptr)) {
+    return false;
+  }
+  Sometimes(Situation::kUnknownKept);
+  unknown_kept_ = true;
+  return true;
+}
+
+// What belongs to no open attempt and no committed snapshot is aborted, superseded or retired.
 void PlacementCore::DropUnknownAt(MemberEntry* member) {
   GEMEL_CHECK(member->alive()) << member->record.name;
-  const bool all_reported = AllReported(nullptr);
   const auto collect = [&](const auto& copies) {
     std::vector<SnapshotId> unknown;
     for (const auto& [key, shards] : copies) {
-      if (shards.empty() || !IsUnknown(key)) {
-        continue;
-      }
-      if (!all_reported && key.epoch.generation < cluster_.generation) {
-        Sometimes(Situation::kUnknownKept);
-        unknown_kept_ = true;
+      if (shards.empty() || !IsUnknown(key) || KeepForLater(key)) {
         continue;
       }
       unknown.push_back(shards.begin()->second.snapshot);

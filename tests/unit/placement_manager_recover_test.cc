@@ -364,6 +364,24 @@ TEST_F(PlacementRecover, ShardsThatALaterServerMayNameAreKeptUntilAllHaveReporte
   EXPECT_EQ(Restored(), "1");
 }
 
+// Its first receipt went unanswered as the old manager died.
+TEST_F(PlacementRecover, AShardWhoseReceiptIsSentAgainIsKeptUntilAllHaveReported) {
+  const std::vector<size_t> holders = Holders();
+  const ShardId first{*FromProto(saved), 0};
+  ForgetJobBut({holders[1]});
+  Lose({holders[1]});
+  ASSERT_TRUE(cluster.RunUntil([&] { return Serving().ok(); }));
+  cluster.NewRun();  // the job is known, that snapshot is not
+  const pb::HeldObject object = cluster.server(holders[0]).objects.at(first);
+  ASSERT_TRUE(cluster.Seal(cluster.server(holders[0]), object).ok());
+  cluster.Run(500ms);
+  EXPECT_TRUE(cluster.server(holders[0]).objects.contains(first));
+  cluster.RestartServer(holders[1]);
+  ASSERT_TRUE(RunUntilJoined());
+  EXPECT_THAT(cluster.events.All(), HasSubstr("late_commit: " + FromProto(saved)->ToString()));
+  EXPECT_TRUE(cluster.server(holders[0]).objects.contains(first));
+}
+
 TEST_F(PlacementRecover, ShardsThatNobodyNamesGoOnceAllHaveReported) {
   ForgetJobBut({});
   Lose({});
