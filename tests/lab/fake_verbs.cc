@@ -125,7 +125,7 @@ int FakeVerbs::DeregisterRegion(ibv_mr* mr) {
     }
   }
   present->regions_.erase(mr->lkey);
-  return 0;
+  return present->dead_ ? EIO : 0;
 }
 
 ibv_cq* FakeVerbs::CreateCompletionQueue(ibv_context* context, int entries, void* /*user*/,
@@ -186,7 +186,7 @@ int FakeVerbs::DestroyQueuePair(ibv_qp* qp) {
   CompletionQueue& queue = *present->completions_.at(qp->send_cq);
   std::erase_if(queue.entries, [qp](const ibv_wc& entry) { return entry.qp_num == qp->qp_num; });
   present->pairs_.erase(qp->qp_num);
-  return 0;
+  return present->dead_ ? EIO : 0;
 }
 
 ibv_mw* FakeVerbs::AllocateWindow(ibv_pd* pd, ibv_mw_type type) {

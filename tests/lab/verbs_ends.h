@@ -49,8 +49,11 @@ struct VerbsEnd {
       told.insert(told.end(), done.begin(), done.end());
       done.clear();
     }
-    EXPECT_FALSE(told.empty()) << "nothing is told";
-    WorkDone first = told.empty() ? WorkDone{} : told.front();
+    if (told.empty()) {
+      ADD_FAILURE() << "nothing is told";
+      return {};
+    }
+    const WorkDone first = told.front();
     told.pop_front();
     return first;
   }

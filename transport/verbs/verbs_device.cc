@@ -33,10 +33,11 @@ int Preference(const ibv_gid_entry& gid) {
 
 }  // namespace
 
-VerbsRegion::~VerbsRegion() {
-  const int error = calls_->dereg_mr(mr_);
-  GEMEL_CHECK(error == 0) << "ibv_dereg_mr: " << error << "; is a window still bound to it?";
+void CheckFreed(int error, const char* call) {
+  GEMEL_CHECK(error == 0 || error == EIO) << call << ": " << error << "; is something of it left?";
 }
+
+VerbsRegion::~VerbsRegion() { CheckFreed(calls_->dereg_mr(mr_), "ibv_dereg_mr"); }
 
 bool VerbsRegion::Holds(ByteSpan bytes) const {
   const auto* begin = static_cast<const std::byte*>(mr_->addr);
@@ -44,10 +45,7 @@ bool VerbsRegion::Holds(ByteSpan bytes) const {
   return at_most(begin, bytes.data()) && at_most(bytes.data() + bytes.size(), begin + mr_->length);
 }
 
-VerbsWindow::~VerbsWindow() {
-  const int error = ibv_dealloc_mw(window_);
-  GEMEL_CHECK(error == 0) << "ibv_dealloc_mw: error " << error;
-}
+VerbsWindow::~VerbsWindow() { CheckFreed(ibv_dealloc_mw(window_), "ibv_dealloc_mw"); }
 
 absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::Open(const VerbsCalls* calls,
                                                                const std::string& name) {
@@ -85,8 +83,7 @@ absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::Open(const VerbsCalls*
 
 VerbsDevice::~VerbsDevice() {
   if (domain_ != nullptr) {
-    const int error = calls_->dealloc_pd(domain_);
-    GEMEL_CHECK(error == 0) << "ibv_dealloc_pd: error " << error << ", something of it is left";
+    CheckFreed(calls_->dealloc_pd(domain_), "ibv_dealloc_pd");
   }
   calls_->close_device(context_);
 }

@@ -21,6 +21,10 @@
 
 namespace gemel {
 
+// After a call that frees something of a device. A device that is gone (EIO) has freed it; any
+// other error is a user's that is still there, and a broken invariant.
+void CheckFreed(int error, const char* call);
+
 // The device may write into it for this process, and windows may be bound to it; a peer may do
 // nothing. One system call and the pages are pinned, so a range of slabs is registered once
 // (DESIGN section 7).
@@ -62,7 +66,7 @@ class VerbsWindow {
 
   ibv_mw* const window_;  // its key: that of the last binding told, by which the device finds it
   uint32_t key_;
-  bool binding_ = false;  // asked for, not told
+  bool binding_ = false;  // asked for, not told: until then the window stays
 };
 
 class VerbsDevice {

@@ -50,8 +50,7 @@ VerbsQueuePair::VerbsQueuePair(VerbsDevice* device, const Options& options)
 VerbsQueuePair::~VerbsQueuePair() {
   DestroyQueuePair();
   if (completions_ != nullptr) {
-    const int error = device_->calls().destroy_cq(completions_);
-    GEMEL_CHECK(error == 0) << "ibv_destroy_cq: " << error;
+    CheckFreed(device_->calls().destroy_cq(completions_), "ibv_destroy_cq");
   }
 }
 
@@ -93,6 +92,7 @@ absl::Status VerbsQueuePair::MakeQueues() {
 }
 
 absl::Status VerbsQueuePair::Initialise() {
+  GEMEL_CHECK(queue_pair_ != nullptr && completions_ != nullptr);
   ibv_qp_attr wanted{};
   wanted.qp_state = IBV_QPS_INIT;
   wanted.port_num = device_->port();
@@ -336,8 +336,7 @@ void VerbsQueuePair::Break() {
 
 void VerbsQueuePair::DestroyQueuePair() {
   if (queue_pair_ != nullptr) {
-    const int error = device_->calls().destroy_qp(std::exchange(queue_pair_, nullptr));
-    GEMEL_CHECK(error == 0) << "ibv_destroy_qp: " << error;
+    CheckFreed(device_->calls().destroy_qp(std::exchange(queue_pair_, nullptr)), "ibv_destroy_qp");
   }
 }
 
@@ -376,6 +375,7 @@ void VerbsQueuePair::OnCompletion(const ibv_wc& completion, std::vector<WorkDone
                      .bytes = kind == WorkKind::kReceived ? completion.byte_len : 0,
                      .number = kind == WorkKind::kTold ? be32toh(completion.imm_data) : 0});
   } else if (completion.wr_id == kDrain) {
+    GEMEL_CHECK(broken_);
     if (posted_ > oldest_) {
       TellThrough(posted_ - 1, IBV_WC_SUCCESS, done);
     }
@@ -385,6 +385,7 @@ void VerbsQueuePair::OnCompletion(const ibv_wc& completion, std::vector<WorkDone
 }
 
 void VerbsQueuePair::GiveUp(std::vector<WorkDone>* done) {
+  GEMEL_CHECK(broken_);
   if (next_ > oldest_) {
     failed_ = failed_ == IBV_WC_SUCCESS ? IBV_WC_WR_FLUSH_ERR : failed_;
     TellThrough(next_ - 1, IBV_WC_WR_FLUSH_ERR, done);
@@ -406,6 +407,7 @@ void VerbsQueuePair::Poll(std::vector<WorkDone>* done) {
       OnCompletion(batch.at(static_cast<size_t>(i)), done);
     }
   }
+  GEMEL_CHECK(oldest_ <= posted_ && posted_ <= next_);
   if (broken_ && (queue_pair_ == nullptr || oldest_ == posted_)) {
     GiveUp(done);  // never handed to the device, or it will tell no more
   }
