@@ -172,7 +172,9 @@ Task<absl::StatusOr<CommitResult>> SimStore::Commit(Txn txn) {
   seen_ = state_->version;
   if (answered_late) {
     const auto late = static_cast<uint64_t>(kAnswerLateMax.count());
+    late_answers_ += 1;
     co_await loop_->Sleep(Duration(static_cast<Duration::rep>(state_->random.Below(late))));
+    late_answers_ -= 1;
   }
   co_return result;
 }

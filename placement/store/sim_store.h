@@ -98,6 +98,11 @@ class SimStore final : public MetaStore {
   // Its calls wait; half of the transactions are applied, and answered late.
   void set_hung(bool hung) { hung_ = hung; }
 
+  // A transaction that this process begins now is taken, and answered at once.
+  bool is_well() const {
+    return !cut_ && !hung_ && late_answers_ == 0 && !state_->full && !state_->unavailable;
+  }
+
  private:
   Task<absl::Status> Reach(bool passes);
   const std::map<std::string, Versioned>& ReadState(std::map<std::string, Versioned>* older);
@@ -110,7 +115,8 @@ class SimStore final : public MetaStore {
   SimStoreState* state_;
   bool cut_ = false;
   bool hung_ = false;
-  uint64_t seen_ = 0;  // the highest version that was answered from
+  uint32_t late_answers_ = 0;  // transactions that are applied, and not answered yet
+  uint64_t seen_ = 0;          // the highest version that was answered from
 };
 
 }  // namespace gemel

@@ -280,20 +280,25 @@ void Cluster::StartPlacement(uint32_t manager) {
   managers_[manager]->node.loop.Spawn(RunPlacement(managers_[manager].get()));
 }
 
+bool Cluster::Answers(const std::unique_ptr<PlacementLife>& life) {
+  return life != nullptr && !life->node.loop.paused() && life->manager != nullptr &&
+         life->manager->leads();
+}
+
 size_t Cluster::Leaders() const {
   GEMEL_CHECK(!managers_.empty());
-  return static_cast<size_t>(
-      std::count_if(managers_.begin(), managers_.end(), [](const auto& life) {
-        return life != nullptr && !life->node.loop.paused() && life->manager != nullptr &&
-               life->manager->leads();
-      }));
+  return static_cast<size_t>(std::count_if(managers_.begin(), managers_.end(), Answers));
+}
+
+bool Cluster::IsWritable() const {
+  GEMEL_CHECK(!managers_.empty());
+  return std::any_of(managers_.begin(), managers_.end(),
+                     [](const auto& life) { return Answers(life) && life->store.is_well(); });
 }
 
 bool Cluster::IsServedBefore(uint64_t term, const std::string& name) const {
   return std::any_of(managers_.begin(), managers_.end(), [&](const auto& life) {
-    return life != nullptr && !life->node.loop.paused() && life->manager != nullptr &&
-           life->manager->leads() && life->options.name != name &&
-           life->manager->Beliefs().term < term;
+    return Answers(life) && life->options.name != name && life->manager->Beliefs().term < term;
   });
 }
 

@@ -82,6 +82,8 @@ class Cluster {
 
   // How many managers would answer a call now.
   size_t Leaders() const;
+  // One would, and what it writes is taken and answered.
+  bool IsWritable() const;
   // A manager other than `name` would answer a call, and led before `term`.
   bool IsServedBefore(uint64_t term, const std::string& name) const;
   // What the manager that leads takes for true; nothing while none does.
@@ -195,6 +197,8 @@ class Cluster {
 
   static constexpr size_t kMemberSetsMax = 256;
 
+  // It would answer a call now.
+  static bool Answers(const std::unique_ptr<PlacementLife>& life);
   void Follow(const Timeline::Event& event);
   void NoteMembers();
   static bool Leaves(ServerSlot* slot, const std::string& id, const std::string& incarnation);

@@ -44,8 +44,10 @@ class SimJob {
 
   const JobPlan& plan() const { return plan_; }
 
-  // Restored, and saving.
-  bool saving() const { return launch_ != nullptr && launch_->alive() && launch_->saving(); }
+  // Restored, and saving; one that learned that it is superseded is not.
+  bool saving() const {
+    return launch_ != nullptr && launch_->alive() && !launch_->failed() && launch_->saving();
+  }
 
   // So is each incarnation beside it that has not learned that it is superseded: one of them may
   // have the newest epoch, and pins what it restores from.

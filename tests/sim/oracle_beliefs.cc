@@ -70,7 +70,8 @@ void Oracle::CheckBeliefs() {
     const bool gone = object == nullptr || object->state() != ObjectState::kSealed;
     if (gone && damaged_.contains(shard) && cluster_->IsHeard(life->second)) {
       const auto known = before.find({incarnation, shard});
-      const bool counts = known != before.end() && cluster_->Leaders() > 0;  // and is not paused
+      // A join waits for commits that are being written.
+      const bool counts = known != before.end() && cluster_->IsWritable();
       gone_[{incarnation, shard}] = counts ? known->second : cluster_->now();
     }
     const auto since = gone_.find({incarnation, shard});

@@ -30,8 +30,11 @@ foreach(shard RANGE 1)
   set_tests_properties(sim_shard_${shard} PROPERTIES LABELS sim TIMEOUT 300
     ENVIRONMENT "GTEST_TOTAL_SHARDS=2;GTEST_SHARD_INDEX=${shard}")
 endforeach()
-add_test(NAME sim_some COMMAND sim_test --gtest_filter=PastSeeds.*)
-set_tests_properties(sim_some PROPERTIES LABELS sim-some TIMEOUT 120)
+foreach(shard RANGE 1)
+  add_test(NAME sim_some_${shard} COMMAND sim_test --gtest_filter=*/PastSeeds.*)
+  set_tests_properties(sim_some_${shard} PROPERTIES LABELS sim-some TIMEOUT 200
+    ENVIRONMENT "GTEST_TOTAL_SHARDS=2;GTEST_SHARD_INDEX=${shard}")
+endforeach()
 add_test(NAME sim_fresh COMMAND gemel-sim --seed today --minutes 2 --jobs 2)
 set_tests_properties(sim_fresh PROPERTIES LABELS sim TIMEOUT 300 RUN_SERIAL TRUE)
 add_test(NAME sim_campaign COMMAND gemel-sim --seed 501 --minutes 10 --jobs 2 --require-coverage)

@@ -17,6 +17,8 @@
 //       adds the states that may follow when the operation takes effect; none: it cannot here
 //   static bool Alike(const Call&, const Call&)
 //       of two unknown operations that are alike, the one that began first is placed first
+//   static bool StaysIdle(const Call&)
+//       where it is right and changes nothing, it would change nothing later either
 //   std::string Describe(const Operation<Call>&) const, Describe(const State&) const
 //
 // Thread safety: pure functions. Bounded by steps of the model, not by time, so that a verdict is
@@ -221,12 +223,13 @@ void Search<Model>::Place(Configuration* configuration, size_t operation, State 
   configuration->order = orders_.size() - 1;
 }
 
-// An operation that changes nothing and is right in this state is best placed at once: it takes
-// nothing away from any later choice. False when there is none, or the steps are used up.
+// An operation that is right in this state, changes nothing and stays so is best placed at once: it
+// takes nothing away from any later choice. False when there is none, or the steps are used up.
 template <typename Model>
 bool Search<Model>::PlaceReader(Configuration* configuration, size_t wanted) {
   for (const size_t index : pending_) {
     if (index == wanted || At(index).outcome == Outcome::kUnknown ||
+        !Model::StaysIdle(At(index).call) ||
         std::binary_search(configuration->done.begin(), configuration->done.end(), index)) {
       continue;
     }

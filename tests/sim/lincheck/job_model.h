@@ -93,6 +93,9 @@ class JobModel {
 
   static bool Alike(const Call& a, const Call& b) { return a == b; }
 
+  // What is committed after it found nothing is taken away by one that takes effect late.
+  static bool StaysIdle(const Call& call) { return call.kind != JobCallKind::kRemove; }
+
   void Step(const State& state, const Operation<Call>& operation, std::vector<State>* after) const;
   std::string Describe(const Operation<Call>& operation) const;
   std::string Describe(const State& state) const;

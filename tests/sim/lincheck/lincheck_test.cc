@@ -174,8 +174,8 @@ TEST(Lincheck, AgreesWithTryingAllOrdersOfSmallJobHistories) {
   Random random(16);
   std::map<bool, size_t> answers;
   for (uint64_t i = 0; i < kBruteHistories; ++i) {
-    History<JobCall> history =
-        RandomJobHistory({.processes = 3, .operations = 9, .unknown_permille = 200}, &random);
+    History<JobCall> history = RandomJobHistory(
+        {.processes = 3, .operations = 9, .unknown_permille = 200, .removals = true}, &random);
     for (Operation<JobCall>& operation : history) {
       if (random.Chance(1, 16)) {
         operation.call.sequence = random.Below(4);
@@ -238,6 +238,23 @@ TEST(Lincheck, ARefusedAcquireMayHaveTakenEffectBefore) {
   recorder.Acquired(recorder.AcquireEpoch(2, "gpt", EpochToken{.bytes = {3}}),
                     absl::FailedPreconditionError("superseded, though nothing came after"));
   EXPECT_EQ(recorder.Check().answer, Linearisable::kNo);
+}
+
+// It was asked for while there was nothing to remove, and did not take effect then.
+TEST(Lincheck, ARemovalMayTakeEffectLongAfterItFoundNothing) {
+  JobRecorder recorder;
+  const auto epoch = [](uint64_t counter) { return EpochId{.generation = 1, .counter = counter}; };
+  recorder.Acquired(recorder.AcquireEpoch(0, "gpt", EpochToken{.bytes = {1}}), epoch(1));
+  recorder.Ended(recorder.Remove(9, "gpt"), absl::OkStatus());
+  const OperationIndex late = recorder.Remove(8, "gpt");
+  recorder.Ended(recorder.Latest(1, "gpt"), absl::OkStatus(), 0);
+  recorder.Acquired(recorder.AcquireEpoch(0, "gpt", EpochToken{.bytes = {2}}), epoch(2));
+  recorder.Opened(recorder.Open(0, "gpt", epoch(2), "10", 0),
+                  SnapshotId{.job = "gpt", .epoch = epoch(2), .sequence = 1});
+  recorder.Committed(recorder.Commit(0, "gpt", epoch(2), 1), absl::OkStatus());
+  recorder.Ended(late, absl::OkStatus());
+  recorder.Ended(recorder.Latest(1, "gpt"), absl::OkStatus(), 0);
+  EXPECT_EQ(recorder.Check().answer, Linearisable::kYes) << recorder.Check().text;
 }
 
 TEST(Lincheck, BeyondItsBoundItIsUndecidedAndNeverGuesses) {

@@ -79,6 +79,9 @@ class StoreModel {
   // Two transactions never put the same values.
   static bool Alike(const Call&, const Call&) { return false; }
 
+  // A transaction that is told applied raises the version; one that is not, and a read, never do.
+  static bool StaysIdle(const Call&) { return true; }
+
   void Step(const State& state, const Operation<Call>& operation, std::vector<State>* after) const;
   std::string Describe(const Operation<Call>& operation) const;
   std::string Describe(const State& state) const;
