@@ -35,6 +35,9 @@ class EchoService final : public RpcService {
     if (method == "Fail") {
       co_return error::FailedPrecondition("epoch {} is stale", request);
     }
+    if (method == "Stop") {
+      co_return error::Cancelled("{} is stopping", request);
+    }
     if (method == "Big") {
       co_return std::string(kRpcMessageBytesMax + 1, 'x');
     }
@@ -147,6 +150,14 @@ TEST_F(Grpc, AHandlersStatusArrivesAsItIs) {
   const absl::Status status = Call("Fail", "1.7").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(MessageOf(status), "epoch 1.7 is stale");
+}
+
+// A save asks again after Unavailable, and would be given up after Cancelled.
+TEST_F(Grpc, WhatTheOtherSideCancelsIsOfUnknownOutcome) {
+  const absl::Status status = Call("Stop", "placement-1").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(MessageOf(status).find("placement-1 is stopping"), std::string_view::npos);
+  EXPECT_FALSE(WasNotExecuted(status));
 }
 
 TEST_F(Grpc, AnUnknownMethodIsUnimplemented) {

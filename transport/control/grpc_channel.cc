@@ -51,7 +51,7 @@ gpr_timespec DeadlineIn(Duration left) {
 
 absl::StatusOr<std::string> ResultOf(const grpc::Status& status, const grpc::ByteBuffer& response) {
   if (!status.ok()) {
-    return FromGrpc(status);
+    return FromPeer(FromGrpc(status));
   }
   std::optional<std::string> bytes = FromByteBuffer(response);
   if (!bytes.has_value()) {

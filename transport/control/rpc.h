@@ -45,9 +45,20 @@ inline bool WasNotExecuted(const absl::Status& status) {
          (status.code() == absl::StatusCode::kAborted && MessageOf(status).starts_with(kStandsBy));
 }
 
+// What a peer says of a call, as its caller takes it. Cancelled is the caller's own word: a peer
+// that stops, or whose gRPC cuts a call off, leaves the outcome unknown.
+inline absl::Status FromPeer(absl::Status status) {
+  if (status.code() != absl::StatusCode::kCancelled) {
+    return status;
+  }
+  return error::Unavailable("the other side ended the call ({}); the outcome is unknown",
+                            MessageOf(status));
+}
+
 class RpcChannel {
  public:
   virtual ~RpcChannel() = default;
+  // Cancelled: the channel was destroyed.
   virtual Task<absl::StatusOr<std::string>> Call(std::string method, std::string request,
                                                  TimePoint deadline) = 0;
   // "127.0.0.1:7601", for messages.

@@ -233,6 +233,9 @@ Task<void> SimRpcServer::State::Serve(std::shared_ptr<State> self, uint64_t numb
 void SimRpcServer::State::End(uint64_t number, absl::StatusOr<std::string> result) {
   auto found = calls_.find(number);
   GEMEL_CHECK(found != calls_.end());
+  if (!result.ok()) {
+    result = FromPeer(result.status());
+  }
   const std::shared_ptr<SimCall> call = std::move(found->second);
   calls_.erase(found);
   if (calls_.empty()) {
