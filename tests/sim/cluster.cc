@@ -193,13 +193,17 @@ void Cluster::Follow(const Timeline::Event& event) {
   for (uint32_t i = 0; i < servers_.size(); ++i) {
     ServerSlot& slot = servers_[i];
     const std::string named = fmt::format("server {} ", NameOf(i));
+    // Of one that did not come back after a recovery placement knows nothing but the id.
+    const std::string nameless = fmt::format("server {} ", slot.id);
     if (of_placement && event.name == "member_joined" && event.text.starts_with(named)) {
       const std::string joined = IncarnationIn(event.text);
-      slot.members[IdIn(event.text)] = joined;
+      slot.id = IdIn(event.text);
+      slot.members[slot.id] = joined;
       slot.declared_dead = false;
       NoteMembers();
       slot.member_since = IsOfPresentLife(i, joined) ? event.at : slot.member_since;
-    } else if (of_placement && event.name == "member_dead" && event.text.starts_with(named)) {
+    } else if (of_placement && event.name == "member_dead" &&
+               (event.text.starts_with(named) || event.text.starts_with(nameless))) {
       slot.declared_dead = true;
       const bool left = Leaves(&slot, IdIn(event.text), IncarnationIn(event.text));
       NoteMembers();

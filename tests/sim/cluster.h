@@ -190,6 +190,7 @@ class Cluster {
     uint32_t protocol = kControlProtocolVersion;  // of the control contract
     uint64_t busy_delays = 0;                     // of former lives
     std::map<std::string, std::string> members;   // incarnations that placement took in, by id
+    std::string id;                               // of its last join
     TimePoint member_since{};
     bool answered = false;       // its last heartbeat
     bool declared_dead = false;  // by the leading manager, and not heard since

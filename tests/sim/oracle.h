@@ -387,7 +387,7 @@ class Oracle {
   TimePoint looked_at_disks_{};
   std::map<ShardId, TimePoint> misplanned_;                           // since when
   std::map<std::pair<Incarnation, ShardId>, TimePoint> gone_;         // since when, and counted
-  std::map<std::pair<uint32_t, ShardId>, TimePoint> rotten_on_disk_;  // since when
+  std::map<std::pair<uint32_t, ShardId>, TimePoint> rotten_on_disk_;  // since when, heard
   PlacementBeliefs believed_;                                         // at the last tick
   TimePoint believed_at_{};
   Losses lost_;           // servers' memories

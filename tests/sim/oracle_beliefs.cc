@@ -18,7 +18,7 @@ namespace {
 
 constexpr Duration kPlannedWithin = 1s;
 constexpr Duration kGoneToldWithin = 3s;  // by a server that is heard, should a join be lost
-constexpr Duration kWrittenWithin = 3s;   // a receipt that was sent when all was well
+constexpr Duration kWrittenWithin = 3s;   // a receipt of before, by a server that is heard
 
 bool Overlap(ByteSpan a, ByteSpan b) {
   return a.data() < b.data() + b.size() && b.data() < a.data() + a.size();
@@ -98,6 +98,11 @@ void Oracle::DamagedOnDisk(uint32_t server, const ShardId& shard) {
 // an inventory names it once more.
 void Oracle::CheckWritten(const PlacementBeliefs& beliefs,
                           const std::map<Incarnation, uint32_t>& lives) {
+  for (auto& [at, since] : rotten_on_disk_) {
+    if (!cluster_->IsHeard(at.first) || !cluster_->IsWritable()) {
+      since = cluster_->now();  // what it wrote while all was well is not told yet
+    }
+  }
   for (const PlacementBeliefs::Disk& disk : beliefs.disks) {
     const PlacementBeliefs::Disk* before = DiskOf(believed_, disk.incarnation);
     const auto life = lives.find(disk.incarnation);
