@@ -22,7 +22,7 @@ SocketListener::SocketListener(EpollLoop* loop, EventSink* events, Descriptor so
                                Options options)
     : loop_(loop), events_(events), socket_(std::move(socket)), options_(std::move(options)) {
   GEMEL_CHECK(socket_.valid());
-  GEMEL_CHECK(options_.admit != nullptr && options_.accept != nullptr);
+  GEMEL_CHECK(options_.taken != nullptr);
   WatchSocket();
 }
 
@@ -53,11 +53,9 @@ void SocketListener::OnReady() {
       }
       return;  // EAGAIN, or a caller that gave up: the watch is level triggered
     }
-    absl::StatusOr<std::unique_ptr<Connection>> connection = options_.admit(std::move(accepted));
-    if (connection.ok()) {
-      options_.accept(std::move(*connection));
-    } else {
-      Report("connection_refused", connection.status());
+    const Taken taken = options_.taken;  // which may stop the listener
+    if (const absl::Status status = taken(std::move(accepted)); !status.ok() && *alive) {
+      Report("connection_refused", status);
     }
   }
 }

@@ -25,13 +25,13 @@ constexpr Duration kPauseWhenFull = 100ms;
 
 class SocketListener final : public Listener {
  public:
-  // Makes a connection of an accepted socket, or says why that caller may not have one.
-  using Admit = std::function<absl::StatusOr<std::unique_ptr<Connection>>(Descriptor socket)>;
+  // Makes a connection of an accepted socket, now or later, or says why that caller may not have
+  // one.
+  using Taken = std::function<absl::Status(Descriptor socket)>;
 
   struct Options {
     std::string address;
-    Admit admit;
-    Net::AcceptCallback accept;
+    Taken taken;
     std::function<void()> released;  // may be null
   };
 
@@ -52,7 +52,7 @@ class SocketListener final : public Listener {
   Descriptor socket_;
   const Options options_;
   Loop::TimerId resume_ = Loop::kNoTimer;
-  // False once the destructor ran: the accept callback may stop the listener.
+  // False once the destructor ran: `taken` may stop the listener.
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "transport/socket_connection.h"
+#include "transport/stream_connection.h"
 
 #include <sys/epoll.h>
 
@@ -22,8 +22,8 @@ constexpr int kReadsPerWakeup = 64;
 }  // namespace
 
 // One Send() in progress.
-struct SocketConnection::Sending {
-  Sending(SocketConnection* connection, OutgoingFrame outgoing)
+struct StreamConnection::Sending {
+  Sending(StreamConnection* connection, OutgoingFrame outgoing)
       : frame(std::move(outgoing)),
         header(EncodeFrameHeader(frame.header)),
         done(connection->loop_),
@@ -38,7 +38,7 @@ struct SocketConnection::Sending {
     if (owner == nullptr) {
       return;
     }
-    SocketConnection* connection = std::exchange(owner, nullptr);
+    StreamConnection* connection = std::exchange(owner, nullptr);
     connection->sendings_.erase(position);
     if (written > 0) {
       connection->Close(error::Cancelled("a frame to {} was given up after {} bytes",
@@ -48,7 +48,7 @@ struct SocketConnection::Sending {
 
   size_t total() const { return header.size() + frame.body.size() + frame.payload.size(); }
 
-  IoResult WriteOnce(int fd) const {
+  IoResult WriteOnce(ByteStream* stream) const {
     std::array<ByteSpan, 3> pieces = {std::as_bytes(std::span(header)), AsBytes(frame.body),
                                       frame.payload};
     size_t skip = written;
@@ -58,7 +58,7 @@ struct SocketConnection::Sending {
       skip -= gone;
     }
     static const Handles kNone;
-    return SendSome(fd, pieces, written == 0 ? frame.handles : kNone);
+    return stream->Send(pieces, written == 0 ? frame.handles : kNone);
   }
 
   // No longer read: `status` is what Send() returns.
@@ -71,35 +71,35 @@ struct SocketConnection::Sending {
   const OutgoingFrame frame;
   const std::array<uint8_t, kFrameHeaderBytes> header;
   OneShot<absl::Status> done;
-  SocketConnection* owner;  // null when finished
+  StreamConnection* owner;  // null when finished
   std::list<Sending*>::iterator position;
   size_t written = 0;
 };
 
-SocketConnection::SocketConnection(EpollLoop* loop, Descriptor socket, std::string peer,
+StreamConnection::StreamConnection(Loop* loop, std::unique_ptr<ByteStream> stream, std::string peer,
                                    Carries carries)
-    : loop_(loop), socket_(std::move(socket)), peer_(std::move(peer)), carries_(carries) {
-  GEMEL_CHECK(socket_.valid());
+    : loop_(loop), stream_(std::move(stream)), peer_(std::move(peer)), carries_(carries) {
+  GEMEL_CHECK(stream_ != nullptr);
 }
 
-SocketConnection::~SocketConnection() {
+StreamConnection::~StreamConnection() {
   *alive_ = false;
   if (open()) {
     Close(error::Cancelled("the connection to {} was dropped", peer_));
   }
 }
 
-void SocketConnection::Start(ConnectionEvents* events) {
+void StreamConnection::Start(ConnectionEvents* events) {
   GEMEL_CHECK(events_ == nullptr && events != nullptr);
   events_ = events;
   if (open()) {
-    WatchSocket();
+    WatchStream();
   } else {
     PostClosed();
   }
 }
 
-absl::Status SocketConnection::CheckOutgoing(const OutgoingFrame& frame) const {
+absl::Status StreamConnection::CheckOutgoing(const OutgoingFrame& frame) const {
   if (!open()) {
     return closed_why_;
   }
@@ -121,7 +121,7 @@ absl::Status SocketConnection::CheckOutgoing(const OutgoingFrame& frame) const {
   return absl::OkStatus();
 }
 
-Task<absl::Status> SocketConnection::Send(OutgoingFrame frame) {
+Task<absl::Status> StreamConnection::Send(OutgoingFrame frame) {
   GEMEL_CHECK(events_ != nullptr) << "Start() comes first";
   absl::Status allowed = CheckOutgoing(frame);
   if (!allowed.ok()) {
@@ -141,14 +141,13 @@ Task<absl::Status> SocketConnection::Send(OutgoingFrame frame) {
   co_return sending.done.value();
 }
 
-void SocketConnection::Close(absl::Status why) {
+void StreamConnection::Close(absl::Status why) {
   GEMEL_CHECK(!why.ok());
   if (!open()) {
     return;
   }
   closed_why_ = why;
-  loop_->Unwatch(socket_.get());
-  socket_.Reset();
+  stream_.reset();
   while (!sendings_.empty()) {
     sendings_.front()->Finish(why);
   }
@@ -157,7 +156,7 @@ void SocketConnection::Close(absl::Status why) {
   }
 }
 
-void SocketConnection::PostClosed() {
+void StreamConnection::PostClosed() {
   loop_->Post([this, alive = alive_] {
     if (*alive) {
       events_->OnClosed(closed_why_);
@@ -165,12 +164,12 @@ void SocketConnection::PostClosed() {
   });
 }
 
-void SocketConnection::WatchSocket() {
+void StreamConnection::WatchStream() {
   const uint32_t interest = EPOLLIN | (waiting_to_write_ ? EPOLLOUT : 0U);
-  loop_->Watch(socket_.get(), interest, [this](uint32_t ready) { OnReady(ready); });
+  stream_->Watch(interest, [this](uint32_t ready) { OnReady(ready); });
 }
 
-void SocketConnection::OnReady(uint32_t ready) {
+void StreamConnection::OnReady(uint32_t ready) {
   GEMEL_CHECK(open() && events_ != nullptr);
   if ((ready & EPOLLOUT) != 0) {
     WriteSome();
@@ -180,7 +179,7 @@ void SocketConnection::OnReady(uint32_t ready) {
   }
 }
 
-void SocketConnection::ReadSome() {
+void StreamConnection::ReadSome() {
   std::shared_ptr<bool> alive = alive_;
   for (int reads = 0; reads < kReadsPerWakeup; ++reads) {
     const bool more = ReadStep();
@@ -191,11 +190,11 @@ void SocketConnection::ReadSome() {
 }
 
 // One reception; false when there is nothing more to read now, or the connection is closed or gone.
-bool SocketConnection::ReadStep() {
+bool StreamConnection::ReadStep() {
   Handles handles;
   const MutableByteSpan target = reader_.Target();
-  const IoResult got = ReceiveSome(socket_.get(), target,
-                                   carries_ == Carries::kBytesAndHandles ? &handles : nullptr);
+  const IoResult got =
+      stream_->Receive(target, carries_ == Carries::kBytesAndHandles ? &handles : nullptr);
   if (got.error != 0) {
     if (!got.blocked()) {
       Close(StatusOfErrno(got.error, fmt::format("receiving from {}", peer_)));
@@ -211,7 +210,7 @@ bool SocketConnection::ReadStep() {
   return OnBytes(got, std::move(handles));
 }
 
-bool SocketConnection::OnBytes(const IoResult& got, Handles handles) {
+bool StreamConnection::OnBytes(const IoResult& got, Handles handles) {
   if (got.handles_cut) {
     Close(
         error::InvalidArgument("{} sent more handles than the {} a frame may have, or than this "
@@ -232,7 +231,7 @@ bool SocketConnection::OnBytes(const IoResult& got, Handles handles) {
   return Deliver(*progress);
 }
 
-bool SocketConnection::Deliver(FrameProgress progress) {
+bool StreamConnection::Deliver(FrameProgress progress) {
   std::shared_ptr<bool> alive = alive_;
   if (progress == FrameProgress::kPlace) {
     Placement placement = events_->PlacePayload(reader_.header(), reader_.body());
@@ -246,11 +245,11 @@ bool SocketConnection::Deliver(FrameProgress progress) {
   return *alive && open();
 }
 
-void SocketConnection::WriteSome() {
+void StreamConnection::WriteSome() {
   bool blocked = false;
   while (!sendings_.empty() && !blocked) {
     Sending* head = sendings_.front();
-    const IoResult sent = head->WriteOnce(socket_.get());
+    const IoResult sent = head->WriteOnce(stream_.get());
     blocked = sent.error != 0;
     if (blocked && !sent.blocked()) {
       Close(StatusOfErrno(sent.error, fmt::format("sending to {}", peer_)));
@@ -264,7 +263,7 @@ void SocketConnection::WriteSome() {
   }
   if (blocked != waiting_to_write_) {
     waiting_to_write_ = blocked;
-    WatchSocket();
+    WatchStream();
   }
 }
 

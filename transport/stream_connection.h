@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SocketConnection: Connection over a connected stream socket, unix or tcp, on an EpollLoop.
+// StreamConnection: Connection over a stream of bytes: a socket, unix or tcp, or a queue pair.
 //
-// Reading: FrameReader decides where bytes go; a payload goes from the socket to its final place.
-// Writing: header, body and payload leave with one vectored write each time the socket has room.
+// Reading: FrameReader decides where bytes go; a payload goes from the stream to its final place.
+// Writing: header, body and payload leave with one vectored write each time the stream has room.
 //
 // Thread safety: the loop's thread.
-// Ownership: owns the socket. Nodes of Send() live in their coroutine frames and unlink themselves.
+// Ownership: owns the stream. Nodes of Send() live in their coroutine frames and unlink themselves.
 // Invariants:
 //   (1) after Close() or destruction no source of a Send() is read and no Placement is written;
-//   (2) `events` is told only from the loop's queue or its descriptors, never from within Send(),
+//   (2) `events` is told only from the loop's queue or its stream, never from within Send(),
 //       Start() or Close(); it may close or destroy the connection from any event;
 //   (3) frames leave whole and in order: a Send() destroyed in the middle of its frame closes the
 //       connection.
@@ -21,21 +21,21 @@
 #include <memory>
 #include <string>
 
-#include "common/epoll_loop.h"
-#include "transport/descriptor.h"
+#include "common/loop.h"
+#include "transport/byte_stream.h"
 #include "transport/frame_reader.h"
 #include "transport/net.h"
-#include "transport/stream_socket.h"
 
 namespace gemel {
 
-class SocketConnection final : public Connection {
+class StreamConnection final : public Connection {
  public:
   enum class Carries { kBytes, kBytesAndHandles };
 
-  // REQUIRES: `socket` is connected and nonblocking; `loop` outlives the connection.
-  SocketConnection(EpollLoop* loop, Descriptor socket, std::string peer, Carries carries);
-  ~SocketConnection() override;
+  // REQUIRES: `loop` outlives the connection.
+  StreamConnection(Loop* loop, std::unique_ptr<ByteStream> stream, std::string peer,
+                   Carries carries);
+  ~StreamConnection() override;
 
   void Start(ConnectionEvents* events) override;
   Task<absl::Status> Send(OutgoingFrame frame) override;
@@ -46,10 +46,10 @@ class SocketConnection final : public Connection {
  private:
   struct Sending;
 
-  bool open() const { return socket_.valid(); }
+  bool open() const { return stream_ != nullptr; }
 
   absl::Status CheckOutgoing(const OutgoingFrame& frame) const;
-  void WatchSocket();
+  void WatchStream();
   void OnReady(uint32_t ready);
   void ReadSome();
   bool ReadStep();
@@ -58,8 +58,8 @@ class SocketConnection final : public Connection {
   void WriteSome();
   void PostClosed();
 
-  EpollLoop* const loop_;
-  Descriptor socket_;
+  Loop* const loop_;
+  std::unique_ptr<ByteStream> stream_;
   const std::string peer_;
   const Carries carries_;
   ConnectionEvents* events_ = nullptr;

@@ -7,8 +7,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "common/check.h"
+#include "common/sync.h"
 #include "transport/outcome.h"
 
 namespace gemel {
@@ -62,6 +64,29 @@ IoResult ResultOf(ssize_t rc) {
   return result;
 }
 
+// Tells when a socket is ready; stops watching when it goes.
+class SocketWatch {
+ public:
+  SocketWatch(EpollLoop* loop, int fd, uint32_t events) : loop_(loop), fd_(fd), ready_(loop) {
+    loop_->Watch(fd_, events, [this](uint32_t /*events*/) {
+      loop_->Unwatch(fd_);
+      ready_.Set(true);
+    });
+  }
+
+  SocketWatch(const SocketWatch&) = delete;
+  SocketWatch& operator=(const SocketWatch&) = delete;
+
+  ~SocketWatch() { loop_->Unwatch(fd_); }
+
+  Task<bool> WaitUntil(TimePoint deadline) { return ready_.WaitUntil(deadline); }
+
+ private:
+  EpollLoop* const loop_;
+  const int fd_;
+  OneShot<bool> ready_;
+};
+
 }  // namespace
 
 bool IoResult::blocked() const { return OutcomeOfErrno(error).outcome == Outcome::kRetryLane; }
@@ -105,6 +130,30 @@ IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handl
     PutHandles(handles, &message, &control);
   }
   return ResultOf(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+
+SocketStream::SocketStream(EpollLoop* loop, Descriptor socket)
+    : loop_(loop), socket_(std::move(socket)) {
+  GEMEL_CHECK(loop_ != nullptr && socket_.valid());
+}
+
+SocketStream::~SocketStream() { loop_->Unwatch(socket_.get()); }
+
+IoResult SocketStream::Receive(MutableByteSpan into, Handles* handles) {
+  return ReceiveSome(socket_.get(), into, handles);
+}
+
+IoResult SocketStream::Send(std::span<const ByteSpan> pieces, const Handles& handles) {
+  return SendSome(socket_.get(), pieces, handles);
+}
+
+void SocketStream::Watch(uint32_t events, ReadyCallback ready) {
+  loop_->Watch(socket_.get(), events, std::move(ready));
+}
+
+Task<bool> AwaitSocket(EpollLoop* loop, int fd, uint32_t events, TimePoint deadline) {
+  SocketWatch watch(loop, fd, events);
+  co_return co_await watch.WaitUntil(deadline);
 }
 
 }  // namespace gemel

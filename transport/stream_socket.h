@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One transmission and one reception on a nonblocking stream socket, with handles (SCM_RIGHTS)
-// where the socket is a unix one. These two functions are all the data plane asks of the kernel.
+// SocketStream: ByteStream over a socket, unix or tcp. ReceiveSome() and SendSome(), one reception
+// and one transmission, with handles (SCM_RIGHTS) where the socket is a unix one, are all that the
+// data plane asks of the kernel.
 //
 // Thread safety: the owner of the descriptor.
 // Ownership: received descriptors are owned by `handles` from the moment the kernel gave them,
@@ -12,26 +13,34 @@
 #include <span>
 
 #include "common/bytes.h"
+#include "common/epoll_loop.h"
+#include "common/task.h"
+#include "transport/byte_stream.h"
 #include "transport/descriptor.h"
-#include "transport/net.h"
 
 namespace gemel {
 
-struct IoResult {
-  size_t bytes = 0;
-  int error = 0;             // errno; 0: `bytes` were moved
-  bool handles_cut = false;  // more handles than a frame may have, or than this process may open
-
-  // Nothing is wrong: try again when the socket is ready.
-  bool blocked() const;
-};
-
-// `handles` null: this kind of socket carries none. 0 bytes without an error: the peer has ended.
-// REQUIRES: !into.empty().
+// As ByteStream. `handles` null: this kind of socket carries none.
 IoResult ReceiveSome(int fd, MutableByteSpan into, Handles* handles);
 
-// Sends what fits of `pieces` in order; `handles` travel with the first byte.
-// REQUIRES: at least one byte; at most 3 pieces and kFrameHandlesMax handles.
 IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles);
+
+class SocketStream final : public ByteStream {
+ public:
+  // REQUIRES: `socket` is connected and nonblocking.
+  SocketStream(EpollLoop* loop, Descriptor socket);
+  ~SocketStream() override;
+
+  IoResult Receive(MutableByteSpan into, Handles* handles) override;
+  IoResult Send(std::span<const ByteSpan> pieces, const Handles& handles) override;
+  void Watch(uint32_t events, ReadyCallback ready) override;
+
+ private:
+  EpollLoop* const loop_;
+  const Descriptor socket_;
+};
+
+// Until one of EPOLL* `events` holds of `fd`, which nobody else watches; false at `deadline`.
+Task<bool> AwaitSocket(EpollLoop* loop, int fd, uint32_t events, TimePoint deadline);
 
 }  // namespace gemel

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SocketConnection against a raw socket: half frames, garbage, handles, closing.
+// StreamConnection against a raw socket: half frames, garbage, handles, closing.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 
@@ -13,9 +13,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class SocketConnectionTest : public SocketTest {
+class StreamConnectionTest : public SocketTest {
  protected:
-  SocketConnectionTest() : before_(OpenDescriptors()) {
+  StreamConnectionTest() : before_(OpenDescriptors()) {
     auto [connection, raw] = Pair();
     connection_ = std::move(connection);
     raw_ = std::move(raw);
@@ -52,11 +52,11 @@ class SocketConnectionTest : public SocketTest {
 
   const size_t before_;
   Recorder recorder_;
-  std::unique_ptr<SocketConnection> connection_;
+  std::unique_ptr<StreamConnection> connection_;
   Descriptor raw_;
 };
 
-TEST_F(SocketConnectionTest, ClosedPeerBetweenFramesIsUnavailable) {
+TEST_F(StreamConnectionTest, ClosedPeerBetweenFramesIsUnavailable) {
   RawSend(raw_, WireOf(FrameWith(FrameType::kProbe, 1, "last words")));
   RawClose(&raw_);
   ExpectClosed(absl::StatusCode::kUnavailable, "pair ended the connection");
@@ -64,7 +64,7 @@ TEST_F(SocketConnectionTest, ClosedPeerBetweenFramesIsUnavailable) {
   EXPECT_EQ(recorder_.frames[0].body, "last words");
 }
 
-TEST_F(SocketConnectionTest, HalfAFrameThenTheEndIsCutInsideAFrame) {
+TEST_F(StreamConnectionTest, HalfAFrameThenTheEndIsCutInsideAFrame) {
   const std::vector<std::byte> payload = Pattern(50);
   const std::string wire = WireOf(FrameWith(FrameType::kWrite, 1, "body", payload));
   for (size_t cut : {1UL, 63UL, 64UL, 66UL, 68UL, 100UL, wire.size() - 1}) {
@@ -80,12 +80,12 @@ TEST_F(SocketConnectionTest, HalfAFrameThenTheEndIsCutInsideAFrame) {
   }
 }
 
-TEST_F(SocketConnectionTest, GarbageIsInvalidArgument) {
+TEST_F(StreamConnectionTest, GarbageIsInvalidArgument) {
   RawSend(raw_, std::string(200, 'G'));
   ExpectClosed(absl::StatusCode::kInvalidArgument, "is something else speaking");
 }
 
-TEST_F(SocketConnectionTest, BodyThatFailsItsChecksumIsInvalidArgument) {
+TEST_F(StreamConnectionTest, BodyThatFailsItsChecksumIsInvalidArgument) {
   std::string wire = WireOf(FrameWith(FrameType::kProbe, 1, "body"));
   wire[65] ^= 1;
   RawSend(raw_, wire);
@@ -93,14 +93,14 @@ TEST_F(SocketConnectionTest, BodyThatFailsItsChecksumIsInvalidArgument) {
   EXPECT_TRUE(recorder_.frames.empty());
 }
 
-TEST_F(SocketConnectionTest, OwnCloseTellsItsReasonOnceAndLater) {
+TEST_F(StreamConnectionTest, OwnCloseTellsItsReasonOnceAndLater) {
   connection_->Close(error::Cancelled("enough"));
   EXPECT_TRUE(recorder_.closed.empty()) << "told from within the call";
   connection_->Close(error::Internal("again"));
   ExpectClosed(absl::StatusCode::kCancelled, "enough");
 }
 
-TEST_F(SocketConnectionTest, DestroyedConnectionTellsNothing) {
+TEST_F(StreamConnectionTest, DestroyedConnectionTellsNothing) {
   RawSend(raw_, WireOf(FrameWith(FrameType::kProbe, 1)));
   connection_.reset();
   Settle();
@@ -108,7 +108,7 @@ TEST_F(SocketConnectionTest, DestroyedConnectionTellsNothing) {
   EXPECT_TRUE(recorder_.closed.empty());
 }
 
-TEST_F(SocketConnectionTest, MayBeDestroyedFromWithinItsOwnEvent) {
+TEST_F(StreamConnectionTest, MayBeDestroyedFromWithinItsOwnEvent) {
   recorder_.on_frame = [this] { connection_.reset(); };
   const std::string one = WireOf(FrameWith(FrameType::kProbe, 1));
   RawSend(raw_, one + one + one);
@@ -117,7 +117,7 @@ TEST_F(SocketConnectionTest, MayBeDestroyedFromWithinItsOwnEvent) {
   EXPECT_EQ(recorder_.frames.size(), 1U);
 }
 
-TEST_F(SocketConnectionTest, FramesOfManySendersLeaveWholeAndInOrder) {
+TEST_F(StreamConnectionTest, FramesOfManySendersLeaveWholeAndInOrder) {
   const std::vector<std::byte> payload = Pattern(kChunkBytes);
   std::string expected;
   std::vector<std::shared_ptr<std::optional<absl::Status>>> sent;
@@ -143,7 +143,7 @@ TEST_F(SocketConnectionTest, FramesOfManySendersLeaveWholeAndInOrder) {
   }
 }
 
-TEST_F(SocketConnectionTest, CloseFailsSendsInProgressAndLaterOnes) {
+TEST_F(StreamConnectionTest, CloseFailsSendsInProgressAndLaterOnes) {
   const std::vector<std::byte> payload = Pattern(kChunkBytes);
   auto stuck =
       gemel::Start(loop_.get(), connection_->Send(FrameWith(FrameType::kWrite, 1, "", payload)));
@@ -156,7 +156,7 @@ TEST_F(SocketConnectionTest, CloseFailsSendsInProgressAndLaterOnes) {
   EXPECT_EQ(later.code(), absl::StatusCode::kCancelled);
 }
 
-TEST_F(SocketConnectionTest, SendThatIsDestroyedInTheMiddleOfItsFrameClosesTheConnection) {
+TEST_F(StreamConnectionTest, SendThatIsDestroyedInTheMiddleOfItsFrameClosesTheConnection) {
   const std::vector<std::byte> payload = Pattern(kChunkBytes);
   // The task lives on a loop of its own, which ends while the socket is full.
   auto other = *EpollLoop::Create();
@@ -170,23 +170,24 @@ TEST_F(SocketConnectionTest, SendThatIsDestroyedInTheMiddleOfItsFrameClosesTheCo
   ExpectClosed(absl::StatusCode::kCancelled, "given up");
 }
 
-TEST_F(SocketConnectionTest, SendToADeadPeerIsUnavailable) {
+TEST_F(StreamConnectionTest, SendToADeadPeerIsUnavailable) {
   RawClose(&raw_);
   const absl::Status sent = Run(connection_->Send(FrameWith(FrameType::kProbe, 1)));
   EXPECT_EQ(sent.code(), absl::StatusCode::kUnavailable);
   ExpectClosed(absl::StatusCode::kUnavailable, "pair");
 }
 
-TEST_F(SocketConnectionTest, FrameOverTheLimitsIsRefused) {
+TEST_F(StreamConnectionTest, FrameOverTheLimitsIsRefused) {
   const std::string body(kFrameBodyBytesMax + 1, 'x');
   const absl::Status sent = Run(connection_->Send(FrameWith(FrameType::kProbe, 1, body)));
   EXPECT_EQ(sent.code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(SocketConnectionTest, HandlesArriveWithTheirFrame) {
+TEST_F(StreamConnectionTest, HandlesArriveWithTheirFrame) {
   Recorder other;
-  SocketConnection receiver(loop_.get(), std::move(raw_), "receiver",
-                            SocketConnection::Carries::kBytesAndHandles);
+  StreamConnection receiver(loop_.get(),
+                            std::make_unique<SocketStream>(loop_.get(), std::move(raw_)),
+                            "receiver", StreamConnection::Carries::kBytesAndHandles);
   receiver.Start(&other);
   OutgoingFrame frame = FrameWith(FrameType::kClientHello, 1, "two pipes");
   int ends[2];
@@ -208,7 +209,7 @@ TEST_F(SocketConnectionTest, HandlesArriveWithTheirFrame) {
   EXPECT_NE(fcntl(got[0]->descriptor(), F_GETFD) & FD_CLOEXEC, 0);
 }
 
-TEST_F(SocketConnectionTest, HandlesThatDoNotMatchTheHeaderCloseAndLeakNothing) {
+TEST_F(StreamConnectionTest, HandlesThatDoNotMatchTheHeaderCloseAndLeakNothing) {
   struct Bad {
     uint32_t said;
     size_t sent;
@@ -229,7 +230,7 @@ TEST_F(SocketConnectionTest, HandlesThatDoNotMatchTheHeaderCloseAndLeakNothing) 
   EXPECT_EQ(OpenDescriptors(), before_);
 }
 
-TEST_F(SocketConnectionTest, HandlesWithTheBodyCloseAndLeakNothing) {
+TEST_F(StreamConnectionTest, HandlesWithTheBodyCloseAndLeakNothing) {
   const std::string wire = WireOf(FrameWith(FrameType::kProbe, 1, "body"));
   RawSend(raw_, wire.substr(0, kFrameHeaderBytes));
   Settle();
@@ -240,7 +241,7 @@ TEST_F(SocketConnectionTest, HandlesWithTheBodyCloseAndLeakNothing) {
   EXPECT_EQ(OpenDescriptors(), before_);
 }
 
-TEST_F(SocketConnectionTest, HandlesGatheredByteForByteAreBounded) {
+TEST_F(StreamConnectionTest, HandlesGatheredByteForByteAreBounded) {
   const std::string wire = WireOf(FrameWith(FrameType::kProbe, 1, "body"), 64);
   RawSendHandles(wire.substr(0, 1), 60);
   RawSendHandles(wire.substr(1, 1), 60);
@@ -250,17 +251,18 @@ TEST_F(SocketConnectionTest, HandlesGatheredByteForByteAreBounded) {
   EXPECT_EQ(OpenDescriptors(), before_);
 }
 
-TEST_F(SocketConnectionTest, HandlesOverABareSocketAreRefused) {
+TEST_F(StreamConnectionTest, HandlesOverABareSocketAreRefused) {
   auto [unused, raw] = Pair();
   Recorder recorder;
-  SocketConnection bytes(loop_.get(), std::move(raw), "tcp://x", SocketConnection::Carries::kBytes);
+  StreamConnection bytes(loop_.get(), std::make_unique<SocketStream>(loop_.get(), std::move(raw)),
+                         "tcp://x", StreamConnection::Carries::kBytes);
   bytes.Start(&recorder);
   OutgoingFrame frame = FrameWith(FrameType::kProbe, 1);
   frame.handles.push_back(std::make_shared<DescriptorHandle>(Descriptor(dup(STDERR_FILENO))));
   EXPECT_EQ(Run(bytes.Send(std::move(frame))).code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(SocketConnectionTest, PayloadGoesStraightToItsPlaceAndStopsWhenRevoked) {
+TEST_F(StreamConnectionTest, PayloadGoesStraightToItsPlaceAndStopsWhenRevoked) {
   const std::vector<std::byte> payload = Pattern(kChunkBytes);
   std::vector<std::byte> place(kChunkBytes);
   auto revoked = std::make_shared<bool>(false);
@@ -287,7 +289,7 @@ TEST_F(SocketConnectionTest, PayloadGoesStraightToItsPlaceAndStopsWhenRevoked) {
   EXPECT_EQ(recorder_.frames[1].body, "next");
 }
 
-TEST_F(SocketConnectionTest, CloseInTheMiddleOfAPayloadWritesNoMoreOfIt) {
+TEST_F(StreamConnectionTest, CloseInTheMiddleOfAPayloadWritesNoMoreOfIt) {
   const std::vector<std::byte> payload = Pattern(100000);
   std::vector<std::byte> place(payload.size());
   recorder_.place = [&](const FrameHeader&) { return Placement{place}; };
@@ -301,7 +303,7 @@ TEST_F(SocketConnectionTest, CloseInTheMiddleOfAPayloadWritesNoMoreOfIt) {
   EXPECT_TRUE(SameBytes(place, before));
 }
 
-TEST_F(SocketConnectionTest, PlacingMayCloseTheConnection) {
+TEST_F(StreamConnectionTest, PlacingMayCloseTheConnection) {
   recorder_.place = [&](const FrameHeader&) {
     connection_->Close(error::InvalidArgument("too long"));
     return Placement();

@@ -25,7 +25,8 @@
 #include "tests/unit/common_temporary_directory.h"
 #include "transport/descriptor.h"
 #include "transport/real_net.h"
-#include "transport/socket_connection.h"
+#include "transport/stream_connection.h"
+#include "transport/stream_socket.h"
 
 namespace gemel {
 
@@ -119,11 +120,12 @@ class SocketTest : public ::testing::Test {
   TimePoint In(Duration delay) const { return Add(loop_->Now(), delay); }
 
   // One end as a connection that carries handles, the other one raw.
-  std::pair<std::unique_ptr<SocketConnection>, Descriptor> Pair() {
+  std::pair<std::unique_ptr<StreamConnection>, Descriptor> Pair() {
     int fds[2] = {-1, -1};
     GEMEL_CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
-    auto connection = std::make_unique<SocketConnection>(
-        loop_.get(), Descriptor(fds[0]), "pair", SocketConnection::Carries::kBytesAndHandles);
+    auto connection = std::make_unique<StreamConnection>(
+        loop_.get(), std::make_unique<SocketStream>(loop_.get(), Descriptor(fds[0])), "pair",
+        StreamConnection::Carries::kBytesAndHandles);
     return {std::move(connection), Descriptor(fds[1])};
   }
 

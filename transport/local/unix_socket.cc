@@ -17,8 +17,9 @@
 #include "common/status_macros.h"
 #include "transport/descriptor.h"
 #include "transport/outcome.h"
-#include "transport/socket_connection.h"
 #include "transport/socket_listener.h"
+#include "transport/stream_connection.h"
+#include "transport/stream_socket.h"
 
 namespace gemel {
 namespace {
@@ -70,9 +71,9 @@ absl::StatusOr<std::unique_ptr<Connection>> AdmitUnix(EpollLoop* loop, Descripto
   const std::string address = AddressOf(path);
   GEMEL_ASSIGN_OR_RETURN(const ucred peer, PeerOf(socket.get(), address));
   GEMEL_RETURN_IF_ERROR(CheckPeerUser(peer.uid, geteuid(), address));
-  return std::make_unique<SocketConnection>(loop, std::move(socket),
-                                            fmt::format("{} (pid {})", address, peer.pid),
-                                            SocketConnection::Carries::kBytesAndHandles);
+  return std::make_unique<StreamConnection>(
+      loop, std::make_unique<SocketStream>(loop, std::move(socket)),
+      fmt::format("{} (pid {})", address, peer.pid), StreamConnection::Carries::kBytesAndHandles);
 }
 
 // Held while a path is taken, so that two servers never both replace one stale socket. The lock
@@ -230,10 +231,13 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenUnix(EpollLoop* loop, EventSink*
   GEMEL_ASSIGN_OR_RETURN(Descriptor listening, BindAndListen(path));
   SocketListener::Options options;
   options.address = AddressOf(path);
-  options.admit = [loop, path](Descriptor socket) {
-    return AdmitUnix(loop, std::move(socket), path);
+  options.taken = [loop, path, accept = std::move(accept)](Descriptor socket) {
+    absl::StatusOr<std::unique_ptr<Connection>> admitted = AdmitUnix(loop, std::move(socket), path);
+    if (admitted.ok()) {
+      accept(*std::move(admitted));
+    }
+    return admitted.status();
   };
-  options.accept = std::move(accept);
   options.released = RemoverOf(path);
   return std::make_unique<SocketListener>(loop, events, std::move(listening), std::move(options));
 }

@@ -56,6 +56,17 @@ absl::StatusOr<Split> SplitHostAndPort(std::string_view text) {
   return split;
 }
 
+bool IsLoopback(const TcpAddress& address) {
+  if (address.storage.ss_family == AF_INET) {
+    sockaddr_in v4{};
+    std::memcpy(&v4, &address.storage, sizeof(v4));
+    return ntohl(v4.sin_addr.s_addr) >> kNetShiftV4 == kLoopbackNetV4;
+  }
+  sockaddr_in6 v6{};
+  std::memcpy(&v6, &address.storage, sizeof(v6));
+  return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr) != 0;
+}
+
 TcpAddress AddressBy(int fd, decltype(getsockname)* ask) {
   TcpAddress address;
   address.bytes = sizeof(address.storage);
@@ -76,32 +87,31 @@ uint16_t TcpAddress::port() const {
   return ntohs(v4.sin_port);
 }
 
-std::string TcpAddress::ToString() const {
+std::string TcpAddress::HostAndPort() const {
   std::array<char, INET6_ADDRSTRLEN> text{};
   if (storage.ss_family == AF_INET) {
     sockaddr_in v4{};
     std::memcpy(&v4, &storage, sizeof(v4));
     GEMEL_CHECK(inet_ntop(AF_INET, &v4.sin_addr, text.data(), text.size()) != nullptr);
-    return fmt::format("tcp://{}:{}", text.data(), port());
+    return fmt::format("{}:{}", text.data(), port());
   }
   if (storage.ss_family == AF_INET6) {
     sockaddr_in6 v6{};
     std::memcpy(&v6, &storage, sizeof(v6));
     GEMEL_CHECK(inet_ntop(AF_INET6, &v6.sin6_addr, text.data(), text.size()) != nullptr);
-    return fmt::format("tcp://[{}]:{}", text.data(), port());
+    return fmt::format("[{}]:{}", text.data(), port());
   }
-  return "tcp://(gone)";
+  return "(gone)";
 }
 
-absl::StatusOr<TcpAddress> ParseLoopbackAddress(std::string_view host_and_port) {
+std::string TcpAddress::ToString() const { return "tcp://" + HostAndPort(); }
+
+absl::StatusOr<TcpAddress> ParseTcpAddress(std::string_view host_and_port) {
   GEMEL_ASSIGN_OR_RETURN(const Split split, SplitHostAndPort(host_and_port));
   TcpAddress address;
   sockaddr_in v4{};
   sockaddr_in6 v6{};
   if (inet_pton(AF_INET, split.host.c_str(), &v4.sin_addr) == 1) {
-    if (ntohl(v4.sin_addr.s_addr) >> kNetShiftV4 != kLoopbackNetV4) {
-      return BeyondThisMachine(host_and_port);
-    }
     v4.sin_family = AF_INET;
     v4.sin_port = htons(split.port);
     std::memcpy(&address.storage, &v4, sizeof(v4));
@@ -109,16 +119,25 @@ absl::StatusOr<TcpAddress> ParseLoopbackAddress(std::string_view host_and_port) 
     return address;
   }
   if (inet_pton(AF_INET6, split.host.c_str(), &v6.sin6_addr) == 1) {
-    if (!IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr)) {
-      return BeyondThisMachine(host_and_port);
-    }
     v6.sin6_family = AF_INET6;
     v6.sin6_port = htons(split.port);
     std::memcpy(&address.storage, &v6, sizeof(v6));
     address.bytes = sizeof(v6);
     return address;
   }
-  return BeyondThisMachine(host_and_port);  // a name: where it leads is not ours to believe
+  return error::InvalidArgument(
+      "'{}' is a name: where it leads is not ours to believe, give the "
+      "address",
+      host_and_port);
+}
+
+absl::StatusOr<TcpAddress> ParseLoopbackAddress(std::string_view host_and_port) {
+  GEMEL_RETURN_IF_ERROR(SplitHostAndPort(host_and_port).status());
+  const absl::StatusOr<TcpAddress> parsed = ParseTcpAddress(host_and_port);
+  if (!parsed.ok() || !IsLoopback(*parsed)) {
+    return BeyondThisMachine(host_and_port);
+  }
+  return *parsed;
 }
 
 TcpAddress OwnAddressOf(int fd) { return AddressBy(fd, getsockname); }

@@ -24,11 +24,15 @@ struct TcpAddress {
   const sockaddr* generic() const { return reinterpret_cast<const sockaddr*>(&storage); }
 
   uint16_t port() const;
+  // "127.0.0.1:7611".
+  std::string HostAndPort() const;
   // "tcp://127.0.0.1:7611".
   std::string ToString() const;
 };
 
 // `host_and_port` without "tcp://". Port 0 lets the system choose (listeners only).
+// Of any machine; InvalidArgument for a name.
+absl::StatusOr<TcpAddress> ParseTcpAddress(std::string_view host_and_port);
 absl::StatusOr<TcpAddress> ParseLoopbackAddress(std::string_view host_and_port);
 
 // The address of a socket as getsockname() and getpeername() give it.

@@ -13,49 +13,15 @@
 #include "common/check.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
-#include "common/sync.h"
-#include "transport/descriptor.h"
 #include "transport/outcome.h"
-#include "transport/socket_connection.h"
 #include "transport/socket_listener.h"
-#include "transport/tcp/tcp_address.h"
+#include "transport/stream_connection.h"
+#include "transport/stream_socket.h"
 
 namespace gemel {
 namespace {
 
 constexpr int kBacklog = 128;
-
-absl::StatusOr<Descriptor> TcpSocket(const TcpAddress& address) {
-  const int family = address.generic()->sa_family;
-  Descriptor made(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!made.valid()) {
-    return StatusOfErrno(errno, address.ToString());
-  }
-  return made;
-}
-
-// Tells when a socket can be written; stops watching when it goes.
-class WritableWatch {
- public:
-  WritableWatch(EpollLoop* loop, int fd) : loop_(loop), fd_(fd), ready_(loop) {
-    loop_->Watch(fd_, EPOLLOUT, [this](uint32_t /*events*/) {
-      loop_->Unwatch(fd_);
-      ready_.Set(true);
-    });
-  }
-
-  WritableWatch(const WritableWatch&) = delete;
-  WritableWatch& operator=(const WritableWatch&) = delete;
-
-  ~WritableWatch() { loop_->Unwatch(fd_); }
-
-  Task<bool> WaitUntil(TimePoint deadline) { return ready_.WaitUntil(deadline); }
-
- private:
-  EpollLoop* const loop_;
-  const int fd_;
-  OneShot<bool> ready_;
-};
 
 absl::Status ConnectError(int error, const TcpAddress& address) {
   if (OutcomeOfErrno(error).outcome == Outcome::kPeerGone) {
@@ -89,6 +55,15 @@ absl::Status TakenOr(int error, const TcpAddress& address) {
 
 }  // namespace
 
+absl::StatusOr<Descriptor> TcpSocket(const TcpAddress& address) {
+  const int family = address.generic()->sa_family;
+  Descriptor made(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!made.valid()) {
+    return StatusOfErrno(errno, address.ToString());
+  }
+  return made;
+}
+
 TcpFabric::TcpFabric(EpollLoop* loop, EventSink* events, TcpOptions options)
     : loop_(loop), events_(events), options_(std::move(options)) {
   GEMEL_CHECK(loop_ != nullptr);
@@ -112,18 +87,14 @@ void TcpFabric::Tune(int fd) {
   fallback_told_ = true;
 }
 
-Task<absl::StatusOr<std::unique_ptr<Connection>>> TcpFabric::Connect(std::string host_and_port,
-                                                                     TimePoint deadline) {
-  GEMEL_CO_ASSIGN_OR_RETURN(const TcpAddress address, ParseLoopbackAddress(host_and_port));
-  GEMEL_CO_ASSIGN_OR_RETURN(Descriptor connecting, TcpSocket(address));
-  Tune(connecting.get());
+Task<absl::StatusOr<Descriptor>> ConnectTcp(EpollLoop* loop, Descriptor connecting,
+                                            TcpAddress address, TimePoint deadline) {
   int error = 0;
   if (connect(connecting.get(), address.generic(), address.bytes) != 0) {
     error = errno;
   }
   if (error == EINPROGRESS) {
-    WritableWatch watch(loop_, connecting.get());
-    const bool ready = co_await watch.WaitUntil(deadline);
+    const bool ready = co_await AwaitSocket(loop, connecting.get(), EPOLLOUT, deadline);
     if (!ready) {
       co_return error::DeadlineExceeded("{} did not accept in time: is the server stopped?",
                                         address.ToString());
@@ -136,15 +107,10 @@ Task<absl::StatusOr<std::unique_ptr<Connection>>> TcpFabric::Connect(std::string
   if (error != 0) {
     co_return ConnectError(error, address);
   }
-  co_return std::make_unique<SocketConnection>(loop_, std::move(connecting), address.ToString(),
-                                               SocketConnection::Carries::kBytes);
+  co_return std::move(connecting);
 }
 
-absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(std::string host_and_port,
-                                                            Net::AcceptCallback accept) {
-  GEMEL_ASSIGN_OR_RETURN(const TcpAddress address, ParseLoopbackAddress(host_and_port));
-  GEMEL_ASSIGN_OR_RETURN(Descriptor listening, TcpSocket(address));
-  Tune(listening.get());
+absl::StatusOr<Descriptor> ListenTcp(Descriptor listening, const TcpAddress& address) {
   // Connections of a former server in TIME_WAIT do not hold the port; a live listener does.
   const int on = 1;
   GEMEL_CHECK_EQ(setsockopt(listening.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
@@ -152,15 +118,37 @@ absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(std::string host_and
       listen(listening.get(), kBacklog) != 0) {
     return TakenOr(errno, address);
   }
+  return listening;
+}
+
+Task<absl::StatusOr<std::unique_ptr<Connection>>> TcpFabric::Connect(std::string host_and_port,
+                                                                     TimePoint deadline) {
+  GEMEL_CO_ASSIGN_OR_RETURN(const TcpAddress address, ParseLoopbackAddress(host_and_port));
+  GEMEL_CO_ASSIGN_OR_RETURN(Descriptor socket, TcpSocket(address));
+  Tune(socket.get());
+  GEMEL_CO_ASSIGN_OR_RETURN(Descriptor connected,
+                            co_await ConnectTcp(loop_, std::move(socket), address, deadline));
+  co_return std::make_unique<StreamConnection>(
+      loop_, std::make_unique<SocketStream>(loop_, std::move(connected)), address.ToString(),
+      StreamConnection::Carries::kBytes);
+}
+
+absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(std::string host_and_port,
+                                                            Net::AcceptCallback accept) {
+  GEMEL_ASSIGN_OR_RETURN(const TcpAddress address, ParseLoopbackAddress(host_and_port));
+  GEMEL_ASSIGN_OR_RETURN(Descriptor socket, TcpSocket(address));
+  Tune(socket.get());
+  GEMEL_ASSIGN_OR_RETURN(Descriptor listening, ListenTcp(std::move(socket), address));
   SocketListener::Options options;
   options.address = OwnAddressOf(listening.get()).ToString();
-  options.admit = [this](Descriptor socket) -> absl::StatusOr<std::unique_ptr<Connection>> {
+  options.taken = [this, accept = std::move(accept)](Descriptor socket) {
     Tune(socket.get());
     std::string peer = PeerAddressOf(socket.get()).ToString();
-    return std::make_unique<SocketConnection>(loop_, std::move(socket), std::move(peer),
-                                              SocketConnection::Carries::kBytes);
+    accept(std::make_unique<StreamConnection>(
+        loop_, std::make_unique<SocketStream>(loop_, std::move(socket)), std::move(peer),
+        StreamConnection::Carries::kBytes));
+    return absl::OkStatus();
   };
-  options.accept = std::move(accept);
   return std::make_unique<SocketListener>(loop_, events_, std::move(listening), std::move(options));
 }
 

@@ -14,7 +14,9 @@
 
 #include "common/epoll_loop.h"
 #include "common/events.h"
+#include "transport/descriptor.h"
 #include "transport/net.h"
+#include "transport/tcp/tcp_address.h"
 
 namespace gemel {
 
@@ -24,6 +26,13 @@ struct TcpOptions {
   // once. Empty: leave the system's default.
   std::string congestion_control = "cubic";
 };
+
+// Nonblocking, of the family of `address`.
+absl::StatusOr<Descriptor> TcpSocket(const TcpAddress& address);
+// Errors of these two: as above.
+Task<absl::StatusOr<Descriptor>> ConnectTcp(EpollLoop* loop, Descriptor socket, TcpAddress address,
+                                            TimePoint deadline);
+absl::StatusOr<Descriptor> ListenTcp(Descriptor socket, const TcpAddress& address);
 
 // What both directions share; outlives every listener and Connect() in progress.
 class TcpFabric {
