@@ -38,8 +38,10 @@ constexpr std::array kSettings = {
     Setting{"placement", &ServerConfig::placement,
             "address of gemel-placement; several, by commas, where one leads"},
     Setting{"socket", &ServerConfig::socket, "unix socket for clients; default DIR/server.sock"},
-    Setting{"data_listen", &ServerConfig::data_listen,
-            "tcp address for other servers; port 0: any"},
+    Setting{
+        "data_listen", &ServerConfig::data_listen,
+        "address for other servers; port 0: any. verbs://HOST:PORT, HOST the address of an RDMA "
+        "device on a network of the cluster's own, or tcp://HOST:PORT"},
     Setting{"memory", &ServerConfig::memory, "memory to keep state in, as 4GiB"},
     Setting{"slab_bytes", &ServerConfig::slab_bytes,
             "size of a slab, a multiple of 1MiB; default a 256th of --memory, 1MiB to 64MiB"},
@@ -97,6 +99,18 @@ absl::Status ApplyFile(const std::string& path, ServerConfig* config) {
 absl::Status CheckLoopbackOf(const std::string& address, std::string_view flag) {
   const absl::Status status = CheckLoopback(address);
   return Annotate(status, flag);
+}
+
+// One over verbs is judged by who listens there: it must be a device's.
+absl::Status CheckDataListen(std::string* address) {
+  constexpr std::string_view kTcp = "tcp://";
+  if (address->starts_with("verbs://")) {
+    return absl::OkStatus();
+  }
+  if (!address->starts_with(kTcp)) {
+    *address = std::string(kTcp) + *address;
+  }
+  return CheckLoopbackOf(address->substr(kTcp.size()), "--data-listen");
 }
 
 // A number of seconds of at most a year.
@@ -182,11 +196,7 @@ absl::Status CheckServerConfig(ServerConfig* config, uint64_t machine_bytes) {
         "--keeper is '{}': it must be unix:///PATH of a gemel-keeper's socket, or systemd",
         config->keeper);
   }
-  constexpr std::string_view kTcp = "tcp://";
-  if (!config->data_listen.starts_with(kTcp)) {
-    config->data_listen = std::string(kTcp) + config->data_listen;
-  }
-  GEMEL_RETURN_IF_ERROR(CheckLoopbackOf(config->data_listen.substr(kTcp.size()), "--data-listen"));
+  GEMEL_RETURN_IF_ERROR(CheckDataListen(&config->data_listen));
   if (!config->metrics.empty()) {
     GEMEL_RETURN_IF_ERROR(CheckLoopbackOf(config->metrics, "--metrics"));
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Net: the transport contract below Session (DESIGN section 7). Three fabrics implement it: `local`
-// (unix://path, with handles), `tcp` (tcp://127.0.0.1:port) and `sim` (sim://node/port). Lanes, our
-// own congestion control and verbs take their places behind this contract later.
+// Net: the transport contract below Session (DESIGN section 7). Four fabrics implement it: `local`
+// (unix://path, with handles), `tcp` (tcp://127.0.0.1:port), `verbs` (verbs://10.0.0.1:port) and
+// `sim` (sim://node/port). Lanes and our own congestion control take their places behind it later.
 //
 // Thread safety: one loop. Nothing here calls back from within a call made by the user.
 // Completion: Send() returns at level LOCAL (the source may be reused). PLACED and VERIFIED are
@@ -88,9 +88,18 @@ class Net {
 
   virtual ~Net() = default;
   // Unavailable, naming the address and the way out, when nobody listens there.
-  // PermissionDenied for an address beyond this machine: until TLS exists only loopback and unix.
+  // PermissionDenied for a tcp address beyond this machine: until TLS exists only loopback.
   virtual Task<absl::StatusOr<std::unique_ptr<Connection>>> Connect(std::string address,
                                                                     TimePoint deadline) = 0;
+
+  // OK when somebody listens there; Unavailable, as Connect(), only when nobody does. Of a fabric
+  // that this machine may lack, too.
+  virtual Task<absl::Status> Probe(std::string address, TimePoint deadline) {
+    const absl::StatusOr<std::unique_ptr<Connection>> connected =
+        co_await Connect(std::move(address), deadline);
+    co_return connected.status();
+  }
+
   // AlreadyExists when the address is taken (says by what, where the system tells).
   virtual absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string address,
                                                            AcceptCallback accept) = 0;

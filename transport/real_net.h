@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RealNet: Net over the kernel's sockets. The scheme of an address chooses the fabric:
-// unix://PATH is `local` (handles), tcp://HOST:PORT is `tcp` (loopback only).
+// RealNet: Net of this machine. The scheme of an address chooses the fabric: unix://PATH is `local`
+// (handles), tcp://HOST:PORT is `tcp` (loopback only), verbs://HOST:PORT is `verbs` (RDMA).
 //
 // Thread safety: the loop's thread.
 // Ownership: outlives its listeners and every Connect() in progress; connections may outlive it.
-// Errors: as Net, local/unix_socket.h and tcp/tcp_socket.h; InvalidArgument for another scheme.
+// Errors: as Net, local/unix_socket.h, tcp/tcp_socket.h and verbs/verbs_fabric.h; InvalidArgument
+// for another scheme.
 #pragma once
 
 #include <memory>
@@ -15,6 +16,7 @@
 #include "common/events.h"
 #include "transport/net.h"
 #include "transport/tcp/tcp_socket.h"
+#include "transport/verbs/verbs_fabric.h"
 
 namespace gemel {
 
@@ -22,6 +24,7 @@ class RealNet final : public Net {
  public:
   struct Options {
     TcpOptions tcp;
+    VerbsOptions verbs;
   };
 
   // `events` may be null: refused callers, exhausted descriptors and fallbacks are then not told.
@@ -29,6 +32,7 @@ class RealNet final : public Net {
 
   Task<absl::StatusOr<std::unique_ptr<Connection>>> Connect(std::string address,
                                                             TimePoint deadline) override;
+  Task<absl::Status> Probe(std::string address, TimePoint deadline) override;
   absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string address,
                                                    AcceptCallback accept) override;
 
@@ -36,6 +40,7 @@ class RealNet final : public Net {
   EpollLoop* const loop_;
   EventSink* const events_;
   TcpFabric tcp_;
+  VerbsFabric verbs_;
 };
 
 }  // namespace gemel

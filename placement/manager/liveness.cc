@@ -59,10 +59,7 @@ Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation, TimePoint 
        member = FindProbed(id, incarnation)) {
     const std::string address = member->record.data_address;
     const TimePoint deadline = Add(loop_->Now(), options_.liveness.probe_timeout);
-    absl::StatusOr<std::unique_ptr<Connection>> connected =
-        co_await seams_.net->Connect(address, deadline);
-    const absl::Status status = connected.status();
-    connected = error::Cancelled("the probe is over");
+    const absl::Status status = co_await seams_.net->Probe(address, deadline);
     member = FindProbed(id, incarnation);
     if (member == nullptr) {
       co_return;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/lab/fake_verbs.h"
 
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -52,6 +55,11 @@ FakeVerbs::FakeVerbs(uint64_t seed) : random_(seed) {
   calls_.dealloc_pd = FreeDomain;
   calls_.reg_mr = RegisterRegion;
   calls_.dereg_mr = DeregisterRegion;
+  context_.ops.req_notify_cq = Arm;
+  calls_.create_comp_channel = CreateChannel;
+  calls_.destroy_comp_channel = DestroyChannel;
+  calls_.get_cq_event = GetEvent;
+  calls_.ack_cq_events = [](ibv_cq*, unsigned) {};
   calls_.create_cq = CreateCompletionQueue;
   calls_.destroy_cq = DestroyCompletionQueue;
   calls_.create_qp = CreateQueuePair;
@@ -59,7 +67,12 @@ FakeVerbs::FakeVerbs(uint64_t seed) : random_(seed) {
   calls_.destroy_qp = DestroyQueuePair;
 }
 
-FakeVerbs::~FakeVerbs() { present = nullptr; }
+FakeVerbs::~FakeVerbs() {
+  for (const auto& [handle, channel] : channels_) {
+    close(handle->fd);
+  }
+  present = nullptr;
+}
 
 void FakeVerbs::FailNext(uint32_t queue_pair, ibv_wc_status status, uint64_t landing_bytes) {
   if (QueuePair* pair = Find(queue_pair)) {
@@ -95,6 +108,10 @@ int FakeVerbs::QueryGidEntry(ibv_context* /*context*/, uint32_t port, uint32_t i
   entry->port_num = port;
   entry->gid_index = index;
   entry->gid_type = IBV_GID_TYPE_ROCE_V2;
+  // ::ffff:127.0.0.1
+  entry->gid.raw[10] = entry->gid.raw[11] = 0xFF;
+  entry->gid.raw[12] = 127;
+  entry->gid.raw[15] = 1;
   return 0;
 }
 
@@ -129,10 +146,11 @@ int FakeVerbs::DeregisterRegion(ibv_mr* mr) {
 }
 
 ibv_cq* FakeVerbs::CreateCompletionQueue(ibv_context* context, int entries, void* /*user*/,
-                                         ibv_comp_channel* /*channel*/, int /*vector*/) {
+                                         ibv_comp_channel* channel, int /*vector*/) {
   auto queue = std::make_unique<CompletionQueue>();
   queue->handle.context = context;
   queue->handle.cqe = entries;
+  queue->handle.channel = channel;
   ibv_cq* handle = &queue->handle;
   present->completions_[handle] = std::move(queue);
   return handle;
@@ -140,6 +158,66 @@ ibv_cq* FakeVerbs::CreateCompletionQueue(ibv_context* context, int entries, void
 
 int FakeVerbs::DestroyCompletionQueue(ibv_cq* cq) {
   return present->completions_.erase(cq) == 1 ? 0 : EINVAL;
+}
+
+ibv_comp_channel* FakeVerbs::CreateChannel(ibv_context* context) {
+  auto channel = std::make_unique<ibv_comp_channel>();
+  channel->context = context;
+  channel->fd = eventfd(0, EFD_CLOEXEC);
+  ibv_comp_channel* handle = channel.get();
+  present->channels_[handle] = std::move(channel);
+  return handle;
+}
+
+int FakeVerbs::DestroyChannel(ibv_comp_channel* channel) {
+  for (const auto& [handle, queue] : present->completions_) {
+    if (handle->channel == channel) {
+      return EBUSY;
+    }
+  }
+  close(channel->fd);
+  return present->channels_.erase(channel) == 1 ? 0 : EINVAL;
+}
+
+int FakeVerbs::GetEvent(ibv_comp_channel* channel, ibv_cq** cq, void** user) {
+  uint64_t count = 0;
+  if (read(channel->fd, &count, sizeof(count)) != sizeof(count)) {
+    return -1;
+  }
+  for (const auto& [handle, queue] : present->completions_) {
+    *cq = handle->channel == channel ? handle : *cq;
+  }
+  *user = nullptr;
+  return 0;
+}
+
+int FakeVerbs::Arm(ibv_cq* cq, int /*solicited_only*/) {
+  present->completions_.at(cq)->armed = true;
+  present->Wake();
+  return present->dead_ ? EIO : 0;
+}
+
+// One event for an arming, and none for what is in the queue already.
+void FakeVerbs::TellEvent(CompletionQueue* queue) {
+  if (std::exchange(queue->armed, false)) {
+    const uint64_t one = 1;
+    GEMEL_CHECK(write(queue->handle.channel->fd, &one, sizeof(one)) == sizeof(one));
+  }
+}
+
+void FakeVerbs::Push(CompletionQueue* queue, const ibv_wc& entry) {
+  queue->entries.push_back(entry);
+  TellEvent(queue);
+}
+
+void FakeVerbs::Wake() {
+  const bool busy = std::any_of(pairs_.begin(), pairs_.end(),
+                                [](const auto& entry) { return !entry.second->requests.empty(); });
+  for (const auto& [handle, queue] : completions_) {
+    if (busy) {
+      TellEvent(queue.get());
+    }
+  }
 }
 
 ibv_qp* FakeVerbs::CreateQueuePair(ibv_pd* pd, ibv_qp_init_attr* wanted) {
@@ -216,6 +294,7 @@ int FakeVerbs::PostSend(ibv_qp* qp, ibv_send_wr* work, ibv_send_wr** refused) {
     }
   }
   *refused = nullptr;
+  present->Wake();
   return 0;
 }
 
@@ -271,6 +350,7 @@ int FakeVerbs::Poll(ibv_cq* cq, int count, ibv_wc* done) {
     done[found] = entries.front();
     entries.pop_front();
   }
+  present->Wake();
   return found;
 }
 
@@ -389,7 +469,7 @@ ibv_wc_status FakeVerbs::Deliver(QueuePair* responder, const ibv_send_wr& work,
     }
   }
   responder->receives.pop_front();
-  CompletionsOf(*responder).entries.push_back(told);
+  Push(&CompletionsOf(*responder), told);
   if (told.status != IBV_WC_SUCCESS) {
     Fail(responder);
     return told.status == IBV_WC_LOC_LEN_ERR ? IBV_WC_REM_INV_REQ_ERR : IBV_WC_REM_OP_ERR;
@@ -462,7 +542,7 @@ void FakeVerbs::Fail(QueuePair* pair) {
     told.wr_id = pair->receives.front().first;
     told.qp_num = pair->handle.qp_num;
     told.status = IBV_WC_WR_FLUSH_ERR;
-    CompletionsOf(*pair).entries.push_back(told);
+    Push(&CompletionsOf(*pair), told);
     pair->receives.pop_front();
   }
 }
@@ -476,7 +556,7 @@ void FakeVerbs::Tell(const QueuePair& pair, const Request& request, ibv_wc_statu
   told.wr_id = request.work.wr_id;
   told.qp_num = pair.handle.qp_num;
   told.status = status;
-  CompletionsOf(pair).entries.push_back(told);
+  Push(&CompletionsOf(pair), told);
 }
 
 }  // namespace gemel

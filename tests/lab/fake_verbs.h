@@ -6,8 +6,9 @@
 // of one queue pair in order, the error state that flushes the rest.
 //
 // Scriptable: Step() carries out one request of a queue pair that the seed chooses (polling does
-// one Step(), too); FailNext() gives the next request of a queue pair any status, with or without
-// its bytes at their place.
+// one Step(), too, and while requests are under way every queue that is armed tells of an event, so
+// that a loop goes on); FailNext() gives the next request of a queue pair any status, with or
+// without its bytes at their place.
 //
 // Thread safety: one thread. One at a time: ibv_get_device_list() has no argument to tell two
 // apart.
@@ -78,6 +79,7 @@ class FakeVerbs {
   struct CompletionQueue {
     ibv_cq handle{};
     std::deque<ibv_wc> entries;
+    bool armed = false;
   };
 
   struct Region {
@@ -102,6 +104,10 @@ class FakeVerbs {
   static ibv_cq* CreateCompletionQueue(ibv_context* context, int entries, void* user,
                                        ibv_comp_channel* channel, int vector);
   static int DestroyCompletionQueue(ibv_cq* cq);
+  static ibv_comp_channel* CreateChannel(ibv_context* context);
+  static int DestroyChannel(ibv_comp_channel* channel);
+  static int GetEvent(ibv_comp_channel* channel, ibv_cq** cq, void** user);
+  static int Arm(ibv_cq* cq, int solicited_only);
   static ibv_qp* CreateQueuePair(ibv_pd* pd, ibv_qp_init_attr* wanted);
   static int ModifyQueuePair(ibv_qp* qp, ibv_qp_attr* wanted, int mask);
   static int DestroyQueuePair(ibv_qp* qp);
@@ -113,6 +119,9 @@ class FakeVerbs {
   static int Poll(ibv_cq* cq, int count, ibv_wc* done);
 
   void GoOn();
+  static void TellEvent(CompletionQueue* queue);
+  static void Push(CompletionQueue* queue, const ibv_wc& entry);
+  void Wake();
   QueuePair* Find(uint32_t number);
   CompletionQueue& CompletionsOf(const QueuePair& pair);
   const Region* RegionOf(const ibv_pd* domain, uint32_t local_key, uint64_t address,
@@ -139,6 +148,7 @@ class FakeVerbs {
   uint32_t next_number_ = 17;
   std::map<uint32_t, std::unique_ptr<QueuePair>> pairs_;  // by number
   std::map<ibv_cq*, std::unique_ptr<CompletionQueue>> completions_;
+  std::map<ibv_comp_channel*, std::unique_ptr<ibv_comp_channel>> channels_;
   std::map<uint32_t, std::unique_ptr<Region>> regions_;  // by local key
   std::map<ibv_mw*, std::unique_ptr<Window>> windows_;
 };

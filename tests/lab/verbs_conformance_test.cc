@@ -3,6 +3,7 @@
 // What the verbs fabric relies on, of queue pairs, windows and completions: the same cases on the
 // fake (everywhere) and on a device, which is soft-RoCE in the guest (tests/lab/run.sh).
 #include <gmock/gmock.h>
+#include <poll.h>
 
 #include <tuple>
 
@@ -16,12 +17,6 @@ using ::testing::HasSubstr;
 using ::testing::Range;
 using ::testing::Values;
 using ::testing::ValuesIn;
-
-std::vector<std::string> Fabrics() {
-  const absl::StatusOr<const VerbsCalls*> loaded = LoadVerbs();
-  const bool has_device = loaded.ok() && VerbsDevice::Open(*loaded, "").ok();
-  return has_device ? std::vector<std::string>{"fake", "device"} : std::vector<std::string>{"fake"};
-}
 
 class VerbsPair {
  public:
@@ -355,6 +350,37 @@ TEST_P(VerbsConformance, ADeviceThatIsNotThereIsNamedBesideThoseThatAre) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fabrics, VerbsConformance, ValuesIn(Fabrics()),
+                         [](const auto& test) { return test.param; });
+
+class VerbsEvents : public VerbsPair, public ::testing::TestWithParam<std::string> {
+ protected:
+  VerbsEvents() : VerbsPair(GetParam(), {.with_events = true}) {}
+
+  static bool Tells(const VerbsEnd& end, int patience_ms) {
+    pollfd watched{.fd = end.pair->event_descriptor(), .events = POLLIN, .revents = 0};
+    return poll(&watched, 1, patience_ms) == 1;
+  }
+};
+
+TEST_P(VerbsEvents, TellOfWhatEndsOrArrivesOnceTheyAreAskedFor) {
+  constexpr int kPatienceMs = 20'000;
+  ASSERT_TRUE(b_.pair->PostReceive(5, b_.First(100), *b_.region).ok());
+  a_.pair->Arm();
+  b_.pair->Arm();
+  EXPECT_FALSE(Tells(a_, 0));
+  ASSERT_TRUE(a_.pair->Send(1, a_.First(100), *a_.region).ok());
+  a_.pair->Ring();
+  EXPECT_TRUE(Tells(a_, kPatienceMs));
+  Expect(a_.Next(), 1, WorkKind::kSend, IBV_WC_SUCCESS);
+  EXPECT_TRUE(Tells(b_, kPatienceMs));
+  Expect(b_.Next(), 5, WorkKind::kReceived, IBV_WC_SUCCESS);
+  a_.pair->Arm();
+  b_.pair->Arm();
+  EXPECT_FALSE(Tells(a_, 0));
+  EXPECT_FALSE(Tells(b_, 0));
+}
+
+INSTANTIATE_TEST_SUITE_P(Fabrics, VerbsEvents, ValuesIn(Fabrics()),
                          [](const auto& test) { return test.param; });
 
 // Every status that a completion may have, of every kind of request: it is told as it is, what

@@ -20,6 +20,13 @@
 
 namespace gemel {
 
+// "fake", and "device" where there is one.
+inline std::vector<std::string> Fabrics() {
+  const absl::StatusOr<const VerbsCalls*> loaded = LoadVerbs();
+  const bool has_device = loaded.ok() && VerbsDevice::Open(*loaded, "").ok();
+  return has_device ? std::vector<std::string>{"fake", "device"} : std::vector<std::string>{"fake"};
+}
+
 constexpr size_t kEndBytes = size_t{64} << 10;
 
 // One end.

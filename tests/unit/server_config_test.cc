@@ -120,6 +120,13 @@ TEST(ServerConfig, RefusesAnAddressBeyondThisMachine) {
   EXPECT_TRUE(Names(refused, "--metrics")) << refused;
 }
 
+TEST(ServerConfig, TakesAnAddressOfAnRdmaDeviceAsItIs) {
+  ServerConfig config = Sound();
+  config.data_listen = "verbs://10.0.0.1:7611";
+  ASSERT_TRUE(CheckServerConfig(&config, kMachine).ok());
+  EXPECT_EQ(config.data_listen, "verbs://10.0.0.1:7611");
+}
+
 TEST(ServerConfig, RefusesMoreMemoryThanTheMachineHasAndNamesBoth) {
   ServerConfig config = Sound();
   config.memory = "16GiB";

@@ -73,6 +73,10 @@ absl::StatusOr<VerbsCalls> LoadVerbsFrom(const char* library) {
   Load(handle, "ibv_dealloc_pd", &calls.dealloc_pd, &missing);
   Load(handle, "ibv_reg_mr", &calls.reg_mr, &missing);
   Load(handle, "ibv_dereg_mr", &calls.dereg_mr, &missing);
+  Load(handle, "ibv_create_comp_channel", &calls.create_comp_channel, &missing);
+  Load(handle, "ibv_destroy_comp_channel", &calls.destroy_comp_channel, &missing);
+  Load(handle, "ibv_get_cq_event", &calls.get_cq_event, &missing);
+  Load(handle, "ibv_ack_cq_events", &calls.ack_cq_events, &missing);
   Load(handle, "ibv_create_cq", &calls.create_cq, &missing);
   Load(handle, "ibv_destroy_cq", &calls.destroy_cq, &missing);
   Load(handle, "ibv_create_qp", &calls.create_qp, &missing);

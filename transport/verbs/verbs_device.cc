@@ -3,8 +3,10 @@
 
 #include <arpa/inet.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <utility>
 
@@ -31,6 +33,14 @@ int Preference(const ibv_gid_entry& gid) {
   return IsIpv4(gid.gid) ? 3 : 2;
 }
 
+std::string GidName(const ibv_gid& gid) {
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  const bool v4 = IsIpv4(gid);
+  GEMEL_CHECK(inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? &gid.raw[12] : gid.raw, text.data(),
+                        text.size()) != nullptr);
+  return text.data();
+}
+
 }  // namespace
 
 void CheckFreed(int error, const char* call) {
@@ -47,8 +57,9 @@ bool VerbsRegion::Holds(ByteSpan bytes) const {
 
 VerbsWindow::~VerbsWindow() { CheckFreed(ibv_dealloc_mw(window_), "ibv_dealloc_mw"); }
 
-absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::Open(const VerbsCalls* calls,
-                                                               const std::string& name) {
+absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::Find(const VerbsCalls* calls,
+                                                               const std::string& name,
+                                                               const Wanted& wanted) {
   int count = 0;
   const auto free_list = [calls](ibv_device** list) { calls->free_device_list(list); };
   const std::unique_ptr<ibv_device*, decltype(free_list)> list(calls->get_device_list(&count),
@@ -70,15 +81,31 @@ absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::Open(const VerbsCalls*
       continue;
     }
     std::unique_ptr<VerbsDevice> device(new VerbsDevice(calls, context));
-    last = device->FindPort();
-    if (last.ok()) {
+    const absl::Status status = device->FindPort(wanted);
+    if (status.ok()) {
       return device;
     }
+    last = status.code() == absl::StatusCode::kNotFound ? last : status;
   }
-  if (last.ok()) {
-    return error::NotFound("there is no RDMA device {}; there are {}", name, names);
+  if (!last.ok()) {
+    return last;
   }
-  return last;
+  return wanted.has_value()
+             ? error::NotFound(
+                   "no RDMA device has the address {}; there are {}: give the address "
+                   "of the network device that one of them is on",
+                   GidName(*wanted), names)
+             : error::NotFound("there is no RDMA device {}; there are {}", name, names);
+}
+
+absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::Open(const VerbsCalls* calls,
+                                                               const std::string& name) {
+  return Find(calls, name, std::nullopt);
+}
+
+absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::OpenAt(const VerbsCalls* calls,
+                                                                 const ibv_gid& address) {
+  return Find(calls, "", address);
 }
 
 VerbsDevice::~VerbsDevice() {
@@ -90,7 +117,7 @@ VerbsDevice::~VerbsDevice() {
 
 std::string VerbsDevice::name() const { return calls_->get_device_name(context_->device); }
 
-absl::Status VerbsDevice::FindPort() {
+absl::Status VerbsDevice::FindPort(const Wanted& wanted) {
   ibv_device_attr facts{};
   if (const int error = calls_->query_device(context_, &facts); error != 0) {
     return StatusOfErrno(error, "asking the RDMA device " + name());
@@ -98,6 +125,8 @@ absl::Status VerbsDevice::FindPort() {
   if ((facts.device_cap_flags & IBV_DEVICE_MEM_WINDOW_TYPE_2B) == 0) {
     return error::Unimplemented("{} has no memory windows of type 2B, which are the fence", name());
   }
+  absl::Status last = error::Unavailable(
+      "no port of {} is active: is its cable in, its network device up?", name());
   for (uint8_t port = 1; port <= facts.phys_port_cnt; ++port) {
     ibv_port_attr found{};
     if (calls_->query_port(context_, port, reinterpret_cast<_compat_ibv_port_attr*>(&found)) != 0 ||
@@ -107,26 +136,30 @@ absl::Status VerbsDevice::FindPort() {
     port_ = port;
     mtu_ = found.active_mtu;
     lid_ = found.lid;
-    if (absl::Status gid = FindGid(static_cast<uint32_t>(found.gid_tbl_len)); !gid.ok()) {
-      return gid;
+    if (absl::Status gid = FindGid(static_cast<uint32_t>(found.gid_tbl_len), wanted); !gid.ok()) {
+      last = gid;
+      continue;
     }
     domain_ = calls_->alloc_pd(context_);
     return domain_ != nullptr ? absl::OkStatus()
                               : StatusOfErrno(errno, "a protection domain of " + name());
   }
-  return error::Unavailable("no port of {} is active: is its cable in, its network device up?",
-                            name());
+  return last;
 }
 
-absl::Status VerbsDevice::FindGid(uint32_t count) {
+absl::Status VerbsDevice::FindGid(uint32_t count, const Wanted& wanted) {
   int best = 0;
   for (uint32_t i = 0; i < count && i < kGidsMax; ++i) {
     ibv_gid_entry found{};
     if (calls_->query_gid_entry(context_, port_, i, &found, 0, sizeof(found)) == 0 &&
-        Preference(found) > best) {
+        Preference(found) > best &&
+        (!wanted.has_value() || std::memcmp(&found.gid, &*wanted, sizeof(ibv_gid)) == 0)) {
       best = Preference(found);
       gid_ = found;
     }
+  }
+  if (best == 0 && wanted.has_value()) {
+    return error::NotFound("port {} of {} has another address", port_, name());
   }
   return best > 0 ? absl::OkStatus()
                   : error::Unavailable("port {} of {} has no address: give its network device one",

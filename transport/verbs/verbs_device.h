@@ -12,6 +12,7 @@
 #include <infiniband/verbs.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -75,6 +76,9 @@ class VerbsDevice {
   // NotFound names the devices there are; Unavailable: there is no RDMA, or no port is active.
   static absl::StatusOr<std::unique_ptr<VerbsDevice>> Open(const VerbsCalls* calls,
                                                            const std::string& name);
+  // The device that has this address, as RoCE 2 names it; NotFound names those there are.
+  static absl::StatusOr<std::unique_ptr<VerbsDevice>> OpenAt(const VerbsCalls* calls,
+                                                             const ibv_gid& address);
   VerbsDevice(const VerbsDevice&) = delete;
   VerbsDevice& operator=(const VerbsDevice&) = delete;
   ~VerbsDevice();
@@ -102,8 +106,13 @@ class VerbsDevice {
  private:
   VerbsDevice(const VerbsCalls* calls, ibv_context* context) : calls_(calls), context_(context) {}
 
-  absl::Status FindPort();
-  absl::Status FindGid(uint32_t count);
+  using Wanted = std::optional<ibv_gid>;
+
+  static absl::StatusOr<std::unique_ptr<VerbsDevice>> Find(const VerbsCalls* calls,
+                                                           const std::string& name,
+                                                           const Wanted& wanted);
+  absl::Status FindPort(const Wanted& wanted);
+  absl::Status FindGid(uint32_t count, const Wanted& wanted);
 
   const VerbsCalls* const calls_;
   ibv_context* const context_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/verbs/verbs_queue_pair.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -52,6 +54,9 @@ VerbsQueuePair::~VerbsQueuePair() {
   if (completions_ != nullptr) {
     CheckFreed(device_->calls().destroy_cq(completions_), "ibv_destroy_cq");
   }
+  if (events_ != nullptr) {
+    CheckFreed(device_->calls().destroy_comp_channel(events_), "ibv_destroy_comp_channel");
+  }
 }
 
 absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(VerbsDevice* device,
@@ -69,8 +74,15 @@ absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(VerbsDevice
 
 absl::Status VerbsQueuePair::MakeQueues() {
   const VerbsCalls& calls = device_->calls();
+  if (options_.with_events) {
+    events_ = calls.create_comp_channel(device_->context());
+    if (events_ == nullptr) {
+      return StatusOfErrno(errno, "a completion channel of " + device_->name());
+    }
+    GEMEL_CHECK_EQ(fcntl(events_->fd, F_SETFL, O_NONBLOCK), 0);
+  }
   const auto entries = static_cast<int>(2 * options_.depth + 1);
-  completions_ = calls.create_cq(device_->context(), entries, nullptr, nullptr, 0);
+  completions_ = calls.create_cq(device_->context(), entries, nullptr, events_, 0);
   if (completions_ == nullptr) {
     return StatusOfErrno(errno, "a completion queue of " + device_->name());
   }
@@ -391,6 +403,17 @@ void VerbsQueuePair::GiveUp(std::vector<WorkDone>* done) {
     TellThrough(next_ - 1, IBV_WC_WR_FLUSH_ERR, done);
   }
   posted_ = next_;
+}
+
+void VerbsQueuePair::Arm() {
+  GEMEL_CHECK(events_ != nullptr);
+  ibv_cq* told = nullptr;
+  void* user = nullptr;
+  while (device_->calls().get_cq_event(events_, &told, &user) == 0) {
+    device_->calls().ack_cq_events(told, 1);
+  }
+  // On a device that is gone it fails, and so does the Poll() that follows.
+  ibv_req_notify_cq(completions_, 0);
 }
 
 void VerbsQueuePair::Poll(std::vector<WorkDone>* done) {

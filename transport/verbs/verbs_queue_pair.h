@@ -84,6 +84,7 @@ class VerbsQueuePair {
     uint8_t retries = 7;
     uint8_t receiver_retries = 6;
     uint8_t reads_at_once = 4;
+    bool with_events = false;  // event_descriptor() tells when to Poll()
     // A random one is best: packets that the network kept of an earlier connection are then
     // foreign.
     uint32_t first_packet = 0;
@@ -120,8 +121,14 @@ class VerbsQueuePair {
   void Ring();
   // Rings, then appends what has ended or arrived since. Never waits.
   void Poll(std::vector<WorkDone>* done);
+  // Asks to be told of what ends or arrives from now on; what did before is for the Poll() after
+  // it. REQUIRES: with_events.
+  void Arm();
   // Breaks the connection: what is under way is told with an error, unless it had ended.
   void Break();
+
+  // Can be read when something has ended or arrived since Arm(); -1 without with_events.
+  int event_descriptor() const { return events_ == nullptr ? -1 : events_->fd; }
 
   bool broken() const { return broken_; }
 
@@ -153,6 +160,7 @@ class VerbsQueuePair {
 
   VerbsDevice* const device_;
   Options options_;
+  ibv_comp_channel* events_ = nullptr;
   ibv_cq* completions_ = nullptr;
   ibv_qp* queue_pair_ = nullptr;
   VerbsAddress address_;

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/verbs/verbs_stream.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include "common/check.h"
+#include "common/errors.h"
+#include "common/status_macros.h"
+#include "transport/outcome.h"
+#include "transport/stream_socket.h"
+#include "transport/verbs/verbs_outcome.h"
+
+namespace gemel {
+namespace {
+
+// Messages that only give receives back: for them there is always room at both ends.
+constexpr uint32_t kReserved = 2;
+constexpr size_t kPageBytes = 4096;
+
+int ErrnoOf(ibv_wc_status status) {
+  switch (status) {
+    case IBV_WC_RETRY_EXC_ERR:
+    case IBV_WC_RNR_RETRY_EXC_ERR:
+    case IBV_WC_RESP_TIMEOUT_ERR:
+      return ETIMEDOUT;
+    default:
+      return ECONNRESET;
+  }
+}
+
+struct Free {
+  void operator()(std::byte* memory) const { std::free(memory); }
+};
+
+}  // namespace
+
+class VerbsStream::Core : public std::enable_shared_from_this<Core> {
+ public:
+  Core(EpollLoop* loop, std::shared_ptr<VerbsDevice> device, Options options)
+      : loop_(loop), device_(std::move(device)), options_(std::move(options)) {}
+
+  absl::Status Make();
+  absl::Status Connect(const VerbsHello& peer);
+  void Open(Descriptor socket);
+  VerbsHello hello() const;
+  IoResult Receive(MutableByteSpan into);
+  IoResult Send(std::span<const ByteSpan> pieces);
+  void Watch(uint32_t events, ReadyCallback ready);
+  void Close();
+
+  const VerbsCounts& counts() const { return pair_->counts(); }
+
+ private:
+  struct Arrived {
+    uint64_t slot = 0;
+    size_t next = 0;  // offset in the slot
+    size_t end = 0;
+  };
+
+  MutableByteSpan Slot(uint64_t index) const {
+    return {memory_.get() + index * options_.slot_bytes, options_.slot_bytes};
+  }
+
+  MutableByteSpan SlotToSend(uint64_t index) const { return Slot(options_.slots + index); }
+
+  bool may_send() const { return room_ > kReserved && free_ > kReserved; }
+
+  uint32_t Holding() const;
+  absl::Status PostReceive(uint64_t slot);
+  void GiveBack(uint64_t slot);
+  void SendMessage(VerbsPrelude prelude);
+  void ReturnReceives();
+  void Break(int error, std::string_view why);
+  void OnDone(const WorkDone& done);
+  void OnMessage(uint64_t slot, size_t bytes);
+  void Gather();
+  void OnSocket();
+  void Dispatch();
+  void DispatchSoon();
+  void Linger();
+  void Release();
+
+  EpollLoop* const loop_;
+  const std::shared_ptr<VerbsDevice> device_;
+  const Options options_;
+  std::unique_ptr<std::byte, Free> memory_;  // slots to receive, then slots to send
+  std::unique_ptr<VerbsRegion> region_;
+  std::unique_ptr<VerbsQueuePair> pair_;  // null once it is released
+  Descriptor socket_;
+  size_t message_bytes_ = 0;  // of the stream, at most
+  uint32_t peer_slots_ = 0;
+  uint32_t room_ = 0;  // receives of the peer that are ours to use
+  uint32_t free_ = 0;  // slots to send that the device does not read
+  uint32_t next_ = 0;  // of them
+  uint32_t owed_ = 0;  // receives that were posted again, and the peer does not know
+  std::deque<Arrived> arrived_;
+  int error_ = 0;
+  bool ended_ = false;  // by the peer
+  std::vector<WorkDone> done_;
+  uint32_t interest_ = 0;
+  ReadyCallback ready_;
+  bool dispatching_soon_ = false;
+  Loop::TimerId linger_ = Loop::kNoTimer;
+};
+
+absl::Status VerbsStream::Core::Make() {
+  GEMEL_CHECK(options_.slots >= kVerbsSlotsMin && options_.slots <= kVerbsSlotsMax);
+  GEMEL_CHECK(options_.slot_bytes % kPageBytes == 0 || options_.slot_bytes < kPageBytes);
+  const size_t bytes =
+      DivideUp(size_t{2} * options_.slots * options_.slot_bytes, kPageBytes) * kPageBytes;
+  memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, bytes)));
+  GEMEL_CHECK(memory_ != nullptr) << bytes;
+  std::memset(memory_.get(), 0, bytes);
+  GEMEL_ASSIGN_OR_RETURN(region_, device_->Register({memory_.get(), bytes}));
+  VerbsQueuePair::Options pair;
+  pair.depth = 2 * options_.slots;
+  pair.first_packet = options_.first_packet;
+  pair.with_events = true;
+  GEMEL_ASSIGN_OR_RETURN(pair_, VerbsQueuePair::Make(device_.get(), pair));
+  free_ = options_.slots;
+  for (uint64_t slot = 0; slot < options_.slots; ++slot) {
+    GEMEL_RETURN_IF_ERROR(PostReceive(slot));
+  }
+  return absl::OkStatus();
+}
+
+VerbsHello VerbsStream::Core::hello() const {
+  return {.address = pair_->address(), .slots = options_.slots, .slot_bytes = options_.slot_bytes};
+}
+
+absl::Status VerbsStream::Core::Connect(const VerbsHello& peer) {
+  peer_slots_ = room_ = peer.slots;
+  message_bytes_ = std::min(peer.slot_bytes, options_.slot_bytes) - kVerbsPreludeBytes;
+  return pair_->Connect(peer.address);
+}
+
+void VerbsStream::Core::Open(Descriptor socket) {
+  GEMEL_CHECK(!socket_.valid() && socket.valid() && message_bytes_ > 0);
+  socket_ = std::move(socket);
+  loop_->Watch(pair_->event_descriptor(), EPOLLIN,
+               [self = shared_from_this()](uint32_t /*events*/) { self->Dispatch(); });
+  loop_->Watch(socket_.get(), EPOLLIN,
+               [self = shared_from_this()](uint32_t /*events*/) { self->OnSocket(); });
+}
+
+absl::Status VerbsStream::Core::PostReceive(uint64_t slot) {
+  return pair_->PostReceive(slot, Slot(slot), *region_);
+}
+
+void VerbsStream::Core::GiveBack(uint64_t slot) {
+  if (error_ == 0 && PostReceive(slot).ok()) {
+    owed_ += 1;
+  }
+}
+
+// One message out of the next slot to send, whose bytes are in it.
+void VerbsStream::Core::SendMessage(VerbsPrelude prelude) {
+  GEMEL_CHECK(room_ > 0 && free_ > 0);
+  const uint32_t index = std::exchange(next_, (next_ + 1) % options_.slots);
+  prelude.returned = static_cast<uint16_t>(std::exchange(owed_, 0));
+  EncodeVerbsPrelude(prelude, SlotToSend(index));
+  const absl::Status taken =
+      pair_->Send(index, SlotToSend(index).first(kVerbsPreludeBytes + prelude.bytes), *region_);
+  if (!taken.ok()) {
+    Break(ECONNRESET, ToText(taken));
+    return;
+  }
+  room_ -= 1;
+  free_ -= 1;
+}
+
+// The peer waits for room when we say nothing for long.
+void VerbsStream::Core::ReturnReceives() {
+  if (error_ == 0 && !ended_ && owed_ >= options_.slots / 2 && room_ > 0 && free_ > 0) {
+    SendMessage({.returned = 0, .bytes = 0});
+  }
+}
+
+IoResult VerbsStream::Core::Send(std::span<const ByteSpan> pieces) {
+  if (error_ != 0 || ended_) {
+    return {.error = error_ != 0 ? error_ : EPIPE};
+  }
+  IoResult sent;
+  size_t piece = 0;
+  size_t offset = 0;  // in it
+  while (piece < pieces.size() && may_send() && error_ == 0) {
+    MutableByteSpan left = SlotToSend(next_).subspan(kVerbsPreludeBytes, message_bytes_);
+    while (piece < pieces.size() && !left.empty()) {
+      const ByteSpan some =
+          pieces[piece].subspan(offset, std::min(left.size(), pieces[piece].size() - offset));
+      if (!some.empty()) {
+        std::memcpy(left.data(), some.data(), some.size());
+      }
+      left = left.subspan(some.size());
+      offset += some.size();
+      if (offset == pieces[piece].size()) {
+        piece += 1;
+        offset = 0;
+      }
+    }
+    const size_t bytes = message_bytes_ - left.size();
+    if (bytes > 0) {
+      SendMessage({.returned = 0, .bytes = static_cast<uint32_t>(bytes)});
+      sent.bytes += bytes;
+    }
+  }
+  pair_->Ring();
+  if (pair_->broken()) {
+    DispatchSoon();  // what broke it is told there
+  }
+  if (sent.bytes == 0) {
+    sent.error = error_ != 0 ? error_ : EAGAIN;
+  }
+  return sent;
+}
+
+IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
+  IoResult got;
+  while (!into.empty() && !arrived_.empty()) {
+    Arrived& first = arrived_.front();
+    const size_t bytes = std::min(into.size(), first.end - first.next);
+    std::memcpy(into.data(), Slot(first.slot).data() + first.next, bytes);
+    first.next += bytes;
+    got.bytes += bytes;
+    into = into.subspan(bytes);
+    if (first.next == first.end) {
+      GiveBack(first.slot);
+      arrived_.pop_front();
+    }
+  }
+  if (got.bytes > 0) {
+    ReturnReceives();
+    pair_->Ring();
+    return got;
+  }
+  got.error = ended_ ? 0 : error_ != 0 ? error_ : EAGAIN;
+  return got;
+}
+
+void VerbsStream::Core::Break(int error, std::string_view why) {
+  if (error_ != 0) {
+    return;
+  }
+  error_ = error;
+  if (options_.events != nullptr && !ended_ && ready_ != nullptr) {
+    options_.events->Emit(Severity::kWarning, "verbs_broken",
+                          fmt::format("the queue pair to {}: {}", options_.peer, why));
+  }
+}
+
+void VerbsStream::Core::OnMessage(uint64_t slot, size_t bytes) {
+  const ByteSpan message = Slot(slot).first(std::min<size_t>(bytes, options_.slot_bytes));
+  const absl::StatusOr<VerbsPrelude> prelude = DecodeVerbsPrelude(message);
+  if (!prelude.ok() || prelude->returned > peer_slots_ - room_) {
+    Break(EPROTO,
+          prelude.ok() ? "more receives come back than there are" : ToText(prelude.status()));
+    return;
+  }
+  room_ += prelude->returned;
+  if (prelude->bytes == 0) {
+    GiveBack(slot);
+    return;
+  }
+  arrived_.push_back({.slot = slot, .next = kVerbsPreludeBytes, .end = message.size()});
+}
+
+void VerbsStream::Core::OnDone(const WorkDone& done) {
+  if (done.status != IBV_WC_SUCCESS) {
+    Break(ErrnoOf(done.status), CompletionName(done.status));
+  } else if (done.kind == WorkKind::kSend) {
+    free_ += 1;
+    GEMEL_CHECK_LE(free_, options_.slots);
+  } else if (done.kind == WorkKind::kReceived && error_ == 0) {
+    OnMessage(done.id, done.bytes);
+  } else if (done.kind == WorkKind::kTold) {
+    Break(EPROTO, "a write was told, and none was asked for");
+  }
+}
+
+// All that has ended or arrived.
+void VerbsStream::Core::Gather() {
+  pair_->Arm();
+  done_.clear();
+  pair_->Poll(&done_);
+  for (const WorkDone& done : done_) {
+    OnDone(done);
+  }
+  ReturnReceives();
+  pair_->Ring();
+}
+
+void VerbsStream::Core::OnSocket() {
+  std::byte byte{};
+  const IoResult got = ReceiveSome(socket_.get(), {&byte, 1}, nullptr);
+  if (got.blocked()) {
+    return;
+  }
+  loop_->Unwatch(socket_.get());
+  Gather();  // what it sent before it ended
+  if (got.bytes > 0) {
+    Break(EPROTO, "it says more over TCP than its hello");
+  }
+  ended_ = true;
+  Dispatch();
+}
+
+void VerbsStream::Core::Watch(uint32_t events, ReadyCallback ready) {
+  GEMEL_CHECK(socket_.valid() && ready != nullptr);
+  interest_ = events;
+  ready_ = std::move(ready);
+  DispatchSoon();
+}
+
+void VerbsStream::Core::DispatchSoon() {
+  if (!std::exchange(dispatching_soon_, true)) {
+    loop_->Post([self = shared_from_this()] {
+      self->dispatching_soon_ = false;
+      if (self->pair_ != nullptr) {
+        self->Dispatch();
+      }
+    });
+  }
+}
+
+uint32_t VerbsStream::Core::Holding() const {
+  const bool over = error_ != 0 || ended_;
+  uint32_t holding = over || !arrived_.empty() ? uint32_t{EPOLLIN} : 0;
+  holding |= over || may_send() ? uint32_t{EPOLLOUT} : 0;
+  return holding & interest_;
+}
+
+void VerbsStream::Core::Dispatch() {
+  const std::shared_ptr<Core> self = shared_from_this();
+  Gather();
+  if (const uint32_t holding = Holding(); holding != 0 && ready_ != nullptr) {
+    const ReadyCallback ready = ready_;  // which may replace itself, or end the stream
+    ready(holding);
+  }
+  if (pair_ != nullptr && ready_ != nullptr && Holding() != 0) {
+    DispatchSoon();  // a watch tells again and again what holds
+  }
+}
+
+void VerbsStream::Core::Close() {
+  ready_ = nullptr;
+  if (!socket_.valid() || error_ != 0 || ended_ || pair_->under_way() == 0) {
+    Release();
+    return;
+  }
+  loop_->Watch(pair_->event_descriptor(), EPOLLIN,
+               [self = shared_from_this()](uint32_t /*events*/) { self->Linger(); });
+  linger_ = loop_->RunAt(Add(loop_->Now(), kVerbsLingerMax),
+                         [self = shared_from_this()] { self->Release(); });
+  Linger();
+}
+
+void VerbsStream::Core::Linger() {
+  Gather();
+  if (error_ != 0 || ended_ || pair_->under_way() == 0) {
+    Release();
+  }
+}
+
+void VerbsStream::Core::Release() {
+  if (pair_ == nullptr) {
+    return;
+  }
+  const std::shared_ptr<Core> self = shared_from_this();  // the watches may be all that holds it
+  loop_->Unwatch(pair_->event_descriptor());
+  if (socket_.valid()) {
+    loop_->Unwatch(socket_.get());
+  }
+  loop_->CancelTimer(std::exchange(linger_, Loop::kNoTimer));
+  if (options_.events != nullptr && socket_.valid()) {
+    const VerbsCounts& counts = pair_->counts();
+    options_.events->Emit(
+        Severity::kInfo, "verbs_closed",
+        fmt::format("the queue pair to {}: {} messages, {} doorbells, {} signalled, {} inline",
+                    options_.peer, counts.requests, counts.doorbells, counts.signalled,
+                    counts.inlined));
+  }
+  // First the queue pair: no byte of this process is read by the device when the peer hears of the
+  // end.
+  pair_.reset();
+  region_.reset();
+  socket_.Reset();
+}
+
+VerbsStream::VerbsStream(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+
+VerbsStream::~VerbsStream() { core_->Close(); }
+
+absl::StatusOr<std::unique_ptr<VerbsStream>> VerbsStream::Make(EpollLoop* loop,
+                                                               std::shared_ptr<VerbsDevice> device,
+                                                               const Options& options) {
+  GEMEL_CHECK(loop != nullptr && device != nullptr);
+  auto core = std::make_shared<Core>(loop, std::move(device), options);
+  std::unique_ptr<VerbsStream> made(new VerbsStream(core));
+  GEMEL_RETURN_IF_ERROR(core->Make());
+  return made;
+}
+
+VerbsHello VerbsStream::hello() const { return core_->hello(); }
+
+absl::Status VerbsStream::Connect(const VerbsHello& peer) { return core_->Connect(peer); }
+
+void VerbsStream::Open(Descriptor socket) { core_->Open(std::move(socket)); }
+
+IoResult VerbsStream::Receive(MutableByteSpan into, Handles* /*handles*/) {
+  GEMEL_CHECK(!into.empty());
+  return core_->Receive(into);
+}
+
+IoResult VerbsStream::Send(std::span<const ByteSpan> pieces, const Handles& handles) {
+  GEMEL_CHECK(handles.empty());
+  return core_->Send(pieces);
+}
+
+void VerbsStream::Watch(uint32_t events, ReadyCallback ready) {
+  core_->Watch(events, std::move(ready));
+}
+
+const VerbsCounts& VerbsStream::counts() const { return core_->counts(); }
+
+}  // namespace gemel
