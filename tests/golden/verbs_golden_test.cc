@@ -15,7 +15,7 @@ namespace {
 
 TEST(VerbsGolden, HelloBytes) {
   VerbsHello hello;
-  for (uint8_t i = 0; i < sizeof(hello.address.gid.raw); ++i) {
+  for (size_t i = 0; i < sizeof(hello.address.gid.raw); ++i) {
     hello.address.gid.raw[i] = static_cast<uint8_t>(0xA0 + i);
   }
   hello.address.lid = 0x0102;

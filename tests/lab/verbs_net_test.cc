@@ -3,10 +3,14 @@
 // The verbs fabric: frames over queue pairs, on the fake and on a device; who calls wrongly; what
 // happens when a queue pair breaks.
 #include <gmock/gmock.h>
+#include <sys/epoll.h>
+
+#include <array>
 
 #include "tests/lab/verbs_ends.h"
 #include "tests/unit/transport_sockets.h"
 #include "transport/verbs/verbs_hello.h"
+#include "transport/verbs/verbs_stream.h"
 
 namespace gemel {
 namespace {
@@ -341,53 +345,147 @@ INSTANTIATE_TEST_SUITE_P(Fake, VerbsBroken,
                          ::testing::Range(static_cast<int>(IBV_WC_SUCCESS) + 1,
                                           static_cast<int>(IBV_WC_TM_RNDV_INCOMPLETE) + 1));
 
+// Frames both ways at once over few small receives; at some point a request may fail.
+class VerbsBreaking final : public VerbsNet {
+ public:
+  explicit VerbsBreaking(uint64_t seed)
+      : VerbsNet("fake", {.slots = 4 + static_cast<uint32_t>(seed % 5), .slot_bytes = 512}, seed),
+        random_(seed) {}
+
+  // Whether all of it arrived.
+  bool Go() {
+    Connect();
+    const uint64_t frames = 1 + random_.Below(12);
+    const uint64_t breaks_at = random_.Below(2 * frames);
+    for (uint64_t op = 0; op < frames; ++op) {
+      if (op == breaks_at) {
+        fake_->FailNext(17 + static_cast<uint32_t>(random_.Below(2)), IBV_WC_RETRY_EXC_ERR, 0);
+      }
+      bodies_.emplace_back(random_.Below(3000), static_cast<char>('a' + op));
+      Send(calling_.get(), op, bodies_.back());
+      Send(answering_.get(), op, bodies_.back());
+    }
+    const auto all = [frames](const Hearer& hearer) {
+      return hearer.recorder.frames.size() == frames;
+    };
+    EXPECT_TRUE(RunUntil(
+        [&] { return Ended(caller_) || Ended(answerer_) || (all(caller_) && all(answerer_)); }));
+    ExpectPrefix(caller_);
+    ExpectPrefix(answerer_);
+    return all(caller_);
+  }
+
+ private:
+  void ExpectPrefix(const Hearer& hearer) {
+    for (size_t i = 0; i < hearer.recorder.frames.size(); ++i) {
+      EXPECT_EQ(hearer.recorder.frames[i].header.op, i);
+      EXPECT_EQ(hearer.recorder.frames[i].body, bodies_[i]);
+    }
+  }
+
+  Random random_;
+  std::vector<std::string> bodies_;
+};
+
 TEST(VerbsStreams, WhatArrivesIsWhatWasSentUpToWhereItBreaks) {
   uint64_t whole = 0;
   for (uint64_t seed = 1; seed <= 300; ++seed) {
-    class Run final : public VerbsNet {
-     public:
-      explicit Run(uint64_t seed)
-          : VerbsNet("fake", {.slots = 4 + static_cast<uint32_t>(seed % 5), .slot_bytes = 512},
-                     seed),
-            random_(seed) {}
-
-      uint64_t Go() {
-        Connect();
-        const uint64_t frames = 1 + random_.Below(12);
-        const uint64_t breaks_at = random_.Below(2 * frames);
-        for (uint64_t op = 0; op < frames; ++op) {
-          if (op == breaks_at) {
-            fake_->FailNext(17 + static_cast<uint32_t>(random_.Below(2)), IBV_WC_RETRY_EXC_ERR, 0);
-          }
-          bodies_.push_back(std::string(random_.Below(3000), static_cast<char>('a' + op)));
-          Send(calling_.get(), op, bodies_.back());
-          Send(answering_.get(), op, bodies_.back());
-        }
-        EXPECT_TRUE(RunUntil([&] {
-          return (Ended(caller_) || Ended(answerer_)) ||
-                 (caller_.recorder.frames.size() == frames &&
-                  answerer_.recorder.frames.size() == frames);
-        }));
-        for (const Hearer* hearer : {&caller_, &answerer_}) {
-          for (size_t i = 0; i < hearer->recorder.frames.size(); ++i) {
-            EXPECT_EQ(hearer->recorder.frames[i].header.op, i);
-            EXPECT_EQ(hearer->recorder.frames[i].body, bodies_[i]);
-          }
-        }
-        return caller_.recorder.frames.size() == frames ? 1 : 0;
-      }
-
-     private:
-      Random random_;
-      std::vector<std::string> bodies_;
-    };
-
-    Run run(seed);
-    whole += run.Go();
+    VerbsBreaking run(seed);
+    whole += run.Go() ? 1 : 0;
     ASSERT_FALSE(testing::Test::HasFailure()) << "seed " << seed;
   }
   EXPECT_GT(whole, 100U);
   EXPECT_LT(whole, 290U);
+}
+
+// A stream whose other end is a queue pair of the test's.
+class VerbsLiar : public ::testing::Test {
+ protected:
+  VerbsLiar() {
+    other_.region = *device_->Register(other_.memory);
+    other_.pair = *VerbsQueuePair::Make(device_.get(), {});
+    int fds[2] = {-1, -1};
+    GEMEL_CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    socket_ = Descriptor(fds[1]);
+    GEMEL_CHECK(other_.pair->Connect(stream_->hello().address).ok());
+    GEMEL_CHECK(
+        stream_->Connect({.address = other_.pair->address(), .slots = 16, .slot_bytes = 4096})
+            .ok());
+    stream_->Open(Descriptor(fds[0]));
+    stream_->Watch(EPOLLIN, [this](uint32_t) { readable_ = true; });
+  }
+
+  ~VerbsLiar() override {
+    stream_.reset();
+    loop_->Shutdown();
+  }
+
+  // A message of the other end, as it says; the prelude is of version `version`.
+  void Say(const VerbsPrelude& prelude, size_t bytes, uint8_t version = kVerbsVersion) {
+    EncodeVerbsPrelude(prelude, other_.First(kVerbsPreludeBytes));
+    other_.memory[0] = std::byte{version};
+    ASSERT_TRUE(
+        other_.pair->Send(1, other_.First(kVerbsPreludeBytes + bytes), *other_.region).ok());
+    ASSERT_EQ(other_.Next().status, IBV_WC_SUCCESS);
+    readable_ = false;
+    ASSERT_TRUE(RunLoop(loop_.get(), [this] { return readable_; }));
+  }
+
+  IoResult Receive() {
+    std::array<std::byte, 64> into{};
+    return stream_->Receive(into, nullptr);
+  }
+
+  FakeVerbs fake_{1};
+  std::unique_ptr<EpollLoop> loop_ = *EpollLoop::Create();
+  std::shared_ptr<VerbsDevice> device_ = *VerbsDevice::Open(&fake_.calls(), "");
+  std::unique_ptr<VerbsStream> stream_ = *VerbsStream::Make(loop_.get(), device_, {});
+  VerbsEnd other_;
+  Descriptor socket_;
+  bool readable_ = false;
+};
+
+TEST_F(VerbsLiar, MoreReceivesBackThanThereAreBreaksTheStream) {
+  Say({.returned = 0, .bytes = 5}, 5);
+  EXPECT_EQ(Receive().bytes, 5U);
+  Say({.returned = 1, .bytes = 5}, 5);
+  EXPECT_EQ(Receive().error, EPROTO);
+}
+
+TEST_F(VerbsLiar, ALengthThatIsNotTheMessagesBreaksTheStream) {
+  Say({.returned = 0, .bytes = 5}, 6);
+  EXPECT_EQ(Receive().error, EPROTO);
+}
+
+TEST_F(VerbsLiar, AnotherVersionBreaksTheStream) {
+  Say({.returned = 0, .bytes = 5}, 5, 2);
+  EXPECT_EQ(Receive().error, EPROTO);
+}
+
+TEST_F(VerbsLiar, MoreOverTcpThanItsHelloBreaksTheStream) {
+  RawSend(socket_, "and");
+  ASSERT_TRUE(RunLoop(loop_.get(), [this] { return readable_; }));
+  EXPECT_EQ(Receive().error, EPROTO);
+}
+
+TEST_F(VerbsLiar, TheEndOfTcpIsTheEnd) {
+  Say({.returned = 0, .bytes = 5}, 5);
+  RawClose(&socket_);
+  ASSERT_TRUE(RunLoop(loop_.get(), [this] { return stream_->Send({}, {}).error == EPIPE; }));
+  EXPECT_EQ(Receive().bytes, 5U);
+  const IoResult end = Receive();
+  EXPECT_EQ(end.error, 0);
+  EXPECT_EQ(end.bytes, 0U);
+}
+
+TEST_F(VerbsLiar, WhatArrivedBeforeItBrokeIsReadBeforeTheError) {
+  Say({.returned = 0, .bytes = 5}, 5);
+  fake_.FailNext(stream_->hello().address.queue_pair, IBV_WC_RETRY_EXC_ERR, 0);
+  const std::array<ByteSpan, 1> pieces = {other_.First(10)};
+  EXPECT_EQ(stream_->Send(pieces, {}).bytes, 10U);
+  ASSERT_TRUE(RunLoop(loop_.get(), [this] { return stream_->Send({}, {}).error == ETIMEDOUT; }));
+  EXPECT_EQ(Receive().bytes, 5U);
+  EXPECT_EQ(Receive().error, ETIMEDOUT);
 }
 
 TEST(VerbsHellos, AreReadAsTheyWereWrittenAndRefusedOtherwise) {

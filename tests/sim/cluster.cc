@@ -40,7 +40,7 @@ std::string IdIn(std::string_view text) {
 
 }  // namespace
 
-Node::Node(SimScheduler* scheduler, SimWorld* world, std::string name, Timeline* timeline)
+Node::Node(SimScheduler* scheduler, SimWorld* world, const std::string& name, Timeline* timeline)
     : loop(scheduler),
       world(world),
       process(world->StartProcess(name, &loop)),

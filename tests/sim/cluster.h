@@ -35,7 +35,7 @@ namespace gemel::sim {
 
 // What every kind of process has.
 struct Node {
-  Node(SimScheduler* scheduler, SimWorld* world, std::string name, Timeline* timeline);
+  Node(SimScheduler* scheduler, SimWorld* world, const std::string& name, Timeline* timeline);
   ~Node();
 
   SimLoop loop;

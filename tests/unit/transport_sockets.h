@@ -23,7 +23,6 @@
 #include "common/random.h"
 #include "tests/unit/common_runner.h"
 #include "tests/unit/common_temporary_directory.h"
-#include "transport/descriptor.h"
 #include "transport/real_net.h"
 #include "transport/stream_connection.h"
 #include "transport/stream_socket.h"
@@ -96,10 +95,11 @@ inline OutgoingFrame FrameWith(FrameType type, uint64_t op, std::string body = "
 }
 
 class SocketTest : public ::testing::Test {
+ public:
+  ~SocketTest() override { loop_->Shutdown(); }
+
  protected:
   SocketTest() : loop_(*EpollLoop::Create()), net_(loop_.get(), &events_, RealNet::Options()) {}
-
-  ~SocketTest() override { loop_->Shutdown(); }
 
   bool RunUntil(const std::function<bool()>& done) { return RunLoop(loop_.get(), done); }
 

@@ -227,16 +227,16 @@ Task<absl::StatusOr<std::unique_ptr<Connection>>> ConnectUnix(EpollLoop* loop, s
 }
 
 absl::StatusOr<std::unique_ptr<Listener>> ListenUnix(EpollLoop* loop, EventSink* events,
-                                                     std::string path, Net::AcceptCallback accept) {
+                                                     const std::string& path,
+                                                     Net::AcceptCallback accept) {
   GEMEL_ASSIGN_OR_RETURN(Descriptor listening, BindAndListen(path));
   SocketListener::Options options;
   options.address = AddressOf(path);
-  options.taken = [loop, path, accept = std::move(accept)](Descriptor socket) {
-    absl::StatusOr<std::unique_ptr<Connection>> admitted = AdmitUnix(loop, std::move(socket), path);
-    if (admitted.ok()) {
-      accept(*std::move(admitted));
-    }
-    return admitted.status();
+  options.taken = [loop, path, accept = std::move(accept)](Descriptor socket) -> absl::Status {
+    GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<Connection> admitted,
+                           AdmitUnix(loop, std::move(socket), path));
+    accept(std::move(admitted));
+    return absl::OkStatus();
   };
   options.released = RemoverOf(path);
   return std::make_unique<SocketListener>(loop, events, std::move(listening), std::move(options));

@@ -33,6 +33,7 @@ Task<absl::StatusOr<std::unique_ptr<Connection>>> ConnectUnix(EpollLoop* loop, s
 // A socket file that no server answers on is stale and replaced. The file has mode 0600 and is
 // removed when the listener stops, if it is still the listener's own.
 absl::StatusOr<std::unique_ptr<Listener>> ListenUnix(EpollLoop* loop, EventSink* events,
-                                                     std::string path, Net::AcceptCallback accept);
+                                                     const std::string& path,
+                                                     Net::AcceptCallback accept);
 
 }  // namespace gemel

@@ -133,7 +133,7 @@ Task<absl::StatusOr<std::unique_ptr<Connection>>> TcpFabric::Connect(std::string
       StreamConnection::Carries::kBytes);
 }
 
-absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(std::string host_and_port,
+absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(const std::string& host_and_port,
                                                             Net::AcceptCallback accept) {
   GEMEL_ASSIGN_OR_RETURN(const TcpAddress address, ParseLoopbackAddress(host_and_port));
   GEMEL_ASSIGN_OR_RETURN(Descriptor socket, TcpSocket(address));

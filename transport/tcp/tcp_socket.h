@@ -43,7 +43,7 @@ class TcpFabric {
   // `host_and_port` as in ParseLoopbackAddress().
   Task<absl::StatusOr<std::unique_ptr<Connection>>> Connect(std::string host_and_port,
                                                             TimePoint deadline);
-  absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string host_and_port,
+  absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& host_and_port,
                                                    Net::AcceptCallback accept);
 
  private:

@@ -222,6 +222,7 @@ Task<void> VerbsFabric::Admit(std::shared_ptr<State> state, std::weak_ptr<Caller
   if (present == nullptr) {
     co_return;  // the listener went meanwhile
   }
+  GEMEL_CHECK_GT(present->waiting, 0U);
   present->waiting -= 1;
   if (connection.ok()) {
     present->accept(*std::move(connection));
@@ -231,7 +232,7 @@ Task<void> VerbsFabric::Admit(std::shared_ptr<State> state, std::weak_ptr<Caller
   }
 }
 
-absl::StatusOr<std::unique_ptr<Listener>> VerbsFabric::Listen(std::string host_and_port,
+absl::StatusOr<std::unique_ptr<Listener>> VerbsFabric::Listen(const std::string& host_and_port,
                                                               Net::AcceptCallback accept) {
   GEMEL_ASSIGN_OR_RETURN(const TcpAddress address, ParseTcpAddress(host_and_port));
   GEMEL_RETURN_IF_ERROR(state_->DeviceAt(address).status());

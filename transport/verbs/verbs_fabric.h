@@ -44,7 +44,7 @@ class VerbsFabric {
                                                             TimePoint deadline);
   // As Net: whoever asks need not have a device.
   Task<absl::Status> Probe(std::string host_and_port, TimePoint deadline);
-  absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string host_and_port,
+  absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& host_and_port,
                                                    Net::AcceptCallback accept);
 
  private:

@@ -185,6 +185,7 @@ void VerbsStream::Core::ReturnReceives() {
 }
 
 IoResult VerbsStream::Core::Send(std::span<const ByteSpan> pieces) {
+  GEMEL_CHECK(socket_.valid() && message_bytes_ > 0);
   if (error_ != 0 || ended_) {
     return {.error = error_ != 0 ? error_ : EPIPE};
   }
@@ -226,6 +227,7 @@ IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
   IoResult got;
   while (!into.empty() && !arrived_.empty()) {
     Arrived& first = arrived_.front();
+    GEMEL_CHECK_LT(first.next, first.end);
     const size_t bytes = std::min(into.size(), first.end - first.next);
     std::memcpy(into.data(), Slot(first.slot).data() + first.next, bytes);
     first.next += bytes;
@@ -246,6 +248,7 @@ IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
 }
 
 void VerbsStream::Core::Break(int error, std::string_view why) {
+  GEMEL_CHECK_NE(error, 0) << why;
   if (error_ != 0) {
     return;
   }
@@ -257,6 +260,7 @@ void VerbsStream::Core::Break(int error, std::string_view why) {
 }
 
 void VerbsStream::Core::OnMessage(uint64_t slot, size_t bytes) {
+  GEMEL_CHECK(slot < options_.slots && room_ <= peer_slots_) << slot;
   const ByteSpan message = Slot(slot).first(std::min<size_t>(bytes, options_.slot_bytes));
   const absl::StatusOr<VerbsPrelude> prelude = DecodeVerbsPrelude(message);
   if (!prelude.ok() || prelude->returned > peer_slots_ - room_) {
@@ -287,6 +291,7 @@ void VerbsStream::Core::OnDone(const WorkDone& done) {
 
 // All that has ended or arrived.
 void VerbsStream::Core::Gather() {
+  GEMEL_CHECK(pair_ != nullptr);
   pair_->Arm();
   done_.clear();
   pair_->Poll(&done_);
@@ -304,12 +309,12 @@ void VerbsStream::Core::OnSocket() {
     return;
   }
   loop_->Unwatch(socket_.get());
-  Gather();  // what it sent before it ended
   if (got.bytes > 0) {
     Break(EPROTO, "it says more over TCP than its hello");
+  } else {
+    ended_ = true;
   }
-  ended_ = true;
-  Dispatch();
+  Dispatch();  // what it sent before comes first
 }
 
 void VerbsStream::Core::Watch(uint32_t events, ReadyCallback ready) {
