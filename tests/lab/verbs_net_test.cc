@@ -404,14 +404,13 @@ class VerbsLiar : public ::testing::Test {
   VerbsLiar() {
     other_.region = *device_->Register(other_.memory);
     other_.pair = *VerbsQueuePair::Make(device_.get(), {});
-    int fds[2] = {-1, -1};
-    GEMEL_CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
-    socket_ = Descriptor(fds[1]);
+    auto [own, raw] = SocketPair();
+    socket_ = std::move(raw);
     GEMEL_CHECK(other_.pair->Connect(stream_->hello().address).ok());
     GEMEL_CHECK(
         stream_->Connect({.address = other_.pair->address(), .slots = 16, .slot_bytes = 4096})
             .ok());
-    stream_->Open(Descriptor(fds[0]));
+    stream_->Open(std::move(own));
     stream_->Watch(EPOLLIN, [this](uint32_t) { readable_ = true; });
   }
 

@@ -84,6 +84,13 @@ class Recorder final : public ConnectionEvents {
   std::vector<absl::Status> closed;
 };
 
+// Two ends, nonblocking.
+inline std::pair<Descriptor, Descriptor> SocketPair() {
+  int fds[2] = {-1, -1};
+  GEMEL_CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+  return {Descriptor(fds[0]), Descriptor(fds[1])};
+}
+
 inline OutgoingFrame FrameWith(FrameType type, uint64_t op, std::string body = "",
                                ByteSpan payload = {}) {
   OutgoingFrame frame;
@@ -121,12 +128,11 @@ class SocketTest : public ::testing::Test {
 
   // One end as a connection that carries handles, the other one raw.
   std::pair<std::unique_ptr<StreamConnection>, Descriptor> Pair() {
-    int fds[2] = {-1, -1};
-    GEMEL_CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    auto [own, raw] = SocketPair();
     auto connection = std::make_unique<StreamConnection>(
-        loop_.get(), std::make_unique<SocketStream>(loop_.get(), Descriptor(fds[0])), "pair",
+        loop_.get(), std::make_unique<SocketStream>(loop_.get(), std::move(own)), "pair",
         StreamConnection::Carries::kBytesAndHandles);
-    return {std::move(connection), Descriptor(fds[1])};
+    return {std::move(connection), std::move(raw)};
   }
 
   std::string UnixPath(const std::string& name) const { return directory_.path() + "/" + name; }
