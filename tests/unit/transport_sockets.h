@@ -48,7 +48,7 @@ inline std::vector<std::byte> Pattern(size_t bytes, uint64_t seed = 1) {
 }
 
 inline bool SameBytes(ByteSpan a, ByteSpan b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
 class RecordedEvents final : public EventSink {
