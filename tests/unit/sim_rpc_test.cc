@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/sim/sim_rpc.h"
 
+#include "common/errors.h"
 #include "common/sync.h"
 #include "tests/unit/sim_fabric_nodes.h"
 
@@ -19,6 +20,9 @@ class EchoService final : public RpcService {
     executed += 1;
     if (method == "big") {
       co_return std::string(kRpcMessageBytesMax + 1, 'x');
+    }
+    if (method == "stop") {
+      co_return error::Cancelled("{} is stopping", request);
     }
     if (method == "hold") {
       call->OnCallerGone([this] {
@@ -88,6 +92,11 @@ class SimRpc : public ::testing::Test {
 TEST_F(SimRpc, ACallIsAnswered) {
   EXPECT_EQ(*Call("echo", "hello"), "echo hello");
   EXPECT_EQ(service_->executed, 1);
+}
+
+// As gRPC's channel says it.
+TEST_F(SimRpc, WhatTheOtherSideCancelsIsOfUnknownOutcome) {
+  EXPECT_EQ(Call("stop", "placement").status().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(SimRpc, NobodyListeningIsUnavailable) {

@@ -112,24 +112,10 @@ struct VerbsFabric::State {
   std::map<std::string, std::shared_ptr<VerbsDevice>> devices;  // by address
 };
 
-// Of one listener.
+// Of one listener, which holds them: those that are being answered when it goes find nobody.
 struct VerbsFabric::Callers {
   Net::AcceptCallback accept;
   size_t waiting = 0;  // for their hellos
-};
-
-class VerbsFabric::VerbsListener final : public Listener {
- public:
-  VerbsListener(std::string address, std::shared_ptr<Callers> callers,
-                std::unique_ptr<SocketListener> sockets)
-      : address_(std::move(address)), callers_(std::move(callers)), sockets_(std::move(sockets)) {}
-
-  std::string address() const override { return address_; }
-
- private:
-  const std::string address_;
-  const std::shared_ptr<Callers> callers_;
-  const std::unique_ptr<SocketListener> sockets_;
 };
 
 absl::StatusOr<std::shared_ptr<VerbsDevice>> VerbsFabric::State::DeviceAt(const TcpAddress& own) {
@@ -238,11 +224,10 @@ absl::StatusOr<std::unique_ptr<Listener>> VerbsFabric::Listen(const std::string&
   GEMEL_RETURN_IF_ERROR(state_->DeviceAt(address).status());
   GEMEL_ASSIGN_OR_RETURN(Descriptor socket, TcpSocket(address));
   GEMEL_ASSIGN_OR_RETURN(Descriptor listening, ListenTcp(std::move(socket), address));
-  const std::string own = NameOf(OwnAddressOf(listening.get()));
   auto callers = std::make_shared<Callers>();
   callers->accept = std::move(accept);
   SocketListener::Options options;
-  options.address = own;
+  options.address = NameOf(OwnAddressOf(listening.get()));
   options.taken = [state = state_, callers](Descriptor caller) -> absl::Status {
     if (callers->waiting >= kVerbsHellosMax) {
       return error::ResourceExhausted("{} callers have not said their hello yet", callers->waiting);
@@ -251,9 +236,8 @@ absl::StatusOr<std::unique_ptr<Listener>> VerbsFabric::Listen(const std::string&
     state->loop->Spawn(Admit(state, callers, std::move(caller)));
     return absl::OkStatus();
   };
-  auto sockets = std::make_unique<SocketListener>(state_->loop, state_->events,
-                                                  std::move(listening), std::move(options));
-  return std::make_unique<VerbsListener>(own, std::move(callers), std::move(sockets));
+  return std::make_unique<SocketListener>(state_->loop, state_->events, std::move(listening),
+                                          std::move(options));
 }
 
 }  // namespace gemel

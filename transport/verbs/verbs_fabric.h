@@ -50,7 +50,6 @@ class VerbsFabric {
  private:
   struct State;
   struct Callers;
-  class VerbsListener;
 
   static Task<absl::StatusOr<std::unique_ptr<Connection>>> Answer(std::shared_ptr<State> state,
                                                                   Descriptor socket);

@@ -56,8 +56,6 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
   void Watch(uint32_t events, ReadyCallback ready);
   void Close();
 
-  const VerbsCounts& counts() const { return pair_->counts(); }
-
  private:
   struct Arrived {
     uint64_t slot = 0;
@@ -432,7 +430,5 @@ IoResult VerbsStream::Send(std::span<const ByteSpan> pieces, const Handles& hand
 void VerbsStream::Watch(uint32_t events, ReadyCallback ready) {
   core_->Watch(events, std::move(ready));
 }
-
-const VerbsCounts& VerbsStream::counts() const { return core_->counts(); }
 
 }  // namespace gemel

@@ -64,8 +64,6 @@ class VerbsStream final : public ByteStream {
   IoResult Send(std::span<const ByteSpan> pieces, const Handles& handles) override;
   void Watch(uint32_t events, ReadyCallback ready) override;
 
-  const VerbsCounts& counts() const;
-
  private:
   class Core;
 
