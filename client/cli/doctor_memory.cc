@@ -102,6 +102,15 @@ Finding CheckHugePages(const MemoryFacts& facts) {
       fmt::format("transparent huge pages '{}', for shared memory '{}'",
                   facts.transparent.empty() ? "not there" : facts.transparent,
                   facts.transparent_shm.empty() ? "not there" : facts.transparent_shm);
+  if (facts.transparent_shm == "never" || facts.transparent_shm == "deny") {
+    return {"huge pages", Level::kWarn,
+            fmt::format("{}: the first save of a process takes several times as long, every later "
+                        "one somewhat longer",
+                        transparent),
+            "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled (at every boot: a "
+            "line in /etc/tmpfiles.d, 'w /sys/kernel/mm/transparent_hugepage/shmem_enabled - - - - "
+            "advise'); then start the servers again"};
+  }
   if (facts.huge_pages == 0) {
     return {"huge pages", Level::kOk, fmt::format("none reserved (none needed); {}", transparent),
             ""};

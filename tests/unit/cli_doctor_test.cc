@@ -49,7 +49,7 @@ MemoryFacts SoundMemory() {
   facts.servers = 3;
   facts.shm_bytes = 8 * kGiB;
   facts.transparent = "madvise";
-  facts.transparent_shm = "never";
+  facts.transparent_shm = "advise";
   return facts;
 }
 
@@ -108,6 +108,17 @@ TEST(DoctorMemory, WarnsOfASmallMemlockLimit) {
   MemoryFacts facts = SoundMemory();
   facts.lock_limit_bytes = 64 * kMiB;
   Expect(FindingOf(CheckMemory(facts), "memlock"), Level::kWarn, "64 MiB", "ulimit -l unlimited");
+}
+
+TEST(DoctorMemory, WarnsWhereSharedMemoryGetsNoHugePages) {
+  MemoryFacts facts = SoundMemory();
+  for (const char* choice : {"never", "deny"}) {
+    facts.transparent_shm = choice;
+    Expect(FindingOf(CheckMemory(facts), "huge pages"), Level::kWarn, choice,
+           "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled");
+  }
+  facts.transparent_shm = "";  // a kernel without them: nothing to choose
+  Expect(FindingOf(CheckMemory(facts), "huge pages"), Level::kOk, "not there", "");
 }
 
 TEST(DoctorMemory, WarnsOfReservedHugePagesThatAreTaken) {

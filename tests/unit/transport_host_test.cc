@@ -7,6 +7,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "tests/unit/transport_sockets.h"
 #include "transport/local/real_host.h"
 
@@ -56,6 +59,21 @@ class RealHostTest : public SocketTest {
     GEMEL_CHECK_EQ(mincore(mapping.bytes().data(), mapping.bytes().size(), pages.data()), 0);
     return static_cast<size_t>(
         std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; }));
+  }
+
+  // What the kernel says of the mapping: "VmFlags: rd wr sh … hg …".
+  static std::string FlagsOf(const Mapping& mapping) {
+    std::ifstream maps("/proc/self/smaps");
+    const std::string place =
+        fmt::format("{:x}-", reinterpret_cast<uintptr_t>(mapping.bytes().data()));
+    bool here = false;
+    for (std::string line; std::getline(maps, line);) {
+      here = here || line.starts_with(place);
+      if (here && line.starts_with("VmFlags:")) {
+        return line;
+      }
+    }
+    return "not mapped";
   }
 
   // How a child that runs `body` after a fork ends: its exit code, or the signal with a minus.
@@ -117,6 +135,19 @@ TEST_F(RealHostTest, PopulateTouchesEveryPageWithEveryAccess) {
     EXPECT_EQ(ResidentPages(*warm), kBytes / 4096);
     EXPECT_EQ(warm->access(), access);
   }
+}
+
+TEST_F(RealHostTest, SlabsAskForHugePagesAndSmallMemoryDoesNot) {
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) {
+    GTEST_SKIP() << "this kernel has no transparent huge pages";
+  }
+  auto slab = host_.CreateMemory("gemel test", 4 * kMiB);
+  ASSERT_TRUE(slab.ok()) << slab.status();
+  auto mapping = host_.Map(*slab, 4 * kMiB, Access::kReadWrite, true);
+  ASSERT_TRUE(mapping.ok()) << mapping.status();
+  EXPECT_NE(FlagsOf(**mapping).find(" hg"), std::string::npos) << FlagsOf(**mapping);
+  auto small = Mapped(Memory(), Access::kReadWrite, true);
+  EXPECT_EQ(FlagsOf(*small).find(" hg"), std::string::npos) << FlagsOf(*small);
 }
 
 TEST_F(RealHostTest, PopulateKeepsContent) {

@@ -28,6 +28,7 @@ namespace {
 constexpr int kSizeSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 constexpr size_t kNameBytesMax = 200;  // of memfd's 249
 constexpr size_t kPageBytes = 4096;    // the smallest: touching one more often is only slower
+constexpr uint64_t kHugePageBytes = 2 * kMiB;
 // Since Linux 5.14; older C library headers lack them.
 constexpr int kPopulateRead = 22;
 constexpr int kPopulateWrite = 23;
@@ -186,6 +187,11 @@ absl::StatusOr<std::unique_ptr<Mapping>> RealHost::Map(const std::shared_ptr<Sha
       std::make_unique<RealMapping>(MutableByteSpan(static_cast<std::byte*>(place), bytes));
   if (madvise(place, bytes, MADV_DONTFORK) != 0) {
     return MemoryError(errno, "keeping from forks", bytes);
+  }
+  // Only a wish (real_host.h, "Huge pages"): a kernel that cannot give them refuses, and nothing
+  // else changes.
+  if (bytes >= kHugePageBytes) {
+    static_cast<void>(madvise(place, bytes, MADV_HUGEPAGE));
   }
   if (populate) {
     GEMEL_RETURN_IF_ERROR(mapping->Populate(access != Access::kRead));

@@ -12,7 +12,10 @@
 //       owner;
 //   (2) Map() refuses memory without those seals, or smaller than asked;
 //   (3) a mapping is never inherited by fork: made PROT_NONE, MADV_DONTFORK, then protected.
-// Errors: ResourceExhausted names the limit; InvalidArgument for a handle of another kind.
+// Huge pages: every mapping of 2 MiB or more asks for them (MADV_HUGEPAGE). The kernel gives them
+// to shared memory where transparent_hugepage/shmem_enabled is advise, within_size or always: a
+// first touch and an mprotect cost a tenth then (docs/TESTING.md). Errors: ResourceExhausted names
+// the limit; InvalidArgument for a handle of another kind.
 #pragma once
 
 #include <memory>
