@@ -101,7 +101,7 @@ ClientSession::Answer ClientSession::Dispatch(IncomingRequest request) {
     GEMEL_CLIENT_CASE_(AcquireEpoch)
     GEMEL_CLIENT_CASE_(OpenShard)
     GEMEL_CLIENT_CASE_AT_ONCE_(StageShard)
-    GEMEL_CLIENT_CASE_(SealStage)
+    GEMEL_CLIENT_CASE_AT_ONCE_(SealStage)
     GEMEL_CLIENT_CASE_AT_ONCE_(DropStage)
     GEMEL_CLIENT_CASE_AT_ONCE_(PrepareSlabs)
     GEMEL_CLIENT_CASE_AT_ONCE_(ReclaimSlabs)

@@ -117,7 +117,7 @@ class ClientSession final : public SessionHandler,
 
   // client_stage.cc
   absl::StatusOr<Reply> OnStageShard(const StageShard& request);
-  Answer OnSealStage(SealStage request);
+  absl::StatusOr<Reply> OnSealStage(const SealStage& request);
   absl::StatusOr<Reply> OnDropStage(const DropStage& request);
   absl::StatusOr<std::shared_ptr<Stage>> FindStage(uint64_t upload) const;
   absl::Status CheckStage(const OpenShard& request) const;

@@ -45,10 +45,10 @@ absl::StatusOr<std::shared_ptr<Stage>> ClientSession::FindStage(uint64_t upload)
   return stage;
 }
 
-ClientSession::Answer ClientSession::OnSealStage(SealStage request) {
-  GEMEL_CO_ASSIGN_OR_RETURN(const std::shared_ptr<Stage> stage, FindStage(request.upload));
-  GEMEL_CO_RETURN_IF_ERROR(co_await parts_.stages->Seal(stage));
-  co_return ReplyWith(Acknowledged());
+absl::StatusOr<Reply> ClientSession::OnSealStage(const SealStage& request) {
+  GEMEL_ASSIGN_OR_RETURN(const std::shared_ptr<Stage> stage, FindStage(request.upload));
+  GEMEL_RETURN_IF_ERROR(parts_.stages->Seal(stage.get()));
+  return ReplyWith(Acknowledged());
 }
 
 absl::StatusOr<Reply> ClientSession::OnDropStage(const DropStage& request) {

@@ -56,12 +56,12 @@ absl::StatusOr<std::shared_ptr<Stage>> Stages::Open(uint64_t client, HolderKey h
                                                     std::string* reason) {
   if (const auto found = stages_.find(request.stage); found != stages_.end()) {
     const std::shared_ptr<Stage>& there = found->second;
-    const bool same = there->client == client && !there->sealing &&
+    const bool same = there->client == client && !there->sealed &&
                       there->object->bytes() == request.shard_bytes &&
                       there->object->layout_bytes() == request.layout_bytes;
     if (!same) {
       return error::AlreadyExists("{} is here already, with {} bytes{}", NameOf(request.stage),
-                                  there->object->bytes(), there->sealing ? ", sealed" : "");
+                                  there->object->bytes(), there->sealed ? ", sealed" : "");
     }
     return there;
   }
@@ -73,7 +73,7 @@ absl::StatusOr<std::shared_ptr<Stage>> Stages::Open(uint64_t client, HolderKey h
     return std::shared_ptr<Stage>();
   }
   GEMEL_RETURN_IF_ERROR(object.status());
-  auto stage = std::make_shared<Stage>(seams_.loop, request.stage, client, *std::move(object));
+  auto stage = std::make_shared<Stage>(request.stage, client, *std::move(object));
   stages_.emplace(request.stage, stage);
   SetGauge();
   return stage;
@@ -84,40 +84,20 @@ absl::Status Stages::Filled(Stage* stage, const ChunksFilled& report) {
     return error::FailedPrecondition("{} has ended: {}", NameOf(stage->id), ToText(stage->why));
   }
   std::vector<uint32_t> filled;
-  return TakeFilled(stage->object.get(), NameOf(stage->id), report, stage->sealing, &filled);
+  return TakeFilled(stage->object.get(), NameOf(stage->id), report, stage->sealed, &filled);
 }
 
-Task<absl::Status> Stages::Seal(std::shared_ptr<Stage> stage) {
-  while (stage->sealing && !stage->sealed && !stage->ended) {
-    co_await stage->changed.WaitUntil(kTimeNever);
-  }
-  if (stage->sealed) {
-    co_return absl::OkStatus();
-  }
+absl::Status Stages::Seal(Stage* stage) {
   if (stage->ended) {
-    co_return error::FailedPrecondition("{} has ended: {}", NameOf(stage->id), ToText(stage->why));
+    return error::FailedPrecondition("{} has ended: {}", NameOf(stage->id), ToText(stage->why));
   }
-  const std::shared_ptr<Object> object = stage->object;
-  if (!object->complete()) {
-    co_return error::FailedPrecondition("{} of {} chunks of {} were filled before the seal",
-                                        object->present_chunks(), object->chunks(),
-                                        NameOf(stage->id));
-  }
-  stage->sealing = true;
-  const absl::Status checked = co_await CheckAllChunks(seams_.loop, object);
-  if (stage->ended) {
-    co_return error::FailedPrecondition("{} ended meanwhile: {}", NameOf(stage->id),
-                                        ToText(stage->why));
-  }
-  if (!checked.ok()) {
-    const absl::Status refused = Annotate(checked, NameOf(stage->id));
-    seams_.events->Emit(Severity::kError, "seal_refused", ToText(refused));
-    End(stage, refused);
-    co_return refused;
+  const Object& object = *stage->object;
+  if (!object.complete()) {
+    return error::FailedPrecondition("{} of {} chunks of {} were filled before the seal",
+                                     object.present_chunks(), object.chunks(), NameOf(stage->id));
   }
   stage->sealed = true;
-  stage->changed.NotifyAll();
-  co_return absl::OkStatus();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<Stage>> Stages::FindSealed(const StageId& id,
@@ -182,7 +162,6 @@ void Stages::End(const std::shared_ptr<Stage>& stage, absl::Status why) {
   stage->object = nullptr;
   stages_.erase(stage->id);
   SetGauge();
-  stage->changed.NotifyAll();
 }
 
 uint64_t Stages::bytes() const {

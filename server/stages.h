@@ -11,8 +11,10 @@
 // Ownership: a Stage is shared by the table, the session that opened it and the calls on it; its
 // object goes to the upload that takes it over.
 // Invariants:
-//   (1) sealed only after every chunk in memory was hashed again and gave the client's digest;
-//   (2) a stage ends once: taken over, dropped by its client or with it, or refused at its seal;
+//   (1) a seal ends the writing and looks at no byte: what is in memory is hashed once after it, at
+//       the seal of the shard that it becomes, before a receipt (DESIGN 3.5: fence, digest,
+//       receipt);
+//   (2) a stage ends once: taken over, or dropped by its client or with it;
 //   (3) its slabs keep the process that wrote them as their holder, also under a snapshot's name:
 //       they go to no other process before that one is proven dead (slabs.h, invariant 2).
 #pragma once
@@ -24,7 +26,6 @@
 
 #include "absl/status/statusor.h"
 
-#include "common/sync.h"
 #include "server/objects.h"
 #include "server/seams.h"
 #include "transport/local/messages.h"
@@ -32,17 +33,15 @@
 namespace gemel {
 
 struct Stage {
-  Stage(Loop* loop, const StageId& id, uint64_t client, std::shared_ptr<Object> object)
-      : id(id), client(client), object(std::move(object)), changed(loop) {}
+  Stage(const StageId& id, uint64_t client, std::shared_ptr<Object> object)
+      : id(id), client(client), object(std::move(object)) {}
 
   const StageId id;
   const uint64_t client;           // session that opened it
   std::shared_ptr<Object> object;  // null when ended
-  bool sealing = false;
-  bool sealed = false;
+  bool sealed = false;             // complete, and nobody writes it any more
   bool ended = false;
   absl::Status why;  // when ended
-  WaitQueue changed;
 };
 
 class Stages {
@@ -56,9 +55,8 @@ class Stages {
                                               const StageShard& request, std::string* reason);
   // As Uploads::Filled().
   absl::Status Filled(Stage* stage, const ChunksFilled& report);
-  // Re-hashes. DataLoss when memory is not what the client hashed: the stage has ended then.
   // FailedPrecondition when chunks are missing. The same again is OK.
-  Task<absl::Status> Seal(std::shared_ptr<Stage> stage);
+  absl::Status Seal(Stage* stage);
 
   // A stage that may be opened with these sizes. NotFound, FailedPrecondition when it is not
   // sealed, InvalidArgument for other sizes; each names the stage.

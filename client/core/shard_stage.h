@@ -32,8 +32,8 @@ class ShardStage : public std::enable_shared_from_this<ShardStage> {
 
   ChunkFiller* filler() { return fill_->filler(); }
 
-  // Drops the writable mapping; returns when the server has hashed the memory again: DataLoss when
-  // it is not what was written. FailedPrecondition when bytes are missing.
+  // Drops the writable mapping; returns when the server knows. It hashes the memory again at the
+  // seal of the shard that this becomes. FailedPrecondition when bytes are missing.
   Task<absl::Status> Seal(TimePoint deadline);
 
   // Nothing when a snapshot took it over.
