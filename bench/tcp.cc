@@ -33,6 +33,7 @@
 #include "common/fields.h"
 #include "common/sync.h"
 #include "common/xxh3.h"
+#include "transport/local/real_host.h"
 #include "transport/peer/messages.h"
 #include "transport/real_net.h"
 #include "transport/region.h"
@@ -63,20 +64,44 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-// Warm, and without zeros.
+// No zeros.
+void Fill(MutableByteSpan bytes) {
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<std::byte>((i * 2654435761U >> 13) | 1U);
+  }
+}
+
+// Warm.
 std::vector<std::byte> Buffer(uint64_t bytes) {
   std::vector<std::byte> made(bytes);
-  for (size_t i = 0; i < made.size(); ++i) {
-    made[i] = static_cast<std::byte>((i * 2654435761U >> 13) | 1U);
-  }
+  Fill(made);
   return made;
 }
 
-std::vector<Digest128> DigestsOf(const std::vector<std::byte>& bytes) {
+// Warm shared memory, as a server's slabs are.
+struct Shared {
+  Shared(EpollLoop* loop, uint64_t size) {
+    RealHost host(loop);
+    auto made = host.CreateMemory("bench", size);
+    GEMEL_CHECK(made.ok()) << made.status();
+    memory = *std::move(made);
+    auto mapped = host.Map(memory, size, Access::kReadWrite, true);
+    GEMEL_CHECK(mapped.ok()) << mapped.status();
+    mapping = *std::move(mapped);
+    Fill(mapping->bytes());
+  }
+
+  ByteSpan bytes() const { return mapping->bytes(); }
+
+  std::shared_ptr<SharedHandle> memory;
+  std::unique_ptr<Mapping> mapping;
+};
+
+std::vector<Digest128> DigestsOf(ByteSpan bytes) {
   std::vector<Digest128> digests;
   for (uint64_t at = 0; at < bytes.size(); at += kChunkBytes) {
     digests.push_back(
-        Xxh3_128(std::span(bytes).subspan(at, std::min<uint64_t>(kChunkBytes, bytes.size() - at))));
+        Xxh3_128(bytes.subspan(at, std::min<uint64_t>(kChunkBytes, bytes.size() - at))));
   }
   return digests;
 }
@@ -124,7 +149,7 @@ class Passive final : public SessionHandler {
 
   Placement PlaceRequestPayload(Session* session, const FrameHeader& header,
                                 std::string_view /*body*/) override {
-    absl::StatusOr<Placement> placement = regions_.BeginPlacing(header, session);
+    absl::StatusOr<Placement> placement = regions_.BeginPlacing(header, {session});
     GEMEL_CHECK(placement.ok()) << placement.status();
     return *std::move(placement);
   }
@@ -135,7 +160,7 @@ class Passive final : public SessionHandler {
       case FrameType::kOffer: {
         OfferReply grant;
         const Grant opened =
-            regions_.Open({MutableByteSpan(memory_)}, memory_.size(), session.get());
+            regions_.Open({MutableByteSpan(memory_)}, memory_.size(), Incarnation());
         grant.region = opened.region;
         grant.generation = opened.generation;
         reply.body = EncodeMessage(grant);
@@ -232,9 +257,9 @@ class Active {
       : loop_(loop),
         session_(std::move(session)),
         bare_(bare),
-        source_(Buffer(bytes)),
+        source_(loop, bytes),
         target_(Buffer(2 * kMiB)),
-        digests_(DigestsOf(source_)) {}
+        digests_(DigestsOf(source_.bytes())) {}
 
   double CpuOfBoth() const {
     const Order order{Order::kCpu, 0};
@@ -261,10 +286,11 @@ class Active {
   void Put() { Run(PutAll(this)); }
 
   void PutBare(Order::Kind kind) {
-    const Order order{kind, source_.size()};
+    const Order order{kind, source_.bytes().size()};
     WriteAll(bare_, &order, sizeof order);
-    for (uint64_t at = 0; at < source_.size(); at += kChunkBytes) {
-      WriteAll(bare_, source_.data() + at, std::min<uint64_t>(kChunkBytes, source_.size() - at));
+    const ByteSpan source = source_.bytes();
+    for (uint64_t at = 0; at < source.size(); at += kChunkBytes) {
+      WriteAll(bare_, source.data() + at, std::min<uint64_t>(kChunkBytes, source.size() - at));
     }
     Digest128 last;
     ReadAll(bare_, &last, sizeof last);
@@ -326,8 +352,9 @@ class Active {
       request.generation = grant->generation;
       request.offset = at;
       request.body = EncodeMessage(write);
-      request.payload =
-          ByteSpan(self->source_).subspan(at, std::min(kChunkBytes, self->source_.size() - at));
+      request.payload = self->source_.bytes().subspan(
+          at, std::min(kChunkBytes, self->source_.bytes().size() - at));
+      request.source = PayloadSource{self->source_.memory, at};
       self->loop_->Spawn(PutOne(self, std::move(request), &permits));
     }
     co_await permits.Acquire(kWindow, kTimeNever);
@@ -361,7 +388,7 @@ class Active {
   EpollLoop* const loop_;
   const std::shared_ptr<Session> session_;
   const int bare_;
-  const std::vector<std::byte> source_;
+  const Shared source_;
   std::vector<std::byte> target_;
   const std::vector<Digest128> digests_;
 };

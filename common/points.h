@@ -105,6 +105,7 @@ namespace gemel {
   X(kCopyAgain, "server.copy-again")                 \
   X(kPeerSealLate, "server.peer-seal-late")          \
   X(kWriteAstray, "server.write-astray")             \
+  X(kSliceAgain, "server.slice-again")               \
   X(kPullRefused, "server.pull-refused")             \
   X(kTierListLate, "server.tier-list-late")          \
   X(kReadLaneOne, "server.read-lane-one")            \
@@ -120,6 +121,8 @@ namespace gemel {
   X(kReadAgain, "client.read-again")                            \
   X(kWriteRefused, "server.write-refused")                      \
   X(kWriteFenced, "server.write-fenced")                        \
+  X(kSliceTakenOver, "server.slice-taken-over")                 \
+  X(kLaneLost, "server.lane-lost")                              \
   X(kWriteCorrupt, "server.write-corrupt")                      \
   X(kSealedAgain, "server.sealed-again")                        \
   X(kOfferedAgain, "server.offered-again")                      \

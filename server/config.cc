@@ -15,12 +15,15 @@
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
 
+#include "absl/strings/str_join.h"
+
 #include "common/daemon.h"
 #include "common/errors.h"
 #include "common/slab_size.h"
 #include "common/status_macros.h"
 #include "server/byte_size.h"
 #include "server/limits.h"
+#include "transport/addresses.h"
 
 namespace gemel {
 namespace {
@@ -41,7 +44,8 @@ constexpr std::array kSettings = {
     Setting{
         "data_listen", &ServerConfig::data_listen,
         "address for other servers; port 0: any. verbs://HOST:PORT, HOST the address of an RDMA "
-        "device on a network of the cluster's own, or tcp://HOST:PORT"},
+        "device on a network of the cluster's own, or tcp://HOST:PORT. Several, one a path to this "
+        "host, by commas: what goes here goes over all"},
     Setting{"memory", &ServerConfig::memory, "memory to keep state in, as 4GiB"},
     Setting{"slab_bytes", &ServerConfig::slab_bytes,
             "size of a slab, a multiple of 1MiB; default a 256th of --memory, 1MiB to 64MiB"},
@@ -101,16 +105,26 @@ absl::Status CheckLoopbackOf(const std::string& address, std::string_view flag) 
   return Annotate(status, flag);
 }
 
-// One over verbs is judged by who listens there: it must be a device's.
-absl::Status CheckDataListen(std::string* address) {
+// Writes the scheme that may be left out. One over verbs is judged by who listens there: it must be
+// a device's.
+absl::Status CheckDataListen(std::string* addresses) {
   constexpr std::string_view kTcp = "tcp://";
-  if (address->starts_with("verbs://")) {
-    return absl::OkStatus();
+  std::vector<std::string> given = SplitAddresses(*addresses);
+  if (given.empty() || given.size() > kAddressesMax) {
+    return error::InvalidArgument("--data-listen is '{}': give 1 to {} addresses, by commas",
+                                  *addresses, kAddressesMax);
   }
-  if (!address->starts_with(kTcp)) {
-    *address = std::string(kTcp) + *address;
+  for (std::string& address : given) {
+    if (address.starts_with("verbs://")) {
+      continue;
+    }
+    if (!address.starts_with(kTcp)) {
+      address = std::string(kTcp) + address;
+    }
+    GEMEL_RETURN_IF_ERROR(CheckLoopbackOf(address.substr(kTcp.size()), "--data-listen"));
   }
-  return CheckLoopbackOf(address->substr(kTcp.size()), "--data-listen");
+  *addresses = absl::StrJoin(given, ",");
+  return absl::OkStatus();
 }
 
 // A number of seconds of at most a year.

@@ -379,8 +379,8 @@ Task<absl::StatusOr<uint64_t>> ShardFetch::ReadFrom(PeerMember member,
     co_return place.size();
   }
   const TimePoint deadline = Add(fetches_->seams_.loop->Now(), kReadDeadline);
-  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
-                            co_await fetches_->parts_.peers->SessionTo(member, deadline));
+  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Lane> lane,
+                            co_await fetches_->parts_.peers->LaneTo(member, deadline));
   Read read;
   read.shard = wanted_.shard;
   read.root = wanted_.root;
@@ -388,7 +388,8 @@ Task<absl::StatusOr<uint64_t>> ShardFetch::ReadFrom(PeerMember member,
   Request request;
   request.type = FrameType::kRead;
   request.body = EncodeMessage(read);
-  absl::StatusOr<Reply> reply = co_await session->Call(std::move(request), place, deadline);
+  absl::StatusOr<Reply> reply =
+      co_await CallOn(fetches_->seams_.loop, lane, std::move(request), place, deadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CO_RETURN_IF_ERROR(reply->status);
   co_return reply->payload.size();

@@ -97,7 +97,7 @@ absl::StatusOr<Reply> Holder::OnHello(Session* session, const IncomingRequest& r
 }
 
 void Holder::OnSessionClosed(Session* session, const absl::Status& /*why*/) {
-  regions_.AbandonWriter(session);
+  regions_.AbandonLane(session);
   unplaced_.erase(unplaced_.lower_bound({session, 0}),
                   unplaced_.upper_bound({session, UINT64_MAX}));
   const auto found = std::find_if(sessions_.begin(), sessions_.end(),
@@ -118,7 +118,7 @@ void Holder::EndAll(const absl::Status& why) {
   unplaced_.clear();
   const auto sessions = std::exchange(sessions_, {});
   for (const std::shared_ptr<Session>& session : sessions) {
-    regions_.AbandonWriter(session.get());
+    regions_.AbandonLane(session.get());
     session->Detach();
     session->Close(why);
   }

@@ -50,7 +50,8 @@ Task<absl::StatusOr<Reply>> Holder::OnOffer(std::shared_ptr<Session> session,
     GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Object> object, StagingFor(offer));
     GEMEL_CHECK(!grants_.contains(offer.shard)) << offer.shard.ToString();
     Granted granted;
-    granted.grant = regions_.Open(object->Extents(), offer.bytes, session.get());
+    granted.grant =
+        regions_.Open(object->Extents(), offer.bytes, StateOf(session.get())->hello.incarnation);
     granted.object = std::move(object);
     answer.region = granted.grant.region;
     answer.generation = granted.grant.generation;

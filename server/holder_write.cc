@@ -12,11 +12,16 @@
 namespace gemel {
 
 Placement Holder::PlaceRequestPayload(Session* session, const FrameHeader& header,
-                                      std::string_view /*body*/) {
+                                      std::string_view body) {
   if (header.type != FrameType::kWrite || !StateOf(session)->hello_done) {
     return Placement();
   }
-  absl::StatusOr<Placement> placement = regions_.BeginPlacing(header, session);
+  const absl::StatusOr<Write> write = DecodeMessage<Write>(body);
+  RegionTable::Arrival arrival;
+  arrival.lane = session;
+  arrival.writer = StateOf(session)->hello.incarnation;
+  arrival.again = write.ok() && write->sent == WriteSent::kAgain;
+  absl::StatusOr<Placement> placement = regions_.BeginPlacing(header, arrival);
   if (placement.ok()) {
     return *std::move(placement);
   }
@@ -35,6 +40,11 @@ absl::StatusOr<Reply> Holder::OnWrite(Session* session, const IncomingRequest& r
   GEMEL_RETURN_IF_ERROR(why);
   if (request.header.payload_bytes == 0) {
     return error::InvalidArgument("a write without a payload");
+  }
+  if (request.payload_dropped &&
+      regions_.IsOpen(request.header.region, request.header.generation)) {
+    return error::Unavailable("the slice at {} of region {} came over another lane meanwhile",
+                              request.header.offset, request.header.region);
   }
   if (request.payload_dropped) {
     Sometimes(Situation::kWriteFenced);

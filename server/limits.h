@@ -22,14 +22,17 @@ inline constexpr uint64_t kWarmBytesFirst = 128 * kMiB;  // populated before a s
 inline constexpr uint64_t kPrepareLeavesPercent = 25;
 
 // Replication and reading.
-inline constexpr size_t kWriteWindow = 8;  // outstanding writes of one copy; then the sender waits
-inline constexpr size_t kReadWindow = 8;   // outstanding reads of one source
+inline constexpr uint8_t kChunkFailuresMax = 4;    // of one chunk on any lanes; then the try ends
+inline constexpr size_t kReadWindow = 8;           // outstanding reads of one source
 inline constexpr uint32_t kFetchChunksMax = 1024;  // of one FetchChunks; more: InvalidArgument
 inline constexpr uint32_t kReadTriesMax = 3;  // of one chunk at one source; then another source
 inline constexpr uint32_t kDescribeTriesMax = 3;
 inline constexpr Duration kConnectDeadline = 2s;
 inline constexpr Duration kOfferDeadline = 5s;
 inline constexpr Duration kWriteDeadline = 10s;
+inline constexpr Duration kLaneDeadline = 1s;  // of a call of a copy while another lane is open
+inline constexpr int64_t kLatenessMax = 8;     // a slice may take this many times what is expected
+inline constexpr Duration kLaneWait = 100ms;   // for room on a lane, before it looks around again
 inline constexpr Duration kPeerSealDeadline = 10s;
 inline constexpr Duration kReadDeadline = 2s;
 inline constexpr Duration kBackoffMin = 10ms;
@@ -93,7 +96,7 @@ static_assert(kTouchStepBytes % kChunkBytes == 0);
 static_assert(kSlabBytesDefault % kChunkBytes == 0);
 static_assert(kSlabBytesMax % kChunkBytes == 0 && kSlabBytesDefault <= kSlabBytesMax);
 static_assert(kPrepareLeavesPercent < 100);
-static_assert(kWriteWindow > 0 && kReadWindow > 0);
+static_assert(kReadWindow > 0);
 static_assert(kRepairRateDefault <= kRepairRateMax && kRepairBurst > Duration::zero());
 static_assert(kScrubStepMin < kScrubStepMax && kScrubDeferMax >= kScrubStepMax);
 static_assert(kBackoffMin < kBackoffMax && kBackoffMax < kConnectDeadline);

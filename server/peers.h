@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Peers: the sessions that this server opened to others, one a peer, and whom they lost.
+// Peers: the lanes from this server to others, a session each, and whom they lost.
 //
-// A session is used only after both sides said hello and each found the cluster and the incarnation
-// it expected: what placement's map names is what answers.
+// A member has one lane for each of its data addresses. A session is used only after both sides
+// said hello and each found the cluster and the incarnation it expected: what placement's map names
+// is what answers.
 //
 // Thread safety: one loop.
-// Ownership: sessions are shared with the calls on them. CloseAll() before destruction, or a loop
-// that was shut down.
-// Invariants:
-//   (1) at most one connection attempt to a peer at a time; others wait for its result;
-//   (2) after a failed attempt the next one waits for the peer's retry delay (at most kBackoffMax).
+// Ownership: sessions and lanes are shared with the calls on them. CloseAll() before destruction,
+// or a loop that was shut down. Invariants:
+//   (1) at most one connection attempt at a time on a lane; who wants any lane waits for the first;
+//   (2) after a failed attempt the next one waits for the lane's retry delay (at most kBackoffMax);
+//   (3) a peer is unreachable when none of its lanes is open, never while one is.
 // Errors: Unavailable (nobody there, broke, stopping), FailedPrecondition (another cluster, another
 // incarnation than the one asked for), DeadlineExceeded.
 #pragma once
@@ -25,8 +26,8 @@
 
 #include "common/sync.h"
 #include "server/control.h"
+#include "transport/lane.h"
 #include "transport/peer/messages.h"
-#include "transport/session.h"
 
 namespace gemel {
 
@@ -35,8 +36,20 @@ class Peers final : private SessionHandler {
   Peers(const ServerSeams& seams, const Control* control, std::string name);
   ~Peers() override;
 
-  // An open session to that incarnation of the member. REQUIRES: not this server.
+  // An open session to that incarnation of the member: of its first lane that is not late.
+  // REQUIRES: not this server.
   Task<absl::StatusOr<std::shared_ptr<Session>>> SessionTo(PeerMember member, TimePoint deadline);
+
+  // The open lane to that incarnation on which one more slice would be there first; null when none
+  // has room. Lanes that are not open are opened meanwhile.
+  std::shared_ptr<Lane> PickLane(const PeerMember& member);
+  // Whether PickLane() may give one later: some lane is open or being opened.
+  bool HasLanes(const PeerMember& member) const;
+  size_t open_lanes(const PeerMember& member) const;
+  // A lane with room, as soon as there is one. Errors as SessionTo().
+  Task<absl::StatusOr<std::shared_ptr<Lane>>> LaneTo(PeerMember member, TimePoint deadline);
+  // Until `deadline`, or until a lane of the member opened, ended, or has more room.
+  Task<void> AwaitLane(ServerId member, TimePoint deadline);
 
   // Members whose sessions were reset or could not be opened since the last call.
   std::vector<ServerId> TakeUnreachable();
@@ -57,20 +70,40 @@ class Peers final : private SessionHandler {
   PeerHello OwnHello() const;
 
  private:
-  struct Peer {
-    explicit Peer(Loop* loop) : changed(loop) {}
-
-    std::shared_ptr<Session> session;
-    Incarnation incarnation;  // of the session
+  // A lane, and what opens it.
+  struct Path {
+    std::shared_ptr<Lane> lane;
     bool connecting = false;
+    bool dropped = false;               // not the peer's any more
+    std::shared_ptr<Session> greeting;  // says hello
     RetryDelay delay;
     TimePoint retry_at{};
     absl::Status last_error;
-    WaitQueue changed;
   };
 
-  Task<absl::Status> Connect(Peer* peer, PeerMember member, TimePoint deadline);
-  Task<absl::StatusOr<std::shared_ptr<Session>>> OpenSession(PeerMember member, TimePoint deadline);
+  struct Peer {
+    explicit Peer(Loop* loop) : changed(std::make_shared<WaitQueue>(loop)) {}
+
+    std::string addresses;
+    Incarnation incarnation;  // that the lanes lead to
+    std::vector<std::shared_ptr<Path>> paths;
+    std::shared_ptr<WaitQueue> changed;
+  };
+
+  absl::Status CheckNotDead(const PeerMember& member) const;
+  Peer* PeerOf(ServerId server);
+  const Peer* FindLanes(const PeerMember& member) const;
+  void LeadTo(Peer* peer, const PeerMember& member);
+  static bool IsConnecting(const Peer& peer);
+  static size_t OpenLanesOf(const Peer& peer);
+  std::shared_ptr<Session> FirstSession(const Peer& peer) const;
+  bool StartPaths(Peer* peer, const PeerMember& member);
+  Task<void> Connect(Peer* peer, std::shared_ptr<Path> path, PeerMember member);
+  Task<absl::StatusOr<std::shared_ptr<Session>>> OpenSession(std::shared_ptr<Path> path,
+                                                             PeerMember member, TimePoint deadline);
+  absl::Status CheckGreeting(const Reply& reply, const PeerMember& member,
+                             const std::string& address) const;
+  static void Drop(Peer* peer, const absl::Status& why);
   Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override;
   void OnSessionClosed(Session* session, const absl::Status& why) override;
 
@@ -83,6 +116,8 @@ class Peers final : private SessionHandler {
   bool reset_ = false;  // a session, since unreachable_ was taken
   WaitQueue was_reset_;
   std::set<Incarnation> dead_;
+  // False when this is gone: attempts that are under way end then.
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 // FailedPrecondition, naming both, when the hello is not of our cluster or release.

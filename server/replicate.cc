@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/replicate.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/check.h"
@@ -8,6 +9,7 @@
 #include "common/fields.h"
 #include "common/points.h"
 #include "common/status_macros.h"
+#include "server/limits.h"
 #include "server/uploads.h"
 
 namespace gemel {
@@ -29,6 +31,12 @@ absl::Status Replication::CheckWanted() const {
   return absl::OkStatus();
 }
 
+// Of one call: what one lane does not bring in time another one does.
+TimePoint Replication::DeadlineOf(Duration alone) const {
+  const bool others = peers_->open_lanes(copy_->holder) > 1;
+  return Add(seams_.loop->Now(), others ? std::min(alone, kLaneDeadline) : alone);
+}
+
 Task<absl::Status> Replication::TryOnce() {
   const TimePoint connect_by = Add(seams_.loop->Now(), kConnectDeadline);
   GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
@@ -36,7 +44,7 @@ Task<absl::Status> Replication::TryOnce() {
   GEMEL_CO_RETURN_IF_ERROR(CheckWanted());
   GEMEL_CO_ASSIGN_OR_RETURN(const OfferReply grant, co_await SendOffer(session));
   if (!grant.already_sealed) {
-    GEMEL_CO_RETURN_IF_ERROR(co_await StreamChunks(session, grant));
+    GEMEL_CO_RETURN_IF_ERROR(co_await StreamChunks(grant));
     if (Buggify(BuggifySite::kCopyAgain)) {
       co_return error::Unavailable("the copy is offered once more");
     }
@@ -50,6 +58,9 @@ Task<absl::Status> Replication::TryOnce() {
                               copy_->holder.ToString(), upload_->shard().ToString(),
                               ToHex(grant.root), ToHex(upload_->root));
   }
+  // The lane of the offer may have ended meanwhile; the grant is the server's.
+  const TimePoint again_by = Add(seams_.loop->Now(), kConnectDeadline);
+  GEMEL_CO_ASSIGN_OR_RETURN(session, co_await peers_->SessionTo(copy_->holder, again_by));
   co_return co_await SealAtPeer(session, grant);
 }
 
@@ -62,7 +73,7 @@ Task<absl::StatusOr<OfferReply>> Replication::SendOffer(std::shared_ptr<Session>
   Request request;
   request.type = FrameType::kOffer;
   request.body = EncodeMessage(offer);
-  const TimePoint deadline = Add(seams_.loop->Now(), kOfferDeadline);
+  const TimePoint deadline = DeadlineOf(kOfferDeadline);
   absl::StatusOr<Reply> reply =
       co_await session->Call(std::move(request), MutableByteSpan(), deadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
@@ -70,11 +81,13 @@ Task<absl::StatusOr<OfferReply>> Replication::SendOffer(std::shared_ptr<Session>
   co_return DecodeMessage<OfferReply>(reply->body);
 }
 
-Request Replication::WriteRequest(const OfferReply& grant, uint32_t chunk) const {
+Request Replication::WriteRequest(const OfferReply& grant, const Spray::Pick& pick) const {
   const Object& object = *upload_->object;
+  const uint32_t chunk = pick.slice;
   GEMEL_CHECK(object.present(chunk)) << "chunk " << chunk;
   Write write;
   write.digest = object.digests()[chunk];
+  write.sent = pick.again ? WriteSent::kAgain : WriteSent::kOnce;
   Request request;
   request.type = FrameType::kWrite;
   request.region = grant.region;
@@ -82,37 +95,53 @@ Request Replication::WriteRequest(const OfferReply& grant, uint32_t chunk) const
   request.offset = chunk * kChunkBytes;
   request.body = EncodeMessage(write);
   request.payload = object.Chunk(chunk);
+  request.source = object.SourceOf(chunk);
   request.keep = upload_->object;
   return request;
 }
 
-Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Upload> upload,
-                                   std::shared_ptr<Session> session, std::shared_ptr<Stream> stream,
-                                   Request request) {
-  const auto bytes = static_cast<int64_t>(request.payload.size());
-  const TimePoint deadline = Add(seams.loop->Now(), kWriteDeadline);
-  absl::StatusOr<Reply> reply =
-      co_await session->Call(std::move(request), MutableByteSpan(), deadline);
-  const absl::Status status = reply.ok() ? reply->status : reply.status();
+// Whether the chunk is there. What another lane may mend counts against the chunk, any other
+// refusal ends the try.
+bool Replication::Judge(const absl::Status& outcome, uint32_t chunk, Stream* stream) {
   // Placed already: an earlier frame of the same grant arrived. The seal compares its digest.
-  if (!status.ok() && status.code() != absl::StatusCode::kAlreadyExists) {
-    stream->error.Update(status);
-  } else {
-    seams.metrics->Counter("gemel_replicated_bytes_total", "Bytes placed at other servers.")
-        .Add(bytes);
+  if (outcome.ok() || outcome.code() == absl::StatusCode::kAlreadyExists) {
+    return true;
   }
-  stream->permits.Release(1);
+  const bool damaged = outcome.code() == absl::StatusCode::kDataLoss;
+  const bool mended_elsewhere = damaged || Control::IsUnknown(outcome);
+  stream->failures[chunk] += 1;
+  if (!mended_elsewhere || stream->failures[chunk] > (damaged ? 1 : kChunkFailuresMax)) {
+    stream->error.Update(outcome);
+  }
+  stream->lane_error = outcome;
+  return false;
+}
+
+Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Upload> upload,
+                                   std::shared_ptr<Lane> lane, std::shared_ptr<Stream> stream,
+                                   uint32_t chunk, Task<absl::StatusOr<Reply>> call) {
+  const absl::StatusOr<Reply> reply = co_await std::move(call);
+  const absl::Status outcome = reply.ok() ? reply->status : reply.status();
+  const bool arrived = Judge(outcome, chunk, stream.get());
+  if (outcome.code() == absl::StatusCode::kDataLoss) {
+    lane->pace.Blame(seams.loop->Now());
+  }
+  stream->spray.End(chunk, *lane, arrived);
+  if (arrived) {
+    seams.metrics->Counter("gemel_replicated_bytes_total", "Bytes placed at other servers.")
+        .Add(static_cast<int64_t>(upload->object->Chunk(chunk).size()));
+  }
   upload->changed.NotifyAll();
 }
 
 // Beside a slice, or under a grant that has ended: whoever takes it is wrong.
 Task<void> Replication::WriteAstray(std::shared_ptr<Session> session, OfferReply grant,
                                     uint32_t chunk) {
-  Request request = WriteRequest(grant, chunk);
+  Request request = WriteRequest(grant, Spray::Pick{chunk, false});
   const bool beside = Buggify(BuggifySite::kWriteAstray);
   request.offset += beside ? 1 : 0;
   request.generation -= beside ? 0 : 1;
-  const TimePoint deadline = Add(seams_.loop->Now(), kWriteDeadline);
+  const TimePoint deadline = DeadlineOf(kWriteDeadline);
   const absl::StatusOr<Reply> reply =
       co_await session->Call(std::move(request), MutableByteSpan(), deadline);
   GEMEL_CHECK(!reply.ok() || !reply->status.ok())
@@ -120,36 +149,60 @@ Task<void> Replication::WriteAstray(std::shared_ptr<Session> session, OfferReply
       << (beside ? " beside its slice" : " under a grant that has ended");
 }
 
-Task<absl::Status> Replication::StreamChunks(std::shared_ptr<Session> session, OfferReply grant) {
-  // Shared: the loop may destroy this coroutine and its writers in any order.
-  const size_t window = Buggify(BuggifySite::kWriteWindowOne) ? 1 : kWriteWindow;
-  auto stream = std::make_shared<Stream>(seams_.loop, window);
-  size_t next = 0;
-  absl::Status status;
-  while (next < upload_->object->chunks()) {
-    GEMEL_CHECK_LE(next, upload_->filled.size());
-    status = CheckWanted();
+Task<void> Replication::SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane> lane,
+                                  OfferReply grant, Spray::Pick pick) {
+  if (Buggify(BuggifySite::kWriteAstray)) {
+    co_await WriteAstray(lane->session, grant, pick.slice);
+  }
+  if (pick.again) {
+    seams_.metrics->Counter("gemel_slices_again_total", "Slices sent again over another lane.")
+        .Add(1);
+  }
+  const TimePoint expected = Add(seams_.loop->Now(), kLatenessMax * lane->pace.Expected());
+  const TimePoint deadline = std::max(DeadlineOf(kWriteDeadline), expected);
+  Task<absl::StatusOr<Reply>> call =
+      CallOn(seams_.loop, lane, WriteRequest(grant, pick), MutableByteSpan(), deadline);
+  seams_.loop->Spawn(
+      WriteChunk(seams_, upload_, std::move(lane), std::move(stream), pick.slice, std::move(call)));
+}
+
+// Returns when every chunk is there, or the try is over: what is still under way ends by itself,
+// and the holder fences it.
+Task<absl::Status> Replication::StreamChunks(OfferReply grant) {
+  auto stream = std::make_shared<Stream>(upload_->object->chunks());
+  const bool one_by_one = Buggify(BuggifySite::kWriteWindowOne);
+  size_t added = 0;
+  while (!stream->spray.done()) {
+    absl::Status status = CheckWanted();
     status.Update(stream->error);
-    if (!status.ok()) {
-      break;
+    GEMEL_CO_RETURN_IF_ERROR(status);
+    for (; added < upload_->filled.size(); ++added) {
+      stream->spray.Add(upload_->filled[added]);
     }
-    if (next == upload_->filled.size()) {
+    if (one_by_one && stream->spray.under_way() > 0) {
       co_await upload_->changed.WaitUntil(kTimeNever);
       continue;
     }
-    const bool permitted = co_await stream->permits.Acquire(1, kTimeNever);
-    GEMEL_CHECK(permitted);
-    if (Buggify(BuggifySite::kWriteAstray)) {
-      co_await WriteAstray(session, grant, upload_->filled[next]);
+    const TimePoint now = seams_.loop->Now();
+    const std::shared_ptr<Lane> lane = peers_->PickLane(copy_->holder);
+    if (lane == nullptr) {
+      if (!peers_->HasLanes(copy_->holder)) {
+        co_return stream->lane_error.ok()
+            ? error::Unavailable("no lane to {} is open", copy_->holder.ToString())
+            : stream->lane_error;
+      }
+      co_await peers_->AwaitLane(copy_->holder.server, Add(now, kLaneWait));
+      continue;
     }
-    Request request = WriteRequest(grant, upload_->filled[next]);
-    next += 1;
-    seams_.loop->Spawn(WriteChunk(seams_, upload_, session, stream, std::move(request)));
+    const std::optional<Spray::Pick> pick =
+        stream->spray.Take(*lane, now, Buggify(BuggifySite::kSliceAgain));
+    if (pick.has_value()) {
+      co_await SendChunk(stream, lane, grant, *pick);
+      continue;
+    }
+    co_await upload_->changed.WaitUntil(stream->spray.LookAgainAt(*lane, now));
   }
-  const bool drained = co_await stream->permits.Acquire(window, kTimeNever);
-  GEMEL_CHECK(drained);
-  status.Update(stream->error);
-  co_return status;
+  co_return stream->error;
 }
 
 Task<absl::Status> Replication::WaitForSeal() {
@@ -173,7 +226,7 @@ Task<absl::Status> Replication::SealAtPeer(std::shared_ptr<Session> session, Off
   request.region = grant.region;
   request.generation = grant.generation;
   request.body = EncodeMessage(seal);
-  const TimePoint deadline = Add(seams_.loop->Now(), kPeerSealDeadline);
+  const TimePoint deadline = DeadlineOf(kPeerSealDeadline);
   absl::StatusOr<Reply> reply =
       co_await session->Call(std::move(request), MutableByteSpan(), deadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());

@@ -2,10 +2,11 @@
 //
 // Replication: one copy of one upload at one holder (DESIGN section 3, steps 3 to 5).
 //
-//   Offer → grant → Write … Write, as chunks are filled, kWriteWindow outstanding → the local seal
+//   Offer → grant → Write … Write, as chunks are filled, over all lanes (spray.h) → the local seal
 //   → PeerSeal → VERIFIED
 //
-// A try that fails is repeated from its Offer: a holder whose answer was lost says already_sealed.
+// A lane that fails costs what was under way on it. A try ends when no lane is left, or the holder
+// refuses; it is repeated from its Offer: a holder whose answer was lost says already_sealed.
 //
 // Thread safety: one loop.
 // Ownership: shares upload and copy; lives in the coroutine that drives it.
@@ -14,12 +15,13 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
-#include "common/sync.h"
 #include "server/peers.h"
 #include "server/seams.h"
+#include "server/spray.h"
 #include "transport/peer/messages.h"
 #include "transport/session.h"
 
@@ -39,19 +41,25 @@ class Replication {
  private:
   // The writes of one try. Shared with the tasks that send them.
   struct Stream {
-    Stream(Loop* loop, size_t window) : permits(loop, window) {}
+    explicit Stream(size_t chunks) : spray(chunks), failures(chunks, 0) {}
 
-    Semaphore permits;
-    absl::Status error;
+    Spray spray;
+    std::vector<uint8_t> failures;  // of each chunk
+    absl::Status lane_error;        // the last
+    absl::Status error;             // that ends the try
   };
 
   absl::Status CheckWanted() const;
+  TimePoint DeadlineOf(Duration alone) const;
   Task<absl::StatusOr<OfferReply>> SendOffer(std::shared_ptr<Session> session);
-  Task<absl::Status> StreamChunks(std::shared_ptr<Session> session, OfferReply grant);
+  Task<absl::Status> StreamChunks(OfferReply grant);
+  Task<void> SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane> lane, OfferReply grant,
+                       Spray::Pick pick);
   static Task<void> WriteChunk(ServerSeams seams, std::shared_ptr<Upload> upload,
-                               std::shared_ptr<Session> session, std::shared_ptr<Stream> stream,
-                               Request request);
-  Request WriteRequest(const OfferReply& grant, uint32_t chunk) const;
+                               std::shared_ptr<Lane> lane, std::shared_ptr<Stream> stream,
+                               uint32_t chunk, Task<absl::StatusOr<Reply>> call);
+  static bool Judge(const absl::Status& outcome, uint32_t chunk, Stream* stream);
+  Request WriteRequest(const OfferReply& grant, const Spray::Pick& pick) const;
   Task<void> WriteAstray(std::shared_ptr<Session> session, OfferReply grant, uint32_t chunk);
   Task<absl::Status> WaitForSeal();
   Task<absl::Status> SealAtPeer(std::shared_ptr<Session> session, OfferReply grant);

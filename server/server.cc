@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "server/keeper/keeper.h"
 #include "server/metric_names.h"
+#include "transport/addresses.h"
 
 namespace gemel {
 
@@ -32,8 +33,12 @@ Incarnation Server::incarnation() const {
 }
 
 std::string Server::data_address() const {
-  GEMEL_CHECK(data_listener_ != nullptr);
-  return data_listener_->address();
+  GEMEL_CHECK(!data_listeners_.empty());
+  std::string addresses;
+  for (const std::unique_ptr<Listener>& listener : data_listeners_) {
+    addresses += (addresses.empty() ? "" : ",") + listener->address();
+  }
+  return addresses;
 }
 
 Task<absl::Status> Server::Start() {
@@ -155,15 +160,22 @@ void Server::OnCorrupt(const std::shared_ptr<Object>& object, const absl::Status
 }
 
 absl::Status Server::ListenForPeers() {
-  GEMEL_ASSIGN_OR_RETURN(
-      data_listener_,
-      seams_.net->Listen(options_.data_address, [this](std::unique_ptr<Connection> connection) {
-        holder_->Accept(std::move(connection));
-      }));
+  const std::vector<std::string> addresses = SplitAddresses(options_.data_address);
+  if (addresses.empty()) {
+    return error::InvalidArgument("no data address to listen on: give one, as tcp://127.0.0.1:0");
+  }
+  for (const std::string& address : addresses) {
+    GEMEL_ASSIGN_OR_RETURN(
+        std::unique_ptr<Listener> listener,
+        seams_.net->Listen(address, [this](std::unique_ptr<Connection> connection) {
+          holder_->Accept(std::move(connection));
+        }));
+    data_listeners_.push_back(std::move(listener));
+  }
   Membership::Self self;
   self.name = options_.name;
   self.domain = options_.domain;
-  self.data_address = data_listener_->address();
+  self.data_address = data_address();
   membership_->SetSelf(std::move(self));
   return absl::OkStatus();
 }
@@ -192,7 +204,7 @@ void Server::StartTasks() {
 
 Task<void> Server::Stop() {
   client_listener_ = nullptr;
-  data_listener_ = nullptr;
+  data_listeners_.clear();
   const absl::Status why = error::Unavailable("server {} is stopping", options_.name);
   if (clients_ != nullptr) {
     clients_->CloseAll(why);

@@ -16,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -40,7 +41,7 @@ struct ServerOptions {
   std::string name;            // "server-0"
   std::string domain;          // "pod0/rack3/host7"
   std::string client_address;  // "unix://…/server.sock"
-  std::string data_address;    // to listen on: "tcp://127.0.0.1:0"
+  std::string data_address;    // to listen on: "tcp://127.0.0.1:0"; several, one a path: by commas
   uint64_t memory_bytes = 0;
   uint64_t slab_bytes = kSlabBytesDefault;
   uint64_t repair_bytes_per_second = kRepairRateDefault;  // 0: no bound
@@ -122,7 +123,7 @@ class Server {
   std::unique_ptr<Directives> directives_;
   std::unique_ptr<Scrub> scrub_;
   std::unique_ptr<Clients> clients_;
-  std::unique_ptr<Listener> data_listener_;
+  std::vector<std::unique_ptr<Listener>> data_listeners_;
   std::unique_ptr<Listener> client_listener_;
 };
 

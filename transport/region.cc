@@ -6,12 +6,14 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "common/xxh3.h"
 
 namespace gemel {
 
-Grant RegionTable::Open(std::vector<MutableByteSpan> extents, uint64_t bytes, const void* writer) {
+Grant RegionTable::Open(std::vector<MutableByteSpan> extents, uint64_t bytes,
+                        const Incarnation& writer) {
   GEMEL_CHECK_GT(bytes, 0U);
   uint64_t held = 0;
   for (size_t i = 0; i < extents.size(); ++i) {
@@ -58,16 +60,6 @@ absl::Status RegionTable::CheckSlice(const FrameHeader& header, const Region& re
   return absl::OkStatus();
 }
 
-absl::StatusOr<RegionTable::Region*> RegionTable::FindToWrite(const FrameHeader& header,
-                                                              const void* writer) {
-  GEMEL_ASSIGN_OR_RETURN(Region * region, Find(header.region, header.generation));
-  if (region->writer != nullptr && region->writer != writer) {
-    return error::PermissionDenied("region {} was granted to another session", header.region);
-  }
-  GEMEL_RETURN_IF_ERROR(CheckSlice(header, *region));
-  return region;
-}
-
 RegionTable::Slice& RegionTable::SliceOf(const FrameHeader& header, Region* region) {
   const uint64_t index = header.offset / kChunkBytes;
   GEMEL_CHECK_LT(index, region->slices.size());
@@ -95,13 +87,23 @@ void RegionTable::Revoke(Slice* slice) {
   slice->state = SliceState::kEmpty;
 }
 
-absl::StatusOr<Placement> RegionTable::BeginPlacing(const FrameHeader& header, const void* writer) {
-  GEMEL_ASSIGN_OR_RETURN(Region * region, FindToWrite(header, writer));
+absl::StatusOr<Placement> RegionTable::BeginPlacing(const FrameHeader& header,
+                                                    const Arrival& arrival) {
+  GEMEL_ASSIGN_OR_RETURN(Region * region, Find(header.region, header.generation));
+  if (!region->writer.IsZero() && region->writer != arrival.writer) {
+    return error::PermissionDenied("region {} was granted to another server", header.region);
+  }
+  GEMEL_RETURN_IF_ERROR(CheckSlice(header, *region));
   Slice& slice = SliceOf(header, region);
   switch (slice.state) {
     case SliceState::kPlacing:
-      return error::Unavailable("the slice at {} of region {} is being placed by another session",
-                                header.offset, header.region);
+      if (!arrival.again || slice.lane == arrival.lane) {
+        return error::Unavailable("the slice at {} of region {} is being placed by another lane",
+                                  header.offset, header.region);
+      }
+      Sometimes(Situation::kSliceTakenOver);
+      Revoke(&slice);
+      break;
     case SliceState::kPlaced:
     case SliceState::kSealed:
       return error::AlreadyExists("the slice at {} of region {} is placed already", header.offset,
@@ -110,16 +112,17 @@ absl::StatusOr<Placement> RegionTable::BeginPlacing(const FrameHeader& header, c
       break;
   }
   slice.state = SliceState::kPlacing;
-  slice.lane = writer;
+  slice.lane = arrival.lane;
   slice.revoked = std::make_shared<bool>(false);
   return Placement{SpanOf(*region, header.offset, header.payload_bytes), slice.revoked};
 }
 
 absl::Status RegionTable::FinishPlacing(const FrameHeader& header, const Digest128& expected,
-                                        const void* writer) {
-  GEMEL_ASSIGN_OR_RETURN(Region * region, FindToWrite(header, writer));
+                                        const void* lane) {
+  GEMEL_ASSIGN_OR_RETURN(Region * region, Find(header.region, header.generation));
+  GEMEL_RETURN_IF_ERROR(CheckSlice(header, *region));
   Slice& slice = SliceOf(header, region);
-  if (slice.state != SliceState::kPlacing || slice.lane != writer) {
+  if (slice.state != SliceState::kPlacing || slice.lane != lane) {
     return error::FailedPrecondition(
         "the slice at {} of region {} is not being placed by this session", header.offset,
         header.region);
@@ -139,10 +142,10 @@ absl::Status RegionTable::FinishPlacing(const FrameHeader& header, const Digest1
   return absl::OkStatus();
 }
 
-void RegionTable::AbandonWriter(const void* writer) {
+void RegionTable::AbandonLane(const void* lane) {
   for (auto& [id, region] : regions_) {
     for (Slice& slice : region.slices) {
-      if (slice.state == SliceState::kPlacing && slice.lane == writer) {
+      if (slice.state == SliceState::kPlacing && slice.lane == lane) {
         Revoke(&slice);
       }
     }
@@ -169,6 +172,11 @@ absl::StatusOr<RegionTable::Closed> RegionTable::Close(uint64_t region, uint64_t
   }
   regions_.erase(region);
   return closed;
+}
+
+bool RegionTable::IsOpen(uint64_t region, uint64_t generation) const {
+  const auto found = regions_.find(region);
+  return found != regions_.end() && found->second.generation == generation;
 }
 
 absl::StatusOr<SliceState> RegionTable::StateOf(uint64_t region, uint64_t offset) const {

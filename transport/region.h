@@ -4,10 +4,11 @@
 // 7). A grant names {region, generation}; nobody writes without one; closing the region is the
 // fence.
 //
-// Slice (= chunk) states:   empty → placing(session) → placed → sealed
+// Slice (= chunk) states:   empty → placing(lane) → placed → sealed
 //   * a second write of a slice that is placing or placed is dropped into scratch and answered by
-//   the
-//     state it finds, so a late, cut or corrupt duplicate never touches good bytes;
+//     the state it finds, so a late, cut or corrupt duplicate never touches good bytes;
+//   * one that its writer sent again because the first is late takes a placing slice over: what the
+//     first lane still brings goes to scratch;
 //   * a slice whose bytes do not match the digest sent with it goes back to empty and is counted;
 //   * Close() revokes every placement in progress and ends the region: region ids and generations
 //     never repeat, so a writer that held the grant finds neither. Only then may the content be
@@ -27,11 +28,10 @@
 
 #include "common/bytes.h"
 #include "common/digest.h"
+#include "common/ids.h"
 #include "transport/net.h"
 
 namespace gemel {
-
-class Session;
 
 // What the writer needs to know: a capability for one object's bytes.
 struct Grant {
@@ -45,23 +45,30 @@ enum class SliceState : uint8_t { kEmpty, kPlacing, kPlaced, kSealed };
 class RegionTable {
  public:
   // `extents` in order make up the region; every one but the last is a multiple of kChunkBytes
-  // long. `first_generation` must never repeat for a region id within an incarnation.
-  Grant Open(std::vector<MutableByteSpan> extents, uint64_t bytes, const void* writer);
+  // long. `writer` is the peer that is granted it, zero: whoever comes; it may write over any lane.
+  Grant Open(std::vector<MutableByteSpan> extents, uint64_t bytes, const Incarnation& writer);
+
+  // One frame that wants to write.
+  struct Arrival {
+    const void* lane = nullptr;  // that brings it
+    Incarnation writer{};        // whose lane that is
+    bool again = false;          // sent again: it takes a slice over that another lane places
+  };
 
   // Where a kWrite frame may put its payload: its slice, or nowhere with the reason:
   // FailedPrecondition (stale generation: fenced), NotFound (no such region), InvalidArgument
   // (misaligned, wrong length, outside), AlreadyExists (placed already), Unavailable (placing by
-  // another session), PermissionDenied (another writer than the grant's). On success the slice is
+  // another lane), PermissionDenied (another writer than the grant's). On success the slice is
   // placing.
-  absl::StatusOr<Placement> BeginPlacing(const FrameHeader& header, const void* writer);
+  absl::StatusOr<Placement> BeginPlacing(const FrameHeader& header, const Arrival& arrival);
 
   // The payload is all there. Hashes the slice, compares with `expected`: placed, or DataLoss
   // naming region, offset and both digests (slice empty again).
   absl::Status FinishPlacing(const FrameHeader& header, const Digest128& expected,
-                             const void* writer);
+                             const void* lane);
 
-  // A session died: its slices that are placing become empty again.
-  void AbandonWriter(const void* writer);
+  // A lane died: its slices that are placing become empty again.
+  void AbandonLane(const void* lane);
 
   // The fence. `complete` when all slices were placed; their digests in order then. The region is
   // gone. NotFound and FailedPrecondition as BeginPlacing(): nothing changed.
@@ -74,6 +81,9 @@ class RegionTable {
   absl::StatusOr<Closed> Close(uint64_t region, uint64_t generation);
 
   bool Contains(uint64_t region) const { return regions_.contains(region); }
+
+  // Whether that very grant is open.
+  bool IsOpen(uint64_t region, uint64_t generation) const;
 
   // NotFound when there is no such slice.
   absl::StatusOr<SliceState> StateOf(uint64_t region, uint64_t offset) const;
@@ -95,12 +105,11 @@ class RegionTable {
     std::vector<MutableByteSpan> extents;
     uint64_t bytes = 0;
     uint64_t generation = 0;
-    const void* writer = nullptr;
+    Incarnation writer;
     std::vector<Slice> slices;
   };
 
   absl::StatusOr<Region*> Find(uint64_t region, uint64_t generation);
-  absl::StatusOr<Region*> FindToWrite(const FrameHeader& header, const void* writer);
   static absl::Status CheckSlice(const FrameHeader& header, const Region& region);
   static Slice& SliceOf(const FrameHeader& header, Region* region);
   static MutableByteSpan SpanOf(const Region& region, uint64_t offset, uint64_t length);

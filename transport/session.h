@@ -46,6 +46,7 @@ struct Request {
   uint64_t offset = 0;
   std::string body;
   ByteSpan payload;
+  PayloadSource source{};
   std::shared_ptr<const void> keep = nullptr;
   Handles handles;
 };

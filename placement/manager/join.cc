@@ -13,6 +13,7 @@ namespace gemel {
 namespace {
 
 constexpr Duration kCommitWait = 50ms;
+constexpr size_t kDataAddressBytesMax = 1024;  // several of them, by commas
 
 bool HasReceiptOf(const Attempt& attempt, const ServerId& id) {
   return std::any_of(attempt.slots.begin(), attempt.slots.end(), [&id](const RankSlot& slot) {
@@ -33,7 +34,7 @@ absl::StatusOr<MemberRecord> PlacementCore::CheckJoin(const pb::JoinRequest& req
   }
   GEMEL_RETURN_IF_ERROR(model::ValidateDomain(request.domain()));
   if (request.name().empty() || request.name().size() > 128 || request.data_address().empty() ||
-      request.data_address().size() > 256) {
+      request.data_address().size() > kDataAddressBytesMax) {
     return error::InvalidArgument(
         "server {} joins with a name of {} and a data address of {} bytes; give both",
         record.id.ToShort(), request.name().size(), request.data_address().size());

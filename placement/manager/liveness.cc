@@ -10,6 +10,7 @@
 #include "common/errors.h"
 #include "common/points.h"
 #include "placement/manager/core.h"
+#include "transport/addresses.h"
 
 namespace gemel {
 namespace {
@@ -59,7 +60,7 @@ Task<void> PlacementCore::Probe(ServerId id, Incarnation incarnation, TimePoint 
        member = FindProbed(id, incarnation)) {
     const std::string address = member->record.data_address;
     const TimePoint deadline = Add(loop_->Now(), options_.liveness.probe_timeout);
-    const absl::Status status = co_await seams_.net->Probe(address, deadline);
+    const absl::Status status = co_await ProbeAny(loop_, seams_.net, address, deadline);
     member = FindProbed(id, incarnation);
     if (member == nullptr) {
       co_return;

@@ -38,7 +38,7 @@ struct Holding {
     const Item other{.identity = wanted.identity ^ 1, .version = wanted.version};
     const uint64_t other_bytes = ContentOf(other).size();
     const auto grant_of = [this](std::vector<std::byte>* into, uint64_t size) {
-      return table.Open({MutableByteSpan(*into)}, size, this);
+      return table.Open({MutableByteSpan(*into)}, size, Incarnation());
     };
     const bool first = wanted.identity % 2 == 0;
     const Grant one = first ? grant_of(&memory, bytes) : grant_of(&other_memory, other_bytes);
@@ -89,7 +89,7 @@ bool Receive(Holding* holding, std::string_view stream) {
     if (*progress == FrameProgress::kPlace) {
       absl::StatusOr<Placement> placement = error::NotFound("not a write");
       if (reader.header().type == FrameType::kWrite) {
-        placement = holding->table.BeginPlacing(reader.header(), holding);
+        placement = holding->table.BeginPlacing(reader.header(), {holding});
       }
       granted = placement.ok();
       reader.Place(granted ? *std::move(placement) : Placement());

@@ -55,6 +55,10 @@ TEST(PeerMessagesGolden, Write) {
   m.digest = {0x0807060504030201, 0x100f0e0d0c0b0a09};
   ExpectMessage(m,
                 "0102030405060708090a0b0c0d0e0f10");  // digest, low then high
+  m.sent = WriteSent::kAgain;
+  ExpectMessage(m,
+                "0102030405060708090a0b0c0d0e0f10"  // digest
+                "01");                              // sent, left out when it is 0
 }
 
 TEST(PeerMessagesGolden, PeerSeal) {

@@ -16,6 +16,7 @@ namespace gemel::sim {
 namespace {
 
 constexpr Duration kHeardAfter = 1s;
+constexpr uint64_t kPathsMax = 3;  // of a server's data addresses
 
 std::string PlacementAddress(uint32_t manager) {
   return fmt::format("sim://{}/7601", Cluster::ManagerNode(manager));
@@ -397,6 +398,9 @@ void Cluster::StartServer(uint32_t index) {
   options.domain = DomainOf(index);
   options.client_address = SocketOf(index);
   options.data_address = fmt::format("sim://{}/0", HostOf(index));
+  for (uint64_t path = seed % kPathsMax; path > 0; --path) {
+    options.data_address += fmt::format(",sim://{}/0", HostOf(index));
+  }
   options.memory_bytes = servers_[index].memory_bytes;
   options.slab_bytes = shape_.slab_bytes;
   options.control_protocol = servers_[index].protocol;

@@ -9,6 +9,7 @@
 #include "common/errors.h"
 #include "server/config.h"
 #include "tests/unit/common_temporary_directory.h"
+#include "transport/addresses.h"
 
 namespace gemel {
 namespace {
@@ -125,6 +126,23 @@ TEST(ServerConfig, TakesAnAddressOfAnRdmaDeviceAsItIs) {
   config.data_listen = "verbs://10.0.0.1:7611";
   ASSERT_TRUE(CheckServerConfig(&config, kMachine).ok());
   EXPECT_EQ(config.data_listen, "verbs://10.0.0.1:7611");
+}
+
+TEST(ServerConfig, TakesSeveralAddressesOnePathEach) {
+  ServerConfig config = Sound();
+  config.data_listen = "127.0.0.1:7611,tcp://127.0.0.2:7611,verbs://10.0.0.1:7611";
+  ASSERT_TRUE(CheckServerConfig(&config, kMachine).ok());
+  EXPECT_EQ(config.data_listen, "tcp://127.0.0.1:7611,tcp://127.0.0.2:7611,verbs://10.0.0.1:7611");
+  config.data_listen = "tcp://127.0.0.1:7611,tcp://10.0.0.1:0";
+  EXPECT_EQ(CheckServerConfig(&config, kMachine).code(), absl::StatusCode::kPermissionDenied);
+  std::string many;
+  for (size_t i = 0; i <= kAddressesMax; ++i) {
+    many += "127.0.0.1:0,";
+  }
+  for (const std::string& wrong : {std::string(","), many}) {
+    config.data_listen = wrong;
+    EXPECT_TRUE(Names(CheckServerConfig(&config, kMachine), "--data-listen")) << wrong;
+  }
 }
 
 TEST(ServerConfig, RefusesMoreMemoryThanTheMachineHasAndNamesBoth) {

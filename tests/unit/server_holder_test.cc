@@ -142,7 +142,7 @@ TEST(Holder, DoesNotTouchAPlacedChunkTwice) {
   EXPECT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
 }
 
-TEST(Holder, RefusesWritesOutsideTheGrantAndByAnotherSession) {
+TEST(Holder, RefusesWritesOutsideTheGrantAndByAnotherServer) {
   Holding h;
   const auto grant = h.Ask(Holding::OfferOf("7"));
   EXPECT_EQ(h.peer.Put(*grant, 9, h.content[0], h.digests[0]).code(),
@@ -152,9 +152,15 @@ TEST(Holder, RefusesWritesOutsideTheGrantAndByAnotherSession) {
   EXPECT_EQ(h.peer.Put(stale, 0, h.content[0], h.digests[0]).code(),
             absl::StatusCode::kFailedPrecondition);
   TestPeer other(&h.world, "other-host");
-  ASSERT_TRUE(other.Hello(h.fake(), h.server(0)).ok());
+  ASSERT_TRUE(other.Connect(h.server(0).data_address()).ok());
+  PeerHello hello = other.HelloFor(h.fake());
+  hello.incarnation.bytes[0] += 1;
+  ASSERT_TRUE(other.Ask(FrameType::kPeerHello, hello).ok());
   EXPECT_EQ(other.Put(*grant, 0, h.content[0], h.digests[0]).code(),
             absl::StatusCode::kPermissionDenied);
+  TestPeer lane(&h.world, "peer-host");  // another session of the one that was granted
+  ASSERT_TRUE(lane.Hello(h.fake(), h.server(0)).ok());
+  EXPECT_TRUE(lane.Put(*grant, 0, h.content[0], h.digests[0]).ok());
 }
 
 TEST(Holder, RefusesAStaleEpoch) {

@@ -243,10 +243,10 @@ TEST_F(SimFabric, AFullWindowStopsTheSenderUntilTheReceiverReads) {
 TEST_F(SimFabric, ALateWriteIsRefusedByTheGenerationOfItsRegion) {
   std::vector<std::byte> place(kChunkBytes);
   RegionTable regions;
-  Grant grant = regions.Open({MutableByteSpan(place)}, place.size(), &link_);
+  Grant grant = regions.Open({MutableByteSpan(place)}, place.size(), Incarnation());
   std::vector<absl::Status> verdicts;
   link_.server_events.choose = [&](const FrameHeader& header) {
-    auto placement = regions.BeginPlacing(header, &link_);
+    auto placement = regions.BeginPlacing(header, {&link_});
     verdicts.push_back(placement.status());
     return placement.ok() ? *placement : Placement();
   };

@@ -18,9 +18,9 @@ constexpr uint64_t kRegionBytes = 2 * kChunkBytes + kTail;
 class RegionTableTest : public ::testing::Test {
  protected:
   // Two extents: one chunk, then one chunk and a tail.
-  void SetUp() override { grant_ = Open(nullptr); }
+  void SetUp() override { grant_ = Open(Incarnation()); }
 
-  Grant Open(const void* writer) {
+  Grant Open(const Incarnation& writer) {
     MutableByteSpan all(memory_);
     return table_.Open({all.first(kChunkBytes), all.subspan(kChunkBytes)}, kRegionBytes, writer);
   }
@@ -43,18 +43,18 @@ class RegionTableTest : public ::testing::Test {
     return ByteSpan(content_).subspan(index * kChunkBytes, index == 2 ? kTail : kChunkBytes);
   }
 
-  absl::StatusCode Begin(const FrameHeader& header, const void* writer) {
-    return table_.BeginPlacing(header, writer).status().code();
+  absl::StatusCode Begin(const FrameHeader& header, const void* lane) {
+    return table_.BeginPlacing(header, {lane}).status().code();
   }
 
   // What a session does with a kWrite frame.
-  absl::Status Put(uint64_t index, const void* writer) {
-    auto placement = table_.BeginPlacing(Slice(index), writer);
+  absl::Status Put(uint64_t index, const void* lane) {
+    auto placement = table_.BeginPlacing(Slice(index), {lane});
     if (!placement.ok()) {
       return placement.status();
     }
     std::ranges::copy(Content(index), placement->place.begin());
-    return table_.FinishPlacing(Slice(index), Xxh3_128(Content(index)), writer);
+    return table_.FinishPlacing(Slice(index), Xxh3_128(Content(index)), lane);
   }
 
   SliceState State(uint64_t index) const {
@@ -97,8 +97,8 @@ TEST_F(RegionTableTest, MissingSlicesAreCountedAndNoDigestsGiven) {
   EXPECT_TRUE(closed->digests.empty());
 }
 
-TEST_F(RegionTableTest, OfTwoSessionsRacingForOneSliceTheFirstWins) {
-  auto first = table_.BeginPlacing(Slice(0), one_);
+TEST_F(RegionTableTest, OfTwoLanesRacingForOneSliceTheFirstWins) {
+  auto first = table_.BeginPlacing(Slice(0), {one_});
   ASSERT_TRUE(first.ok());
   EXPECT_EQ(State(0), SliceState::kPlacing);
   EXPECT_EQ(Begin(Slice(0), two_), absl::StatusCode::kUnavailable);
@@ -113,7 +113,7 @@ TEST_F(RegionTableTest, OfTwoSessionsRacingForOneSliceTheFirstWins) {
 }
 
 TEST_F(RegionTableTest, CorruptSliceIsEmptyAgainAndCounted) {
-  auto placement = table_.BeginPlacing(Slice(2), one_);
+  auto placement = table_.BeginPlacing(Slice(2), {one_});
   ASSERT_TRUE(placement.ok());
   std::ranges::copy(Content(2), placement->place.begin());
   placement->place[17] ^= std::byte{4};
@@ -126,12 +126,12 @@ TEST_F(RegionTableTest, CorruptSliceIsEmptyAgainAndCounted) {
 }
 
 TEST_F(RegionTableTest, AbandonedSliceIsRevokedAndFreeForAnother) {
-  auto placement = table_.BeginPlacing(Slice(0), one_);
+  auto placement = table_.BeginPlacing(Slice(0), {one_});
   ASSERT_TRUE(placement.ok());
   ASSERT_TRUE(Put(1, one_).ok());
-  table_.AbandonWriter(two_);
+  table_.AbandonLane(two_);
   EXPECT_EQ(State(0), SliceState::kPlacing);
-  table_.AbandonWriter(one_);
+  table_.AbandonLane(one_);
   EXPECT_TRUE(*placement->revoked);
   EXPECT_EQ(State(0), SliceState::kEmpty);
   EXPECT_EQ(State(1), SliceState::kPlaced);
@@ -141,14 +141,14 @@ TEST_F(RegionTableTest, AbandonedSliceIsRevokedAndFreeForAnother) {
 }
 
 TEST_F(RegionTableTest, ClosingIsAFence) {
-  auto placement = table_.BeginPlacing(Slice(0), one_);
+  auto placement = table_.BeginPlacing(Slice(0), {one_});
   ASSERT_TRUE(placement.ok());
   ASSERT_TRUE(table_.Close(grant_.region, grant_.generation).ok());
   EXPECT_TRUE(*placement->revoked);
   EXPECT_EQ(table_.FinishPlacing(Slice(0), Xxh3_128(Content(0)), one_).code(),
             absl::StatusCode::kNotFound);
   EXPECT_EQ(Begin(Slice(0), one_), absl::StatusCode::kNotFound);
-  const Grant next = Open(nullptr);
+  const Grant next = Open(Incarnation());
   EXPECT_NE(next.region, grant_.region);
   EXPECT_GT(next.generation, grant_.generation);
 }
@@ -164,10 +164,33 @@ TEST_F(RegionTableTest, AnotherGenerationIsFenced) {
   }
 }
 
-TEST_F(RegionTableTest, OnlyTheWriterOfTheGrantMayWrite) {
-  grant_ = Open(one_);
-  EXPECT_EQ(Begin(Slice(0), two_), absl::StatusCode::kPermissionDenied);
-  EXPECT_EQ(Begin(Slice(0), one_), absl::StatusCode::kOk);
+TEST_F(RegionTableTest, OnlyTheWriterOfTheGrantMayWriteOverAnyOfItsLanes) {
+  Incarnation writer;
+  writer.bytes[0] = 1;
+  Incarnation other;
+  other.bytes[0] = 2;
+  grant_ = Open(writer);
+  EXPECT_EQ(table_.BeginPlacing(Slice(0), {one_, other}).status().code(),
+            absl::StatusCode::kPermissionDenied);
+  EXPECT_TRUE(table_.BeginPlacing(Slice(0), {one_, writer}).ok());
+  EXPECT_TRUE(table_.BeginPlacing(Slice(1), {two_, writer}).ok());
+}
+
+TEST_F(RegionTableTest, WhatIsSentAgainTakesALateSliceOverAndNoPlacedOne) {
+  auto late = table_.BeginPlacing(Slice(0), {one_});
+  ASSERT_TRUE(late.ok());
+  EXPECT_EQ(table_.BeginPlacing(Slice(0), {one_, {}, true}).status().code(),
+            absl::StatusCode::kUnavailable)
+      << "on the same lane the first one is still coming";
+  auto again = table_.BeginPlacing(Slice(0), {two_, {}, true});
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(*late->revoked) << "what the late lane still brings goes to scratch";
+  EXPECT_EQ(table_.FinishPlacing(Slice(0), Xxh3_128(Content(0)), one_).code(),
+            absl::StatusCode::kFailedPrecondition);
+  std::ranges::copy(Content(0), again->place.begin());
+  EXPECT_TRUE(table_.FinishPlacing(Slice(0), Xxh3_128(Content(0)), two_).ok());
+  EXPECT_EQ(table_.BeginPlacing(Slice(0), {one_, {}, true}).status().code(),
+            absl::StatusCode::kAlreadyExists);
 }
 
 TEST_F(RegionTableTest, OnlyWholeSlicesInsideTheRegionAreTaken) {

@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <csignal>
 
 #include "common/xxh3.h"
 #include "tests/unit/transport_sockets.h"
+#include "transport/local/real_host.h"
 #include "transport/region.h"
 #include "transport/session.h"
 
@@ -23,7 +25,7 @@ class Server final : public SessionHandler {
 
   Placement PlaceRequestPayload(Session* session, const FrameHeader& header,
                                 std::string_view /*body*/) override {
-    auto placement = regions.BeginPlacing(header, session);
+    auto placement = regions.BeginPlacing(header, {session});
     return placement.ok() ? *placement : Placement();
   }
 
@@ -49,7 +51,7 @@ class Server final : public SessionHandler {
   }
 
   void OnSessionClosed(Session* session, const absl::Status& why) override {
-    regions.AbandonWriter(session);
+    regions.AbandonLane(session);
     closed.push_back(why);
   }
 
@@ -189,7 +191,7 @@ TEST_P(SessionTest, LargeWritesArePlacedVerifiedAndClosedComplete) {
   Connect();
   const std::vector<std::byte> content = Pattern(8 * kChunkBytes + 77);
   std::vector<std::byte> memory(content.size());
-  const Grant grant = server_.regions.Open({memory}, memory.size(), serving_[0].get());
+  const Grant grant = server_.regions.Open({memory}, memory.size(), Incarnation());
   std::vector<std::shared_ptr<std::optional<absl::StatusOr<Reply>>>> calls;
   for (uint64_t at = 0; at < content.size(); at += kChunkBytes) {
     const ByteSpan piece = ByteSpan(content).subspan(at);
@@ -206,11 +208,59 @@ TEST_P(SessionTest, LargeWritesArePlacedVerifiedAndClosedComplete) {
   EXPECT_TRUE(server_.regions.Close(grant.region, grant.generation)->complete);
 }
 
+TEST_P(SessionTest, APayloadGoesFromSharedMemoryByReferenceWhereTheFabricCan) {
+  constexpr uint64_t kShift = 100;  // no page begins there
+  GEMEL_CHECK(std::signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+  Connect();
+  RealHost host(loop_.get());
+  const uint64_t bytes = 6 * kChunkBytes;
+  auto memory = host.CreateMemory("gemel test", bytes + kShift);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  auto mapping = host.Map(*memory, bytes + kShift, Access::kReadWrite, true);
+  ASSERT_TRUE(mapping.ok()) << mapping.status();
+  const MutableByteSpan there = (*mapping)->bytes().subspan(kShift);
+  std::ranges::copy(Pattern(bytes, 3), there.begin());
+  const std::vector<std::byte> elsewhere = Pattern(kChunkBytes, 4);
+  std::vector<std::byte> target(bytes);
+  const Grant grant = server_.regions.Open({target}, target.size(), Incarnation());
+  std::vector<std::shared_ptr<std::optional<absl::StatusOr<Reply>>>> calls;
+  for (uint64_t at = 0; at < bytes; at += kChunkBytes) {
+    Request request = WriteOf(grant, at, there.subspan(at, kChunkBytes));
+    request.payload = elsewhere;  // tells which of the two was sent
+    request.source = PayloadSource{*memory, at + kShift};
+    calls.push_back(StartCall(std::move(request), {}, In(20s)));
+  }
+  ASSERT_TRUE(RunUntil([&] {
+    return std::ranges::all_of(calls, [](const auto& call) { return call->has_value(); });
+  }));
+  const bool by_reference = std::string(GetParam()) == "tcp";
+  for (const auto& call : calls) {
+    EXPECT_EQ((*call)->ok(), by_reference) << (*call)->status();
+  }
+  EXPECT_EQ(SameBytes(target, there), by_reference);
+}
+
+TEST_P(SessionTest, MemoryThatEndsBeforeThePayloadClosesTheConnection) {
+  if (std::string(GetParam()) != "tcp") {
+    GTEST_SKIP() << "unix sockets copy what they are given";
+  }
+  Connect();
+  RealHost host(loop_.get());
+  auto memory = host.CreateMemory("gemel test", kChunkBytes / 2);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  const std::vector<std::byte> payload = Pattern(kChunkBytes);
+  std::vector<std::byte> target(kChunkBytes);
+  const Grant grant = server_.regions.Open({target}, target.size(), Incarnation());
+  Request request = WriteOf(grant, 0, payload);
+  request.source = PayloadSource{*memory, 0};
+  EXPECT_FALSE(Call(std::move(request)).ok());
+}
+
 TEST_P(SessionTest, WrongDigestIsDataLossAndTheNextTryPasses) {
   Connect();
   const std::vector<std::byte> content = Pattern(5000);
   std::vector<std::byte> memory(content.size());
-  const Grant grant = server_.regions.Open({memory}, memory.size(), nullptr);
+  const Grant grant = server_.regions.Open({memory}, memory.size(), Incarnation());
   Request bad = WriteOf(grant, 0, content);
   bad.body[3] ^= 1;
   EXPECT_EQ(Call(std::move(bad)).status().code(), absl::StatusCode::kDataLoss);
@@ -224,7 +274,7 @@ TEST_P(SessionTest, OfTwoSessionsRacingForOneSliceOnePlacesIt) {
   ASSERT_TRUE(RunUntil([this] { return serving_.size() == 2; }));
   const std::vector<std::byte> content = Pattern(kChunkBytes);
   std::vector<std::byte> memory(content.size());
-  const Grant grant = server_.regions.Open({memory}, memory.size(), nullptr);
+  const Grant grant = server_.regions.Open({memory}, memory.size(), Incarnation());
   auto one = StartCall(WriteOf(grant, 0, content), {}, In(20s));
   auto two = gemel::Start(loop_.get(), other->Call(WriteOf(grant, 0, content), {}, In(20s)));
   ASSERT_TRUE(RunUntil([&] { return one->has_value() && two->has_value(); }));
@@ -238,7 +288,7 @@ TEST_P(SessionTest, RegionClosedInTheMiddleOfAPayloadIsNotWrittenAfterwards) {
   const Descriptor raw = ConnectRaw();
   const std::vector<std::byte> content = Pattern(20000);
   std::vector<std::byte> memory(content.size());
-  const Grant grant = server_.regions.Open({memory}, memory.size(), nullptr);
+  const Grant grant = server_.regions.Open({memory}, memory.size(), Incarnation());
   OutgoingFrame frame = FrameWith(FrameType::kWrite, 1, std::string(kDigestBytes, 'x'), content);
   frame.header.region = grant.region;
   frame.header.generation = grant.generation;
@@ -255,7 +305,7 @@ TEST_P(SessionTest, RegionClosedInTheMiddleOfAPayloadIsNotWrittenAfterwards) {
 TEST_P(SessionTest, SliceOfAPeerThatDiesInTheMiddleIsFreeAgain) {
   Descriptor raw = ConnectRaw();
   std::vector<std::byte> memory(20000);
-  const Grant grant = server_.regions.Open({memory}, memory.size(), nullptr);
+  const Grant grant = server_.regions.Open({memory}, memory.size(), Incarnation());
   OutgoingFrame frame = FrameWith(FrameType::kWrite, 1, "", memory);
   frame.header.region = grant.region;
   frame.header.generation = grant.generation;
@@ -409,7 +459,7 @@ TEST_P(SessionTest, RequestsOverTheBoundAreAnsweredAtOnceAndPlaceNothing) {
   auto two = StartCall(Ask(FrameType::kDescribe), {}, In(20s));
   const std::vector<std::byte> content = Pattern(5000);
   std::vector<std::byte> memory(content.size());
-  const Grant grant = server_.regions.Open({memory}, memory.size(), nullptr);
+  const Grant grant = server_.regions.Open({memory}, memory.size(), Incarnation());
   EXPECT_EQ(Call(WriteOf(grant, 0, content)).status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(*server_.regions.StateOf(grant.region, 0), SliceState::kEmpty);
   EXPECT_FALSE(one->has_value());

@@ -68,12 +68,23 @@ struct OfferReply {
   }
 };
 
+enum class WriteSent : uint8_t {
+  kOnce = 0,
+  kAgain = 1,  // the first is late on another lane: this one takes the slice over
+};
+
+constexpr bool IsValid(WriteSent sent) { return sent <= WriteSent::kAgain; }
+
 // One chunk, the payload. Answered at level PLACED with its digest checked.
 struct Write {
   static constexpr std::string_view kName = "write";
   Digest128 digest;
+  WriteSent sent = WriteSent::kOnce;
 
-  static void Fields(auto& m, auto&& field) { field("digest", m.digest); }
+  static void Fields(auto& m, auto&& field) {
+    field("digest", m.digest);
+    field.Last("sent", m.sent);
+  }
 };
 
 // Fence, digest, receipt (DESIGN section 3.5). Answered OK when the copy is sealed under `root`:

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The addresses of one server, one a path to it, as one text: separated by commas, the first one is
+// asked first. Thread safety: values; ProbeAny() one loop, which outlives it, as `net` does.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/loop.h"
+#include "transport/net.h"
+
+namespace gemel {
+
+inline constexpr size_t kAddressesMax = 16;
+
+// "tcp://127.0.0.1:7611,tcp://127.0.0.2:7611" → its two parts.
+std::vector<std::string> SplitAddresses(std::string_view addresses);
+
+// Net::Probe() of all at once: OK when somebody listens at one of them; Unavailable only when
+// nobody does at any.
+Task<absl::Status> ProbeAny(Loop* loop, Net* net, std::string addresses, TimePoint deadline);
+
+}  // namespace gemel

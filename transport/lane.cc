@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/lane.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+
+namespace gemel {
+namespace {
+
+constexpr int64_t kSmoothing = 8;  // a new sample counts an eighth
+constexpr Duration kLateMin = 50ms;
+
+Task<absl::StatusOr<Reply>> RunOn(Loop* loop, std::shared_ptr<Lane> lane, LanePace::Ticket ticket,
+                                  Request request, MutableByteSpan reply_into, TimePoint deadline) {
+  const std::shared_ptr<Session> session = lane->session;
+  absl::StatusOr<Reply> reply = co_await session->Call(std::move(request), reply_into, deadline);
+  const bool answered = reply.ok() || (session->open() && reply.status().code() !=
+                                                              absl::StatusCode::kDeadlineExceeded);
+  lane->pace.End(ticket, loop->Now(), answered);
+  lane->changed->NotifyAll();
+  co_return reply;
+}
+
+}  // namespace
+
+LanePace::Ticket LanePace::Begin(TimePoint now) {
+  GEMEL_CHECK(began_.empty() || began_.back() <= now);
+  began_.push_back(now);
+  return Ticket{now, began_.size()};
+}
+
+void LanePace::End(const Ticket& ticket, TimePoint now, bool arrived) {
+  const auto found = std::find(began_.begin(), began_.end(), ticket.began);
+  GEMEL_CHECK(found != began_.end() && ticket.ahead > 0);
+  began_.erase(found);
+  if (!arrived) {
+    Blame(now);
+    return;
+  }
+  const Duration took = (now - ticket.began) / static_cast<int64_t>(ticket.ahead);
+  slice_time_ += slice_time_ == Duration::zero() ? took : (took - slice_time_) / kSmoothing;
+  window_ = std::min(window_ + 1, kLaneWindowMax);
+  pause_ -= pause_ / 10;
+  pause_ = pause_ < kLanePauseMin ? Duration::zero() : pause_;
+}
+
+void LanePace::Blame(TimePoint now) {
+  pause_ = std::clamp(2 * pause_, kLanePauseMin, kLanePauseMax);
+  paused_until_ = Add(now, pause_);
+  window_ = kLaneWindowFirst;
+}
+
+bool LanePace::IsSlow(Duration fastest) const {
+  return fastest > Duration::zero() && slice_time_ > kLaneSlowFactor * fastest;
+}
+
+TimePoint LanePace::Due(TimePoint now) const {
+  return Add(now, slice_time_ == Duration::zero() ? kLateMin : Expected());
+}
+
+bool LanePace::IsLate(TimePoint now) const {
+  return !began_.empty() && now - began_.front() > kLateMin + kLaneSlowFactor * Expected();
+}
+
+Task<absl::StatusOr<Reply>> CallOn(Loop* loop, std::shared_ptr<Lane> lane, Request request,
+                                   MutableByteSpan reply_into, TimePoint deadline) {
+  GEMEL_CHECK(lane->session != nullptr) << lane->address;
+  const LanePace::Ticket ticket = lane->pace.Begin(loop->Now());
+  return RunOn(loop, std::move(lane), ticket, std::move(request), reply_into, deadline);
+}
+
+}  // namespace gemel
