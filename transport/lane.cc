@@ -47,9 +47,12 @@ void LanePace::End(const Ticket& ticket, TimePoint now, bool arrived) {
 }
 
 void LanePace::Blame(TimePoint now) {
+  window_ = kLaneWindowFirst;
+  if (IsPaused(now)) {
+    return;  // all that was under way on it fails at once
+  }
   pause_ = std::clamp(2 * pause_, kLanePauseMin, kLanePauseMax);
   paused_until_ = Add(now, pause_);
-  window_ = kLaneWindowFirst;
 }
 
 bool LanePace::IsSlow(Duration fastest) const {

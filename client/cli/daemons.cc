@@ -158,8 +158,6 @@ absl::Status LaunchServer(ClusterFile* cluster, ServerEntry* server) {
                                       cluster->placement,
                                       "--socket",
                                       socket,
-                                      "--data-listen",
-                                      "tcp://127.0.0.1:0",
                                       "--memory",
                                       std::to_string(cluster->memory_bytes),
                                       "--slab-bytes",

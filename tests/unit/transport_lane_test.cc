@@ -77,8 +77,17 @@ TEST(LanePace, APauseDoublesAndOneSuccessDoesNotEndIt) {
   pace.Blame(now);
   EXPECT_TRUE(pace.IsPaused(now + kLanePauseMax - 1ms)) << "a tenth of a long pause is forgotten";
   Carry(&pace, 1ms, 100);
+  now += kLanePauseMax;
   pace.Blame(now);
   EXPECT_FALSE(pace.IsPaused(now + kLanePauseMin));
+}
+
+TEST(LanePace, AllThatFailsAtOnceIsOneFailure) {
+  LanePace pace;
+  for (int i = 0; i < 8; ++i) {
+    pace.Blame(kStart);
+  }
+  EXPECT_FALSE(pace.IsPaused(kStart + kLanePauseMin));
 }
 
 TEST(LanePace, AFailureShrinksTheWindow) {
