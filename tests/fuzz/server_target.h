@@ -18,6 +18,7 @@
 #include "placement/model/protocol.h"
 #include "tests/fuzz/server_messages.h"
 #include "tests/sim/cluster.h"
+#include "transport/addresses.h"
 #include "transport/control/rpc.h"
 
 namespace gemel {
@@ -134,7 +135,7 @@ class ServerTarget {
     messages_.cluster = *ClusterId::FromBytes(status_.cluster_id());
     for (const v1::Member& member : status_.map().members()) {
       const auto index = static_cast<size_t>(member.name().back() - '0');
-      addresses_[index] = member.data_address();
+      addresses_[index] = SplitAddresses(member.data_address()).front();
       if (index == 1) {
         messages_.server = *ServerId::FromBytes(member.server_id());
         messages_.incarnation = *Incarnation::FromBytes(member.incarnation());
