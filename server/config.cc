@@ -119,7 +119,7 @@ absl::Status CheckDataListen(std::string* addresses) {
       continue;
     }
     if (!address.starts_with(kTcp)) {
-      address = std::string(kTcp) + address;
+      address.insert(0, kTcp);
     }
     GEMEL_RETURN_IF_ERROR(CheckLoopbackOf(address.substr(kTcp.size()), "--data-listen"));
   }

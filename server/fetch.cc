@@ -388,8 +388,7 @@ Task<absl::StatusOr<uint64_t>> ShardFetch::ReadFrom(PeerMember member,
   Request request;
   request.type = FrameType::kRead;
   request.body = EncodeMessage(read);
-  absl::StatusOr<Reply> reply =
-      co_await CallOn(fetches_->seams_.loop, lane, std::move(request), place, deadline);
+  absl::StatusOr<Reply> reply = co_await CallOn(lane, std::move(request), place, deadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CO_RETURN_IF_ERROR(reply->status);
   co_return reply->payload.size();

@@ -20,6 +20,11 @@ Replication::Replication(const ServerSeams& seams, Peers* peers, std::shared_ptr
   GEMEL_CHECK(peers_ != nullptr && upload_ != nullptr && copy_ != nullptr);
 }
 
+Replication::Stream::Stream(std::shared_ptr<Upload> of)
+    : upload(std::move(of)),
+      spray(upload->object->chunks()),
+      failures(upload->object->chunks(), 0) {}
+
 absl::Status Replication::CheckWanted() const {
   if (upload_->ended) {
     return error::Aborted("{} has ended", upload_->shard().ToString());
@@ -117,9 +122,9 @@ bool Replication::Judge(const absl::Status& outcome, uint32_t chunk, Stream* str
   return false;
 }
 
-Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Upload> upload,
-                                   std::shared_ptr<Lane> lane, std::shared_ptr<Stream> stream,
-                                   uint32_t chunk, Task<absl::StatusOr<Reply>> call) {
+Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Stream> stream,
+                                   std::shared_ptr<Lane> lane, uint32_t chunk,
+                                   Task<absl::StatusOr<Reply>> call) {
   const absl::StatusOr<Reply> reply = co_await std::move(call);
   const absl::Status outcome = reply.ok() ? reply->status : reply.status();
   const bool arrived = Judge(outcome, chunk, stream.get());
@@ -129,9 +134,9 @@ Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Upload> up
   stream->spray.End(chunk, *lane, arrived);
   if (arrived) {
     seams.metrics->Counter("gemel_replicated_bytes_total", "Bytes placed at other servers.")
-        .Add(static_cast<int64_t>(upload->object->Chunk(chunk).size()));
+        .Add(static_cast<int64_t>(stream->upload->object->Chunk(chunk).size()));
   }
-  upload->changed.NotifyAll();
+  stream->upload->changed.NotifyAll();
 }
 
 // Beside a slice, or under a grant that has ended: whoever takes it is wrong.
@@ -161,15 +166,15 @@ Task<void> Replication::SendChunk(std::shared_ptr<Stream> stream, std::shared_pt
   const TimePoint expected = Add(seams_.loop->Now(), kLatenessMax * lane->pace.Expected());
   const TimePoint deadline = std::max(DeadlineOf(kWriteDeadline), expected);
   Task<absl::StatusOr<Reply>> call =
-      CallOn(seams_.loop, lane, WriteRequest(grant, pick), MutableByteSpan(), deadline);
+      CallOn(lane, WriteRequest(grant, pick), MutableByteSpan(), deadline);
   seams_.loop->Spawn(
-      WriteChunk(seams_, upload_, std::move(lane), std::move(stream), pick.slice, std::move(call)));
+      WriteChunk(seams_, std::move(stream), std::move(lane), pick.slice, std::move(call)));
 }
 
 // Returns when every chunk is there, or the try is over: what is still under way ends by itself,
 // and the holder fences it.
 Task<absl::Status> Replication::StreamChunks(OfferReply grant) {
-  auto stream = std::make_shared<Stream>(upload_->object->chunks());
+  auto stream = std::make_shared<Stream>(upload_);
   const bool one_by_one = Buggify(BuggifySite::kWriteWindowOne);
   size_t added = 0;
   while (!stream->spray.done()) {

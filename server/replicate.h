@@ -41,8 +41,9 @@ class Replication {
  private:
   // The writes of one try. Shared with the tasks that send them.
   struct Stream {
-    explicit Stream(size_t chunks) : spray(chunks), failures(chunks, 0) {}
+    explicit Stream(std::shared_ptr<Upload> of);
 
+    const std::shared_ptr<Upload> upload;
     Spray spray;
     std::vector<uint8_t> failures;  // of each chunk
     absl::Status lane_error;        // the last
@@ -55,9 +56,9 @@ class Replication {
   Task<absl::Status> StreamChunks(OfferReply grant);
   Task<void> SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane> lane, OfferReply grant,
                        Spray::Pick pick);
-  static Task<void> WriteChunk(ServerSeams seams, std::shared_ptr<Upload> upload,
-                               std::shared_ptr<Lane> lane, std::shared_ptr<Stream> stream,
-                               uint32_t chunk, Task<absl::StatusOr<Reply>> call);
+  static Task<void> WriteChunk(ServerSeams seams, std::shared_ptr<Stream> stream,
+                               std::shared_ptr<Lane> lane, uint32_t chunk,
+                               Task<absl::StatusOr<Reply>> call);
   static bool Judge(const absl::Status& outcome, uint32_t chunk, Stream* stream);
   Request WriteRequest(const OfferReply& grant, const Spray::Pick& pick) const;
   Task<void> WriteAstray(std::shared_ptr<Session> session, OfferReply grant, uint32_t chunk);

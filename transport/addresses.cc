@@ -26,6 +26,7 @@ Task<absl::Status> ProbeAny(Loop* loop, Net* net, std::string addresses, TimePoi
     co_return co_await net->Probe(std::move(addresses), deadline);
   }
   std::vector<Task<absl::Status>> probes;
+  probes.reserve(paths.size());
   for (const std::string& path : paths) {
     probes.push_back(net->Probe(path, deadline));
   }

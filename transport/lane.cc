@@ -12,13 +12,13 @@ namespace {
 constexpr int64_t kSmoothing = 8;  // a new sample counts an eighth
 constexpr Duration kLateMin = 50ms;
 
-Task<absl::StatusOr<Reply>> RunOn(Loop* loop, std::shared_ptr<Lane> lane, LanePace::Ticket ticket,
+Task<absl::StatusOr<Reply>> RunOn(std::shared_ptr<Lane> lane, LanePace::Ticket ticket,
                                   Request request, MutableByteSpan reply_into, TimePoint deadline) {
   const std::shared_ptr<Session> session = lane->session;
   absl::StatusOr<Reply> reply = co_await session->Call(std::move(request), reply_into, deadline);
   const bool answered = reply.ok() || (session->open() && reply.status().code() !=
                                                               absl::StatusCode::kDeadlineExceeded);
-  lane->pace.End(ticket, loop->Now(), answered);
+  lane->pace.End(ticket, lane->loop()->Now(), answered);
   lane->changed->NotifyAll();
   co_return reply;
 }
@@ -67,11 +67,11 @@ bool LanePace::IsLate(TimePoint now) const {
   return !began_.empty() && now - began_.front() > kLateMin + kLaneSlowFactor * Expected();
 }
 
-Task<absl::StatusOr<Reply>> CallOn(Loop* loop, std::shared_ptr<Lane> lane, Request request,
+Task<absl::StatusOr<Reply>> CallOn(std::shared_ptr<Lane> lane, Request request,
                                    MutableByteSpan reply_into, TimePoint deadline) {
   GEMEL_CHECK(lane->session != nullptr) << lane->address;
-  const LanePace::Ticket ticket = lane->pace.Begin(loop->Now());
-  return RunOn(loop, std::move(lane), ticket, std::move(request), reply_into, deadline);
+  const LanePace::Ticket ticket = lane->pace.Begin(lane->loop()->Now());
+  return RunOn(std::move(lane), ticket, std::move(request), reply_into, deadline);
 }
 
 }  // namespace gemel

@@ -84,6 +84,8 @@ struct Lane {
 
   bool open() const { return session != nullptr && session->open(); }
 
+  Loop* loop() const { return changed->loop(); }
+
   const std::string address;
   const std::shared_ptr<WaitQueue> changed;  // of the peer: a lane opened, ended, or has room
   std::shared_ptr<Session> session;          // null before its hello was accepted
@@ -92,7 +94,7 @@ struct Lane {
 
 // Session::Call() over the lane, which was open. It counts in the lane's pace from now on, not only
 // when the task is awaited; an error that the peer answers is an arrival.
-Task<absl::StatusOr<Reply>> CallOn(Loop* loop, std::shared_ptr<Lane> lane, Request request,
+Task<absl::StatusOr<Reply>> CallOn(std::shared_ptr<Lane> lane, Request request,
                                    MutableByteSpan reply_into, TimePoint deadline);
 
 }  // namespace gemel
