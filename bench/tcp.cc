@@ -354,7 +354,6 @@ class Active {
       request.body = EncodeMessage(write);
       request.payload = self->source_.bytes().subspan(
           at, std::min(kChunkBytes, self->source_.bytes().size() - at));
-      request.source = PayloadSource{self->source_.memory, at};
       self->loop_->Spawn(PutOne(self, std::move(request), &permits));
     }
     co_await permits.Acquire(kWindow, kTimeNever);

@@ -100,7 +100,6 @@ Request Replication::WriteRequest(const OfferReply& grant, const Spray::Pick& pi
   request.offset = chunk * kChunkBytes;
   request.body = EncodeMessage(write);
   request.payload = object.Chunk(chunk);
-  request.source = object.SourceOf(chunk);
   request.keep = upload_->object;
   return request;
 }
