@@ -82,10 +82,9 @@ std::vector<std::byte> Buffer(uint64_t bytes) {
 struct Shared {
   Shared(EpollLoop* loop, uint64_t size) {
     RealHost host(loop);
-    auto made = host.CreateMemory("bench", size);
-    GEMEL_CHECK(made.ok()) << made.status();
-    memory = *std::move(made);
-    auto mapped = host.Map(memory, size, Access::kReadWrite, true);
+    const auto memory = host.CreateMemory("bench", size);
+    GEMEL_CHECK(memory.ok()) << memory.status();
+    auto mapped = host.Map(*memory, size, Access::kReadWrite, true);
     GEMEL_CHECK(mapped.ok()) << mapped.status();
     mapping = *std::move(mapped);
     Fill(mapping->bytes());
@@ -93,7 +92,6 @@ struct Shared {
 
   ByteSpan bytes() const { return mapping->bytes(); }
 
-  std::shared_ptr<SharedHandle> memory;
   std::unique_ptr<Mapping> mapping;
 };
 

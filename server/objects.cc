@@ -86,13 +86,6 @@ MutableByteSpan Object::Chunk(uint32_t chunk) const {
   return pool_->bytes(SlabOf(chunk)).subspan(offset, ChunkLength(chunk));
 }
 
-PayloadSource Object::SourceOf(uint32_t chunk) const {
-  PayloadSource source;
-  source.memory = pool_->memory(SlabOf(chunk));
-  source.offset = chunk * kChunkBytes % pool_->slab_bytes();
-  return source;
-}
-
 SlabPiece Object::PieceOf(uint32_t chunk) const {
   SlabPiece piece;
   piece.slab = SlabOf(chunk);

@@ -34,7 +34,6 @@
 #include "common/ids.h"
 #include "server/slabs.h"
 #include "transport/local/messages.h"
-#include "transport/net.h"
 
 namespace gemel {
 
@@ -83,8 +82,6 @@ class Object {
 
   // REQUIRES: the chunk's slab was taken.
   MutableByteSpan Chunk(uint32_t chunk) const;
-  // Where it lies in shared memory.
-  PayloadSource SourceOf(uint32_t chunk) const;
   uint32_t SlabOf(uint32_t chunk) const;
   // The chunk, or the whole object, as a client maps it; has_handle is the sender's to set.
   SlabPiece PieceOf(uint32_t chunk) const;

@@ -144,8 +144,7 @@ std::shared_ptr<Session> Peers::FirstSession(const Peer& peer) const {
 // Begins to open what is not open; whether it began any.
 bool Peers::StartPaths(Peer* peer, const PeerMember& member) {
   bool began = false;
-  const std::vector<std::shared_ptr<Path>> paths = peer->paths;
-  for (const std::shared_ptr<Path>& path : paths) {
+  for (const std::shared_ptr<Path>& path : peer->paths) {
     if (!path->connecting && !path->lane->open() && path->retry_at <= seams_.loop->Now()) {
       began = true;
       path->connecting = true;

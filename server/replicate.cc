@@ -153,11 +153,8 @@ Task<void> Replication::WriteAstray(std::shared_ptr<Session> session, OfferReply
       << (beside ? " beside its slice" : " under a grant that has ended");
 }
 
-Task<void> Replication::SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane> lane,
-                                  OfferReply grant, Spray::Pick pick) {
-  if (Buggify(BuggifySite::kWriteAstray)) {
-    co_await WriteAstray(lane->session, grant, pick.slice);
-  }
+void Replication::SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane> lane,
+                            const OfferReply& grant, const Spray::Pick& pick) {
   if (pick.again) {
     seams_.metrics->Counter("gemel_slices_again_total", "Slices sent again over another lane.")
         .Add(1);
@@ -201,7 +198,10 @@ Task<absl::Status> Replication::StreamChunks(OfferReply grant) {
     const std::optional<Spray::Pick> pick =
         stream->spray.Take(*lane, now, Buggify(BuggifySite::kSliceAgain));
     if (pick.has_value()) {
-      co_await SendChunk(stream, lane, grant, *pick);
+      if (Buggify(BuggifySite::kWriteAstray)) {
+        co_await WriteAstray(lane->session, grant, pick->slice);
+      }
+      SendChunk(stream, lane, grant, *pick);
       continue;
     }
     co_await upload_->changed.WaitUntil(stream->spray.LookAgainAt(*lane, now));

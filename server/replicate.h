@@ -54,8 +54,8 @@ class Replication {
   TimePoint DeadlineOf(Duration alone) const;
   Task<absl::StatusOr<OfferReply>> SendOffer(std::shared_ptr<Session> session);
   Task<absl::Status> StreamChunks(OfferReply grant);
-  Task<void> SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane> lane, OfferReply grant,
-                       Spray::Pick pick);
+  void SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane> lane,
+                 const OfferReply& grant, const Spray::Pick& pick);
   static Task<void> WriteChunk(ServerSeams seams, std::shared_ptr<Stream> stream,
                                std::shared_ptr<Lane> lane, uint32_t chunk,
                                Task<absl::StatusOr<Reply>> call);

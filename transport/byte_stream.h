@@ -9,7 +9,6 @@
 // its own callback.
 #pragma once
 
-#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -40,18 +39,6 @@ class ByteStream {
   // Sends what fits of `pieces` in order; `handles` travel with the first byte.
   // REQUIRES: at least one byte; at most 3 pieces and kFrameHandlesMax handles.
   virtual IoResult Send(std::span<const ByteSpan> pieces, const Handles& handles) = 0;
-
-  // Whether it can send from shared memory without a copy of its own: SendHead(), then SendFrom().
-  virtual bool sends_from_memory() const { return false; }
-
-  // As Send(); more follows at once, so that nothing need leave before that.
-  virtual IoResult SendHead(std::span<const ByteSpan> pieces) { return Send(pieces, {}); }
-
-  // Sends what fits of the `bytes` at `offset` of `memory`.
-  virtual IoResult SendFrom(const SharedHandle& /*memory*/, uint64_t /*offset*/, size_t /*bytes*/) {
-    return IoResult{0, EOPNOTSUPP, false};
-  }
-
   // Calls `ready` from the loop while one of `events` (EPOLLIN, EPOLLOUT) holds, or the stream is
   // broken; takes the place of an earlier Watch().
   virtual void Watch(uint32_t events, ReadyCallback ready) = 0;

@@ -32,19 +32,10 @@ struct Placement {
   std::shared_ptr<bool> revoked = nullptr;
 };
 
-// Shared memory of this host that a payload lies in, for a fabric that can send from there without
-// a copy of its own. Its bytes must stay as they are until the peer has answered, not only until
-// Send() returns: what changes meanwhile arrives changed, and the receiver's digest finds it.
-struct PayloadSource {
-  std::shared_ptr<SharedHandle> memory = nullptr;  // null: none
-  uint64_t offset = 0;
-};
-
 struct OutgoingFrame {
   FrameHeader header;  // sizes, checksums and handle_count are filled in by the fabric
   std::string body;
   ByteSpan payload;                            // not copied: valid until Send() returns
-  PayloadSource source{};                      // where `payload` lies, if it may be sent from there
   std::shared_ptr<const void> keep = nullptr;  // keeps `payload` alive if the caller goes away
   Handles handles;                             // local fabric only
 };

@@ -32,7 +32,6 @@ OutgoingFrame FrameOf(uint64_t op, Request request) {
   frame.header.offset = request.offset;
   frame.body = std::move(request.body);
   frame.payload = request.payload;
-  frame.source = std::move(request.source);
   frame.keep = std::move(request.keep);
   frame.handles = std::move(request.handles);
   return frame;

@@ -46,7 +46,6 @@ struct Request {
   uint64_t offset = 0;
   std::string body;
   ByteSpan payload;
-  PayloadSource source{};
   std::shared_ptr<const void> keep = nullptr;
   Handles handles;
 };

@@ -19,9 +19,6 @@ namespace {
 // level triggered and calls again.
 constexpr int kReadsPerWakeup = 64;
 
-// A smaller payload is sooner copied than sent by reference.
-constexpr size_t kFromMemoryMin = 64 * kKiB;
-
 }  // namespace
 
 // One Send() in progress.
@@ -54,21 +51,11 @@ struct StreamConnection::Sending {
   IoResult WriteOnce(ByteStream* stream) const {
     std::array<ByteSpan, 3> pieces = {std::as_bytes(std::span(header)), AsBytes(frame.body),
                                       frame.payload};
-    const size_t head = pieces[0].size() + pieces[1].size();
-    const bool by_reference = frame.source.memory != nullptr && stream->sends_from_memory() &&
-                              frame.payload.size() >= kFromMemoryMin;
-    if (by_reference && written >= head) {
-      return stream->SendFrom(*frame.source.memory, frame.source.offset + (written - head),
-                              total() - written);
-    }
     size_t skip = written;
     for (ByteSpan& piece : pieces) {
       const size_t gone = std::min(skip, piece.size());
       piece = piece.subspan(gone);
       skip -= gone;
-    }
-    if (by_reference) {
-      return stream->SendHead(std::span(pieces).first(2));
     }
     static const Handles kNone;
     return stream->Send(pieces, written == 0 ? frame.handles : kNone);

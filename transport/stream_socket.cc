@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/stream_socket.h"
 
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -111,7 +110,7 @@ IoResult ReceiveSome(int fd, MutableByteSpan into, Handles* handles) {
   return result;
 }
 
-IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles, int flags) {
+IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles) {
   GEMEL_CHECK_LE(pieces.size(), kPiecesMax);
   std::array<iovec, kPiecesMax> vector{};
   size_t used = 0;
@@ -130,11 +129,11 @@ IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handl
   if (!handles.empty()) {
     PutHandles(handles, &message, &control);
   }
-  return ResultOf(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL | flags));
+  return ResultOf(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
-SocketStream::SocketStream(EpollLoop* loop, Descriptor socket, Kind kind)
-    : loop_(loop), socket_(std::move(socket)), kind_(kind) {
+SocketStream::SocketStream(EpollLoop* loop, Descriptor socket)
+    : loop_(loop), socket_(std::move(socket)) {
   GEMEL_CHECK(loop_ != nullptr && socket_.valid());
 }
 
@@ -146,20 +145,6 @@ IoResult SocketStream::Receive(MutableByteSpan into, Handles* handles) {
 
 IoResult SocketStream::Send(std::span<const ByteSpan> pieces, const Handles& handles) {
   return SendSome(socket_.get(), pieces, handles);
-}
-
-IoResult SocketStream::SendHead(std::span<const ByteSpan> pieces) {
-  return SendSome(socket_.get(), pieces, {}, MSG_MORE);
-}
-
-IoResult SocketStream::SendFrom(const SharedHandle& memory, uint64_t offset, size_t bytes) {
-  GEMEL_CHECK_GT(bytes, 0U);
-  auto at = static_cast<off_t>(offset);
-  IoResult sent = ResultOf(sendfile(socket_.get(), memory.descriptor(), &at, bytes));
-  if (sent.error == 0 && sent.bytes == 0) {
-    sent.error = ENODATA;  // the memory ends before
-  }
-  return sent;
 }
 
 void SocketStream::Watch(uint32_t events, ReadyCallback ready) {

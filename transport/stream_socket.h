@@ -23,32 +23,21 @@ namespace gemel {
 // As ByteStream. `handles` null: this kind of socket carries none.
 IoResult ReceiveSome(int fd, MutableByteSpan into, Handles* handles);
 
-// `flags` of sendmsg(), beside those that never block and raise no signal.
-IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles, int flags = 0);
+IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles);
 
 class SocketStream final : public ByteStream {
  public:
-  // A unix socket copies whatever it is given; tcp sends shared memory by reference (sendfile). The
-  // process ignores SIGPIPE then: sendfile() has no flag for it.
-  enum class Kind { kUnix, kTcp };
-
   // REQUIRES: `socket` is connected and nonblocking.
-  SocketStream(EpollLoop* loop, Descriptor socket, Kind kind);
+  SocketStream(EpollLoop* loop, Descriptor socket);
   ~SocketStream() override;
 
   IoResult Receive(MutableByteSpan into, Handles* handles) override;
   IoResult Send(std::span<const ByteSpan> pieces, const Handles& handles) override;
-
-  bool sends_from_memory() const override { return kind_ == Kind::kTcp; }
-
-  IoResult SendHead(std::span<const ByteSpan> pieces) override;
-  IoResult SendFrom(const SharedHandle& memory, uint64_t offset, size_t bytes) override;
   void Watch(uint32_t events, ReadyCallback ready) override;
 
  private:
   EpollLoop* const loop_;
   const Descriptor socket_;
-  const Kind kind_;
 };
 
 // Until one of EPOLL* `events` holds of `fd`, which nobody else watches; false at `deadline`.

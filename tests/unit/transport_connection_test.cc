@@ -185,10 +185,9 @@ TEST_F(StreamConnectionTest, FrameOverTheLimitsIsRefused) {
 
 TEST_F(StreamConnectionTest, HandlesArriveWithTheirFrame) {
   Recorder other;
-  StreamConnection receiver(
-      loop_.get(),
-      std::make_unique<SocketStream>(loop_.get(), std::move(raw_), SocketStream::Kind::kUnix),
-      "receiver", StreamConnection::Carries::kBytesAndHandles);
+  StreamConnection receiver(loop_.get(),
+                            std::make_unique<SocketStream>(loop_.get(), std::move(raw_)),
+                            "receiver", StreamConnection::Carries::kBytesAndHandles);
   receiver.Start(&other);
   OutgoingFrame frame = FrameWith(FrameType::kClientHello, 1, "two pipes");
   int ends[2];
@@ -255,10 +254,8 @@ TEST_F(StreamConnectionTest, HandlesGatheredByteForByteAreBounded) {
 TEST_F(StreamConnectionTest, HandlesOverABareSocketAreRefused) {
   auto [unused, raw] = Pair();
   Recorder recorder;
-  StreamConnection bytes(
-      loop_.get(),
-      std::make_unique<SocketStream>(loop_.get(), std::move(raw), SocketStream::Kind::kUnix),
-      "tcp://x", StreamConnection::Carries::kBytes);
+  StreamConnection bytes(loop_.get(), std::make_unique<SocketStream>(loop_.get(), std::move(raw)),
+                         "tcp://x", StreamConnection::Carries::kBytes);
   bytes.Start(&recorder);
   OutgoingFrame frame = FrameWith(FrameType::kProbe, 1);
   frame.handles.push_back(std::make_shared<DescriptorHandle>(Descriptor(dup(STDERR_FILENO))));

@@ -4,11 +4,9 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
-#include <csignal>
 
 #include "common/xxh3.h"
 #include "tests/unit/transport_sockets.h"
-#include "transport/local/real_host.h"
 #include "transport/region.h"
 #include "transport/session.h"
 
@@ -206,53 +204,6 @@ TEST_P(SessionTest, LargeWritesArePlacedVerifiedAndClosedComplete) {
   }
   EXPECT_TRUE(SameBytes(memory, content));
   EXPECT_TRUE(server_.regions.Close(grant.region, grant.generation)->complete);
-}
-
-TEST_P(SessionTest, APayloadGoesFromSharedMemoryByReferenceWhereTheFabricCan) {
-  constexpr uint64_t kShift = 100;  // no page begins there
-  GEMEL_CHECK(std::signal(SIGPIPE, SIG_IGN) != SIG_ERR);
-  Connect();
-  RealHost host(loop_.get());
-  const uint64_t bytes = 6 * kChunkBytes;
-  auto memory = host.CreateMemory("gemel test", bytes + kShift);
-  ASSERT_TRUE(memory.ok()) << memory.status();
-  auto mapping = host.Map(*memory, bytes + kShift, Access::kReadWrite, true);
-  ASSERT_TRUE(mapping.ok()) << mapping.status();
-  const MutableByteSpan there = (*mapping)->bytes().subspan(kShift);
-  std::ranges::copy(Pattern(bytes, 3), there.begin());
-  const std::vector<std::byte> elsewhere = Pattern(kChunkBytes, 4);
-  std::vector<std::byte> target(bytes);
-  const Grant grant = server_.regions.Open({target}, target.size(), Incarnation());
-  std::vector<std::shared_ptr<std::optional<absl::StatusOr<Reply>>>> calls;
-  for (uint64_t at = 0; at < bytes; at += kChunkBytes) {
-    Request request = WriteOf(grant, at, there.subspan(at, kChunkBytes));
-    request.payload = elsewhere;  // tells which of the two was sent
-    request.source = PayloadSource{*memory, at + kShift};
-    calls.push_back(StartCall(std::move(request), {}, In(20s)));
-  }
-  ASSERT_TRUE(RunUntil([&] {
-    return std::ranges::all_of(calls, [](const auto& call) { return call->has_value(); });
-  }));
-  const bool by_reference = std::string(GetParam()) == "tcp";
-  for (const auto& call : calls) {
-    EXPECT_EQ((*call)->ok(), by_reference) << (*call)->status();
-  }
-  EXPECT_EQ(SameBytes(target, there), by_reference);
-}
-
-TEST_P(SessionTest, MemoryThatEndsBeforeThePayloadClosesTheConnection) {
-  Connect();
-  RealHost host(loop_.get());
-  auto memory = host.CreateMemory("gemel test", kChunkBytes / 2);
-  ASSERT_TRUE(memory.ok()) << memory.status();
-  const std::vector<std::byte> payload = Pattern(kChunkBytes);
-  std::vector<std::byte> target(kChunkBytes);
-  const Grant grant = server_.regions.Open({target}, target.size(), Incarnation());
-  Request request = WriteOf(grant, 0, payload);
-  request.source = PayloadSource{*memory, 0};
-  const bool by_reference = std::string(GetParam()) == "tcp";  // unix sockets copy the payload
-  EXPECT_EQ(Call(std::move(request)).ok(), !by_reference);
-  EXPECT_EQ(calling_->open(), !by_reference);
 }
 
 TEST_P(SessionTest, WrongDigestIsDataLossAndTheNextTryPasses) {

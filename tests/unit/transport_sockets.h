@@ -130,9 +130,8 @@ class SocketTest : public ::testing::Test {
   std::pair<std::unique_ptr<StreamConnection>, Descriptor> Pair() {
     auto [own, raw] = SocketPair();
     auto connection = std::make_unique<StreamConnection>(
-        loop_.get(),
-        std::make_unique<SocketStream>(loop_.get(), std::move(own), SocketStream::Kind::kUnix),
-        "pair", StreamConnection::Carries::kBytesAndHandles);
+        loop_.get(), std::make_unique<SocketStream>(loop_.get(), std::move(own)), "pair",
+        StreamConnection::Carries::kBytesAndHandles);
     return {std::move(connection), std::move(raw)};
   }
 

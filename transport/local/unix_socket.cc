@@ -72,7 +72,7 @@ absl::StatusOr<std::unique_ptr<Connection>> AdmitUnix(EpollLoop* loop, Descripto
   GEMEL_ASSIGN_OR_RETURN(const ucred peer, PeerOf(socket.get(), address));
   GEMEL_RETURN_IF_ERROR(CheckPeerUser(peer.uid, geteuid(), address));
   return std::make_unique<StreamConnection>(
-      loop, std::make_unique<SocketStream>(loop, std::move(socket), SocketStream::Kind::kUnix),
+      loop, std::make_unique<SocketStream>(loop, std::move(socket)),
       fmt::format("{} (pid {})", address, peer.pid), StreamConnection::Carries::kBytesAndHandles);
 }
 

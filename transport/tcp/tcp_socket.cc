@@ -129,8 +129,8 @@ Task<absl::StatusOr<std::unique_ptr<Connection>>> TcpFabric::Connect(std::string
   GEMEL_CO_ASSIGN_OR_RETURN(Descriptor connected,
                             co_await ConnectTcp(loop_, std::move(socket), address, deadline));
   co_return std::make_unique<StreamConnection>(
-      loop_, std::make_unique<SocketStream>(loop_, std::move(connected), SocketStream::Kind::kTcp),
-      address.ToString(), StreamConnection::Carries::kBytes);
+      loop_, std::make_unique<SocketStream>(loop_, std::move(connected)), address.ToString(),
+      StreamConnection::Carries::kBytes);
 }
 
 absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(const std::string& host_and_port,
@@ -145,8 +145,8 @@ absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(const std::string& h
     Tune(socket.get());
     std::string peer = PeerAddressOf(socket.get()).ToString();
     accept(std::make_unique<StreamConnection>(
-        loop_, std::make_unique<SocketStream>(loop_, std::move(socket), SocketStream::Kind::kTcp),
-        std::move(peer), StreamConnection::Carries::kBytes));
+        loop_, std::make_unique<SocketStream>(loop_, std::move(socket)), std::move(peer),
+        StreamConnection::Carries::kBytes));
     return absl::OkStatus();
   };
   return std::make_unique<SocketListener>(loop_, events_, std::move(listening), std::move(options));
