@@ -106,6 +106,7 @@ namespace gemel {
   X(kPeerSealLate, "server.peer-seal-late")          \
   X(kWriteAstray, "server.write-astray")             \
   X(kSliceAgain, "server.slice-again")               \
+  X(kCreditScarce, "server.credit-scarce")           \
   X(kPullRefused, "server.pull-refused")             \
   X(kTierListLate, "server.tier-list-late")          \
   X(kReadLaneOne, "server.read-lane-one")            \
@@ -124,6 +125,8 @@ namespace gemel {
   X(kSliceTakenOver, "server.slice-taken-over")                 \
   X(kLaneLost, "server.lane-lost")                              \
   X(kWriteCorrupt, "server.write-corrupt")                      \
+  X(kCreditWaited, "server.credit-waited")                      \
+  X(kCreditSilent, "server.credit-silent")                      \
   X(kSealedAgain, "server.sealed-again")                        \
   X(kOfferedAgain, "server.offered-again")                      \
   X(kReadDamaged, "server.read-damaged")                        \

@@ -14,7 +14,7 @@ namespace gemel {
 Holder::Holder(const ServerSeams& seams, const Parts& parts) : seams_(seams), parts_(parts) {
   GEMEL_CHECK(parts.control != nullptr && parts.identity != nullptr);
   GEMEL_CHECK(parts.objects != nullptr && parts.peers != nullptr && parts.receipts != nullptr);
-  GEMEL_CHECK(parts.tier != nullptr);
+  GEMEL_CHECK(parts.tier != nullptr && parts.admission != nullptr);
 }
 
 Holder::~Holder() {
@@ -63,6 +63,8 @@ Task<absl::StatusOr<Reply>> Holder::Dispatch(std::shared_ptr<Session> session,
   switch (type) {
     case FrameType::kOffer:
       co_return co_await OnOffer(std::move(session), std::move(request));
+    case FrameType::kAskCredit:
+      co_return co_await OnAskCredit(std::move(request));
     case FrameType::kWrite:
       co_return OnWrite(session.get(), request);
     case FrameType::kPeerSeal:

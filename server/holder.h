@@ -2,7 +2,8 @@
 //
 // Holder: what other servers may ask of this one (docs/formats/messages.md): to keep copies of
 // their shards, and to read what is sealed here. One file an event: holder_offer.cc (grants),
-// holder_write.cc (placing), holder_seal.cc (fence, digest, receipt), holder_read.cc.
+// holder_credit.cc (how much may come), holder_write.cc (placing), holder_seal.cc (fence, digest,
+// receipt), holder_read.cc.
 //
 // Thread safety: one loop.
 // Ownership: owns the sessions that others opened and the region table; borrows the rest.
@@ -30,6 +31,7 @@
 #include "server/peers.h"
 #include "server/receipts.h"
 #include "server/tier.h"
+#include "transport/admission.h"
 #include "transport/peer/messages.h"
 #include "transport/region.h"
 #include "transport/session.h"
@@ -46,6 +48,7 @@ class Holder final : private SessionHandler {
     Peers* peers = nullptr;
     Receipts* receipts = nullptr;
     Tier* tier = nullptr;
+    Admission* admission = nullptr;
   };
 
   // Called with an object whose memory failed its digest.
@@ -85,6 +88,12 @@ class Holder final : private SessionHandler {
     std::shared_ptr<Object> object;
   };
 
+  // What a grant with a limit has of credit.
+  struct Limited {
+    uint64_t transfer = 0;
+    std::shared_ptr<WaitQueue> risen;  // the credit, or the grant ended
+  };
+
   Placement PlaceRequestPayload(Session* session, const FrameHeader& header,
                                 std::string_view body) override;
   Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override;
@@ -99,6 +108,14 @@ class Holder final : private SessionHandler {
   absl::StatusOr<std::shared_ptr<Object>> StagingFor(const Offer& offer);
   absl::StatusOr<Reply> OnRevoke(const IncomingRequest& request);
   bool EndGrant(const ShardId& shard);
+
+  // holder_credit.cc
+  void LimitGrant(const Grant& grant, uint32_t chunks);
+  void EndLimit(uint64_t region);
+  absl::StatusOr<Limited> FindLimit(const FrameHeader& header) const;
+  void CountArrival(uint64_t region);
+  Reply CreditReply(uint64_t region) const;
+  Task<absl::StatusOr<Reply>> OnAskCredit(IncomingRequest request);
 
   // holder_write.cc
   absl::StatusOr<Reply> OnWrite(Session* session, const IncomingRequest& request);
@@ -119,6 +136,7 @@ class Holder final : private SessionHandler {
   CheckMember check_member_;
   RegionTable regions_;
   std::map<ShardId, Granted> grants_;
+  std::map<uint64_t, Limited> limited_;             // by region; of grants that are open
   std::vector<std::shared_ptr<Session>> sessions_;  // in the order in which they were accepted
   // Why a payload was not placed, until its request is handled.
   std::map<std::pair<const Session*, uint64_t>, absl::Status> unplaced_;

@@ -55,6 +55,10 @@ Task<absl::StatusOr<Reply>> Holder::OnOffer(std::shared_ptr<Session> session,
     granted.object = std::move(object);
     answer.region = granted.grant.region;
     answer.generation = granted.grant.generation;
+    answer.limit = offer.limit;
+    if (offer.limit == GrantLimit::kCredit) {
+      LimitGrant(granted.grant, granted.object->chunks());
+    }
     grants_[offer.shard] = std::move(granted);
   }
   Reply reply;
@@ -94,6 +98,7 @@ bool Holder::EndGrant(const ShardId& shard) {
   }
   const Grant grant = granted->second.grant;
   grants_.erase(granted);
+  EndLimit(grant.region);
   if (regions_.Contains(grant.region)) {
     const auto closed = regions_.Close(grant.region, grant.generation);
     GEMEL_CHECK(closed.ok()) << closed.status().ToString();

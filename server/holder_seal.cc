@@ -32,6 +32,7 @@ absl::StatusOr<Reply> Holder::OnPeerSeal(const IncomingRequest& request) {
   }
   GEMEL_ASSIGN_OR_RETURN(const RegionTable::Closed closed,
                          regions_.Close(request.header.region, request.header.generation));
+  EndLimit(request.header.region);
   Reach(CrashPoint::kSealFenced);
   GEMEL_RETURN_IF_ERROR(SealGrant(seal, closed));
   return Reply();

@@ -63,7 +63,8 @@ absl::StatusOr<Reply> Holder::OnWrite(Session* session, const IncomingRequest& r
   Reach(CrashPoint::kChunkPlaced);
   seams_.metrics->Counter("gemel_placed_bytes_total", "Bytes that other servers placed here.")
       .Add(request.header.payload_bytes);
-  return Reply();
+  CountArrival(request.header.region);
+  return CreditReply(request.header.region);
 }
 
 }  // namespace gemel

@@ -9,6 +9,7 @@
 #include "common/bytes.h"
 #include "common/time.h"
 #include "transport/frame.h"
+#include "transport/lane.h"
 
 namespace gemel {
 
@@ -33,6 +34,11 @@ inline constexpr Duration kWriteDeadline = 10s;
 inline constexpr Duration kLaneDeadline = 1s;  // of a call of a copy while another lane is open
 inline constexpr int64_t kLatenessMax = 8;     // a slice may take this many times what is expected
 inline constexpr Duration kLaneWait = 100ms;   // for room on a lane, before it looks around again
+// On their way to this server at once, for each of its data addresses: what fills a lane.
+inline constexpr size_t kIncomingPerPath = kLaneWindowMax;
+inline constexpr Duration kCreditHold = 500ms;  // of an AskCredit before it is answered anyhow
+inline constexpr Duration kCreditLook = 50ms;   // between two looks who has fallen silent
+inline constexpr Duration kCreditDeadline = 2s;
 inline constexpr Duration kPeerSealDeadline = 10s;
 inline constexpr Duration kReadDeadline = 2s;
 inline constexpr Duration kBackoffMin = 10ms;
@@ -96,7 +102,7 @@ static_assert(kTouchStepBytes % kChunkBytes == 0);
 static_assert(kSlabBytesDefault % kChunkBytes == 0);
 static_assert(kSlabBytesMax % kChunkBytes == 0 && kSlabBytesDefault <= kSlabBytesMax);
 static_assert(kPrepareLeavesPercent < 100);
-static_assert(kReadWindow > 0);
+static_assert(kReadWindow > 0 && kCreditLook < kCreditHold && kCreditHold < kLaneDeadline);
 static_assert(kRepairRateDefault <= kRepairRateMax && kRepairBurst > Duration::zero());
 static_assert(kScrubStepMin < kScrubStepMax && kScrubDeferMax >= kScrubStepMax);
 static_assert(kBackoffMin < kBackoffMax && kBackoffMax < kConnectDeadline);

@@ -194,6 +194,11 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::SessionTo(PeerMember membe
   co_return error::Unavailable("this server is stopping");
 }
 
+std::shared_ptr<Session> Peers::FindSession(const PeerMember& member) const {
+  const Peer* const peer = FindLanes(member);
+  return closed_ || peer == nullptr ? nullptr : FirstSession(*peer);
+}
+
 std::shared_ptr<Lane> Peers::PickLane(const PeerMember& member) {
   if (closed_ || FindLanes(member) == nullptr || !CheckNotDead(member).ok()) {
     return nullptr;

@@ -40,6 +40,9 @@ class Peers final : private SessionHandler {
   // REQUIRES: not this server.
   Task<absl::StatusOr<std::shared_ptr<Session>>> SessionTo(PeerMember member, TimePoint deadline);
 
+  // An open session as SessionTo() gives, if there is one now; null otherwise.
+  std::shared_ptr<Session> FindSession(const PeerMember& member) const;
+
   // The open lane to that incarnation on which one more slice would be there first; null when none
   // has room. Lanes that are not open are opened meanwhile.
   std::shared_ptr<Lane> PickLane(const PeerMember& member);

@@ -75,6 +75,7 @@ Task<absl::StatusOr<OfferReply>> Replication::SendOffer(std::shared_ptr<Session>
   offer.token = upload_->object->token();
   offer.bytes = upload_->object->bytes();
   offer.layout_bytes = upload_->object->layout_bytes();
+  offer.limit = GrantLimit::kCredit;
   Request request;
   request.type = FrameType::kOffer;
   request.body = EncodeMessage(offer);
@@ -127,6 +128,9 @@ Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Stream> st
   const absl::StatusOr<Reply> reply = co_await std::move(call);
   const absl::Status outcome = reply.ok() ? reply->status : reply.status();
   const bool arrived = Judge(outcome, chunk, stream.get());
+  if (outcome.ok() && !reply->body.empty()) {
+    stream->error.Update(TakeCredit(reply, stream.get()));
+  }
   if (outcome.code() == absl::StatusCode::kDataLoss) {
     lane->pace.Blame(seams.loop->Now());
   }
@@ -135,6 +139,61 @@ Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Stream> st
     seams.metrics->Counter("gemel_replicated_bytes_total", "Bytes placed at other servers.")
         .Add(static_cast<int64_t>(stream->upload->object->Chunk(chunk).size()));
   }
+  stream->upload->changed.NotifyAll();
+}
+
+// The answer to a write or an AskCredit. Only what is more than before counts: answers of several
+// lanes come in any order.
+absl::Status Replication::TakeCredit(const absl::StatusOr<Reply>& reply, Stream* stream) {
+  GEMEL_RETURN_IF_ERROR(reply.status());
+  GEMEL_RETURN_IF_ERROR(reply->status);
+  GEMEL_ASSIGN_OR_RETURN(const Credit credit, DecodeMessage<Credit>(reply->body));
+  stream->credit.chunks = std::max(stream->credit.chunks, credit.chunks);
+  stream->spray.Allow(stream->credit.chunks);
+  return absl::OkStatus();
+}
+
+// Tells the holder that `ready` chunks could be sent: when it does not know of all of them, and
+// when none is under way whose answer would tell of more credit.
+void Replication::AskForCredit(const std::shared_ptr<Stream>& stream, const OfferReply& grant,
+                               uint32_t ready) {
+  CreditState& credit = stream->credit;
+  const bool useful = credit.told < ready || stream->spray.starved();
+  if (credit.asking || credit.chunks >= ready || !useful) {
+    return;
+  }
+  std::shared_ptr<Session> session = peers_->FindSession(copy_->holder);
+  if (session == nullptr) {
+    return;
+  }
+  AskCredit ask;
+  ask.wanted = ready;
+  ask.have = credit.chunks;
+  Request request;
+  request.type = FrameType::kAskCredit;
+  request.region = grant.region;
+  request.generation = grant.generation;
+  request.body = EncodeMessage(ask);
+  credit.asking = true;
+  credit.told = ready;
+  const TimePoint deadline = DeadlineOf(kCreditDeadline);
+  seams_.loop->Spawn(RunAsk(seams_, stream, std::move(session), std::move(request), deadline));
+}
+
+Task<void> Replication::RunAsk(ServerSeams seams, std::shared_ptr<Stream> stream,
+                               std::shared_ptr<Session> session, Request request,
+                               TimePoint deadline) {
+  const absl::StatusOr<Reply> reply =
+      co_await session->Call(std::move(request), MutableByteSpan(), deadline);
+  const absl::Status taken = TakeCredit(reply, stream.get());
+  if (Control::IsUnknown(taken)) {
+    stream->lane_error = taken;
+    stream->credit.told = 0;
+    co_await seams.loop->Sleep(kBackoffMin);
+  } else {
+    stream->error.Update(taken);
+  }
+  stream->credit.asking = false;
   stream->upload->changed.NotifyAll();
 }
 
@@ -171,6 +230,8 @@ void Replication::SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane
 // and the holder fences it.
 Task<absl::Status> Replication::StreamChunks(OfferReply grant) {
   auto stream = std::make_shared<Stream>(upload_);
+  const bool limited = grant.limit == GrantLimit::kCredit;
+  stream->spray.Allow(limited ? 0 : upload_->object->chunks());
   const bool one_by_one = Buggify(BuggifySite::kWriteWindowOne);
   size_t added = 0;
   while (!stream->spray.done()) {
@@ -179,6 +240,9 @@ Task<absl::Status> Replication::StreamChunks(OfferReply grant) {
     GEMEL_CO_RETURN_IF_ERROR(status);
     for (; added < upload_->filled.size(); ++added) {
       stream->spray.Add(upload_->filled[added]);
+    }
+    if (limited) {
+      AskForCredit(stream, grant, static_cast<uint32_t>(added));
     }
     if (one_by_one && stream->spray.under_way() > 0) {
       co_await upload_->changed.WaitUntil(kTimeNever);

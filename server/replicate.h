@@ -39,12 +39,20 @@ class Replication {
   Task<absl::Status> TryOnce();
 
  private:
+  // What the holder lets this try send.
+  struct CreditState {
+    uint32_t chunks = 0;  // different ones, ever
+    uint32_t told = 0;    // chunks that the holder knows are wanted
+    bool asking = false;
+  };
+
   // The writes of one try. Shared with the tasks that send them.
   struct Stream {
     explicit Stream(std::shared_ptr<Upload> of);
 
     const std::shared_ptr<Upload> upload;
     Spray spray;
+    CreditState credit;
     std::vector<uint8_t> failures;  // of each chunk
     absl::Status lane_error;        // the last
     absl::Status error;             // that ends the try
@@ -60,6 +68,10 @@ class Replication {
                                std::shared_ptr<Lane> lane, uint32_t chunk,
                                Task<absl::StatusOr<Reply>> call);
   static bool Judge(const absl::Status& outcome, uint32_t chunk, Stream* stream);
+  void AskForCredit(const std::shared_ptr<Stream>& stream, const OfferReply& grant, uint32_t ready);
+  static Task<void> RunAsk(ServerSeams seams, std::shared_ptr<Stream> stream,
+                           std::shared_ptr<Session> session, Request request, TimePoint deadline);
+  static absl::Status TakeCredit(const absl::StatusOr<Reply>& reply, Stream* stream);
   Request WriteRequest(const OfferReply& grant, const Spray::Pick& pick) const;
   Task<void> WriteAstray(std::shared_ptr<Session> session, OfferReply grant, uint32_t chunk);
   Task<absl::Status> WaitForSeal();

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/server.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "common/status_macros.h"
 #include "server/keeper/keeper.h"
 #include "server/metric_names.h"
@@ -89,8 +91,11 @@ void Server::MakeParts() {
   uploads_ = std::make_unique<Uploads>(seams_, control_.get(), objects_.get(), peers_.get(),
                                        receipts_.get());
   uploads_->SetGate(&gate_);
-  Holder::Parts holder{control_.get(), identity_.get(), objects_.get(),
-                       peers_.get(),   receipts_.get(), tier_.get()};
+  const size_t paths = std::max<size_t>(1, SplitAddresses(options_.data_address).size());
+  admission_ = std::make_unique<Admission>(
+      Buggify(BuggifySite::kCreditScarce) ? 1 : kIncomingPerPath * paths);
+  Holder::Parts holder{control_.get(),  identity_.get(), objects_.get(),  peers_.get(),
+                       receipts_.get(), tier_.get(),     admission_.get()};
   holder_ = std::make_unique<Holder>(seams_, holder);
   Fetches::Parts fetches{control_.get(), objects_.get(), peers_.get(), receipts_.get(),
                          tier_.get()};

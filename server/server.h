@@ -115,6 +115,7 @@ class Server {
   std::unique_ptr<Peers> peers_;
   std::unique_ptr<Receipts> receipts_;
   std::unique_ptr<Uploads> uploads_;
+  std::unique_ptr<Admission> admission_;
   std::unique_ptr<Holder> holder_;
   std::unique_ptr<Fetches> fetches_;
   std::unique_ptr<Restores> restores_;

@@ -10,6 +10,9 @@ namespace {
 
 // A slice is sent again when this lane needs less than half of what the other one still does.
 constexpr int64_t kSoonerFactor = 2;
+// Overdue: by this many times what was expected, and this long.
+constexpr int64_t kOverdueFactor = 4;
+constexpr Duration kOverdueMin = 50ms;
 constexpr Duration kLookMin = 1ms;
 constexpr Duration kLookMax = 50ms;
 
@@ -17,9 +20,11 @@ constexpr Duration kLookMax = 50ms;
 
 std::optional<Spray::Pick> Spray::Take(const Lane& lane, TimePoint now, bool hurry) {
   Pick pick;
-  if (!waiting_.empty()) {
+  if (!waiting_.empty() && MayTakeWaiting()) {
     pick = waiting_.front();
     waiting_.pop_front();
+    begun_ += pick.again ? 0 : 1;
+    GEMEL_CHECK_LE(begun_, arrived_.size());
   } else {
     const std::optional<uint32_t> late = FindLate(lane, now, hurry);
     if (!late.has_value()) {
@@ -29,7 +34,9 @@ std::optional<Spray::Pick> Spray::Take(const Lane& lane, TimePoint now, bool hur
   }
   GEMEL_CHECK_LT(pick.slice, arrived_.size());
   GEMEL_CHECK(!arrived_[pick.slice] && !IsOn(pick.slice, &lane)) << "slice " << pick.slice;
-  under_way_.push_back({pick.slice, &lane, lane.pace.Due(now)});
+  const TimePoint due = lane.pace.Due(now);
+  const TimePoint overdue = gemel::Add(due, kOverdueMin + kOverdueFactor * (due - now));
+  under_way_.push_back({pick.slice, &lane, due, overdue});
   return pick;
 }
 
@@ -58,7 +65,9 @@ std::optional<uint32_t> Spray::FindLate(const Lane& lane, TimePoint now, bool hu
     if (arrived_[one.slice] || IsOn(one.slice, &lane)) {
       continue;
     }
-    if (hurry || RemainingOf(one.slice, now) > kSoonerFactor * here) {
+    const bool late =
+        waiting_.empty() ? RemainingOf(one.slice, now) > kSoonerFactor * here : now > one.overdue;
+    if (hurry || late) {
       return one.slice;
     }
   }

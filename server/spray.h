@@ -7,7 +7,8 @@
 //
 // Lanes steal: whoever has room takes the next slice. When none is left, a lane that would have a
 // slice there sooner than the lane that has it sends it again, under the same grant and digest; the
-// first that arrives counts.
+// first that arrives counts. While slices wait for credit only what is overdue is sent again: a
+// peer that many send to is slow on all lanes, and more would make it slower.
 //
 // Thread safety: one loop. Ownership: values; lanes are compared, never used after Take().
 #pragma once
@@ -35,6 +36,12 @@ class Spray {
     bool again = false;  // it went out before, on a lane that failed or is late
   };
 
+  // At most so many different slices go out, those that went out included; at first all.
+  void Allow(size_t slices) { allowed_ = slices; }
+
+  // Whether a slice waits for Allow(), and nothing is under way.
+  bool starved() const { return under_way_.empty() && !waiting_.empty() && !MayTakeWaiting(); }
+
   // What `lane`, which has room, sends now; nothing when it would not help. `hurry`: what is under
   // way on another lane counts as late.
   std::optional<Pick> Take(const Lane& lane, TimePoint now, bool hurry = false);
@@ -55,16 +62,21 @@ class Spray {
     uint32_t slice = 0;
     const Lane* lane = nullptr;
     TimePoint due{};
+    TimePoint overdue{};  // far later than that
   };
+
+  bool MayTakeWaiting() const { return waiting_.front().again || begun_ < allowed_; }
 
   std::optional<uint32_t> FindLate(const Lane& lane, TimePoint now, bool hurry) const;
   Duration RemainingOf(uint32_t slice, TimePoint now) const;
   bool IsOn(uint32_t slice, const Lane* lane) const;
 
-  std::deque<Pick> waiting_;
+  std::deque<Pick> waiting_;         // those that went out before come first
   std::vector<UnderWay> under_way_;  // in the order in which they went out
   std::vector<bool> arrived_;
   size_t arrived_count_ = 0;
+  size_t begun_ = 0;  // different slices that went out
+  size_t allowed_ = SIZE_MAX;
 };
 
 }  // namespace gemel

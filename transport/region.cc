@@ -79,8 +79,17 @@ MutableByteSpan RegionTable::SpanOf(const Region& region, uint64_t offset, uint6
   return {};
 }
 
-void RegionTable::Revoke(Slice* slice) {
+void RegionTable::SetCredit(uint64_t region, uint32_t slices) {
+  const auto found = regions_.find(region);
+  GEMEL_CHECK(found != regions_.end()) << "region " << region;
+  found->second.credit = slices;
+}
+
+// Empties a slice that is placing.
+void RegionTable::Revoke(Region* region, Slice* slice) {
   GEMEL_CHECK(slice->state == SliceState::kPlacing && slice->revoked != nullptr);
+  GEMEL_CHECK_GT(region->taken, 0U);
+  region->taken -= 1;
   *slice->revoked = true;
   slice->revoked = nullptr;
   slice->lane = nullptr;
@@ -102,7 +111,7 @@ absl::StatusOr<Placement> RegionTable::BeginPlacing(const FrameHeader& header,
                                   header.offset, header.region);
       }
       Sometimes(Situation::kSliceTakenOver);
-      Revoke(&slice);
+      Revoke(region, &slice);
       break;
     case SliceState::kPlaced:
     case SliceState::kSealed:
@@ -111,6 +120,11 @@ absl::StatusOr<Placement> RegionTable::BeginPlacing(const FrameHeader& header,
     case SliceState::kEmpty:
       break;
   }
+  if (region->taken >= region->credit) {
+    return error::ResourceExhausted("region {} takes {} slices for now; one more was sent",
+                                    header.region, region->credit);
+  }
+  region->taken += 1;
   slice.state = SliceState::kPlacing;
   slice.lane = arrival.lane;
   slice.revoked = std::make_shared<bool>(false);
@@ -132,6 +146,7 @@ absl::Status RegionTable::FinishPlacing(const FrameHeader& header, const Digest1
   slice.revoked = nullptr;
   if (found != expected) {
     slice.state = SliceState::kEmpty;
+    region->taken -= 1;
     corrupt_slices_ += 1;
     return error::DataLoss(
         "the slice at {} of region {} has digest {} where {} was sent: send again", header.offset,
@@ -146,7 +161,7 @@ void RegionTable::AbandonLane(const void* lane) {
   for (auto& [id, region] : regions_) {
     for (Slice& slice : region.slices) {
       if (slice.state == SliceState::kPlacing && slice.lane == lane) {
-        Revoke(&slice);
+        Revoke(&region, &slice);
       }
     }
   }
@@ -157,7 +172,7 @@ absl::StatusOr<RegionTable::Closed> RegionTable::Close(uint64_t region, uint64_t
   Closed closed;
   for (Slice& slice : closing->slices) {
     if (slice.state == SliceState::kPlacing) {
-      Revoke(&slice);
+      Revoke(closing, &slice);
     }
     if (slice.state == SliceState::kPlaced) {
       slice.state = SliceState::kSealed;

@@ -55,11 +55,15 @@ class RegionTable {
     bool again = false;          // sent again: it takes a slice over that another lane places
   };
 
+  // From now on at most so many different slices are taken; at first all are.
+  // REQUIRES: open.
+  void SetCredit(uint64_t region, uint32_t slices);
+
   // Where a kWrite frame may put its payload: its slice, or nowhere with the reason:
   // FailedPrecondition (stale generation: fenced), NotFound (no such region), InvalidArgument
   // (misaligned, wrong length, outside), AlreadyExists (placed already), Unavailable (placing by
-  // another lane), PermissionDenied (another writer than the grant's). On success the slice is
-  // placing.
+  // another lane), PermissionDenied (another writer than the grant's), ResourceExhausted (more
+  // slices than there is credit for). On success the slice is placing.
   absl::StatusOr<Placement> BeginPlacing(const FrameHeader& header, const Arrival& arrival);
 
   // The payload is all there. Hashes the slice, compares with `expected`: placed, or DataLoss
@@ -107,13 +111,15 @@ class RegionTable {
     uint64_t generation = 0;
     Incarnation writer;
     std::vector<Slice> slices;
+    uint32_t credit = UINT32_MAX;
+    uint32_t taken = 0;  // slices that are not empty
   };
 
   absl::StatusOr<Region*> Find(uint64_t region, uint64_t generation);
   static absl::Status CheckSlice(const FrameHeader& header, const Region& region);
   static Slice& SliceOf(const FrameHeader& header, Region* region);
   static MutableByteSpan SpanOf(const Region& region, uint64_t offset, uint64_t length);
-  static void Revoke(Slice* slice);
+  static void Revoke(Region* region, Slice* slice);
 
   std::map<uint64_t, Region> regions_;
   uint64_t next_region_ = 1;

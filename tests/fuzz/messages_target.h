@@ -55,6 +55,8 @@ void ForEachMessage(auto&& visit) {
   visit(PeerHello());
   visit(Offer());
   visit(OfferReply());
+  visit(AskCredit());
+  visit(Credit());
   visit(Write());
   visit(PeerSeal());
   visit(Revoke());

@@ -111,7 +111,8 @@ class ServerMessages {
         FrameType::kDropStage,      FrameType::kBeginRead,     FrameType::kListSnapshots,
         FrameType::kRemoveSnapshot, FrameType::kPeerHello,     FrameType::kOffer,
         FrameType::kWrite,          FrameType::kPeerSeal,      FrameType::kRevoke,
-        FrameType::kDescribe,       FrameType::kRead,          FrameType::kProbe};
+        FrameType::kDescribe,       FrameType::kRead,          FrameType::kProbe,
+        FrameType::kAskCredit};
     return kTypes;
   }
 
@@ -188,6 +189,8 @@ class ServerMessages {
         return visit(Offer(), OfferReply());
       case FrameType::kWrite:
         return visit(Write(), Nothing());
+      case FrameType::kAskCredit:
+        return visit(AskCredit(), Credit());
       case FrameType::kPeerSeal:
         return visit(PeerSeal(), Nothing());
       case FrameType::kRevoke:

@@ -82,7 +82,8 @@ TEST(FrameGolden, TypeNumbersAreForEver) {
       {FrameType::kPeerHello, 32},      {FrameType::kOffer, 33},
       {FrameType::kWrite, 34},          {FrameType::kPeerSeal, 35},
       {FrameType::kRevoke, 36},         {FrameType::kDescribe, 37},
-      {FrameType::kRead, 38},           {FrameType::kProbe, 39}};
+      {FrameType::kRead, 38},           {FrameType::kProbe, 39},
+      {FrameType::kAskCredit, 41}};
   for (const auto& [type, number] : numbers) {
     EXPECT_EQ(static_cast<int>(type), number);
     EXPECT_TRUE(IsKnownFrameType(static_cast<uint8_t>(number)));

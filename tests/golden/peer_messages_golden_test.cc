@@ -35,6 +35,13 @@ TEST(PeerMessagesGolden, Offer) {
                     "0102030405060708090a0b0c0d0e0f10"  // token
                     "0203040506070809"                  // bytes
                     "0a0b0c0d0e0f1011");                // layout_bytes
+  m.limit = GrantLimit::kCredit;
+  ExpectMessage(m,
+                kShardHex +                             // shard
+                    "0102030405060708090a0b0c0d0e0f10"  // token
+                    "0203040506070809"                  // bytes
+                    "0a0b0c0d0e0f1011"                  // layout_bytes
+                    "01");                              // limit, left out when it is 0
 }
 
 TEST(PeerMessagesGolden, OfferReply) {
@@ -48,6 +55,28 @@ TEST(PeerMessagesGolden, OfferReply) {
                 "0102030405060708090a0b0c0d0e0f10"  // root, low then high
                 "1112131415161718"                  // region
                 "191a1b1c1d1e1f20");                // generation
+  m.limit = GrantLimit::kCredit;
+  ExpectMessage(m,
+                "01"                                // already_sealed
+                "0102030405060708090a0b0c0d0e0f10"  // root, low then high
+                "1112131415161718"                  // region
+                "191a1b1c1d1e1f20"                  // generation
+                "01");                              // limit, left out when it is 0
+}
+
+TEST(PeerMessagesGolden, AskCredit) {
+  AskCredit m;
+  m.wanted = 0x04030201;
+  m.have = 0x14131211;
+  ExpectMessage(m,
+                "01020304"    // wanted
+                "11121314");  // have
+}
+
+TEST(PeerMessagesGolden, Credit) {
+  Credit m;
+  m.chunks = 0x04030201;
+  ExpectMessage(m, "01020304");  // chunks
 }
 
 TEST(PeerMessagesGolden, Write) {

@@ -399,6 +399,33 @@ TEST(Holder, TakesTheOfferOfAWriterThatCameBack) {
   EXPECT_TRUE(h.peer.Seal(*third, offer.shard, h.Root(offer)).ok());
 }
 
+// The bytes of a slice come slowly over one path; the other one brings them again.
+TEST(Holder, AWriteThatIsSentAgainTakesALateOneOver) {
+  Holding h;
+  TestPeer slow(&h.world, "slow-host");
+  ASSERT_TRUE(slow.Hello(h.fake(), h.server(0)).ok());
+  LinkFaults stalls;
+  stalls.stall_ppm = 1'000'000;
+  stalls.stall_max = 5s;
+  h.world.world.SetLink("slow-host", "server-0", stalls);
+  h.world.world.SetLink("server-0", "slow-host", stalls);
+  const Offer offer = Holding::OfferOf("7");
+  const auto grant = h.Ask(offer);
+  const auto late = slow.Begin(TestPeer::WriteOf(*grant, 0, h.content[0]));
+  h.world.RunFor(5ms);
+  ASSERT_FALSE(late->has_value()) << (*late)->status();
+  EXPECT_EQ(h.peer.Call(TestPeer::WriteOf(*grant, 0, h.content[0])).status().code(),
+            absl::StatusCode::kUnavailable)
+      << "it does not say that it was sent again";
+  const auto again = TestPeer::WriteOf(*grant, 0, h.content[0], WriteSent::kAgain);
+  ASSERT_TRUE(h.peer.Call(again).ok());
+  ASSERT_TRUE(h.world.RunUntil([&] { return late->has_value(); }, 10s));
+  EXPECT_EQ((*late)->status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(h.peer.Put(*grant, 1, h.content[1], h.digests[1]).ok());
+  EXPECT_TRUE(h.peer.Put(*grant, 2, h.content[2], h.digests[2]).ok());
+  EXPECT_TRUE(h.peer.Seal(*grant, offer.shard, h.Root(offer)).ok());
+}
+
 TEST(Holder, RefusesAWriteWithoutBytesAndAnUnalignedOne) {
   Holding h;
   const auto grant = h.Ask(Holding::OfferOf("7"));

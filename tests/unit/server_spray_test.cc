@@ -57,6 +57,33 @@ TEST_F(SprayTest, LanesTakeSlicesInOrderAndItIsDoneWhenAllArrived) {
   EXPECT_EQ(spray_.under_way(), 0U);
 }
 
+TEST_F(SprayTest, NoMoreDifferentSlicesGoOutThanAreAllowed) {
+  spray_.Allow(0);
+  EXPECT_TRUE(spray_.starved());
+  EXPECT_FALSE(spray_.Take(fast_, kStart).has_value());
+  spray_.Allow(2);
+  EXPECT_FALSE(spray_.starved());
+  Sent(0, fast_, kStart);
+  Sent(1, fast_, kStart);
+  EXPECT_FALSE(spray_.Take(fast_, kStart).has_value());
+  EXPECT_FALSE(spray_.starved()) << "an answer will tell of more";
+  spray_.End(0, fast_, false);
+  Sent(0, other_, kStart, true);
+  spray_.End(0, other_, true);
+  spray_.End(1, fast_, true);
+  EXPECT_TRUE(spray_.starved());
+  spray_.Allow(kSlices);
+  Sent(2, fast_, kStart);
+}
+
+TEST_F(SprayTest, WhileSlicesWaitForCreditOnlyWhatIsOverdueIsSentAgain) {
+  spray_.Allow(1);
+  Sent(0, slow_, kStart);
+  EXPECT_FALSE(spray_.Take(fast_, kStart).has_value());
+  EXPECT_FALSE(spray_.Take(fast_, kStart + 100ms).has_value()) << "late, but not by far";
+  Sent(0, fast_, kStart + 200ms, true);
+}
+
 TEST_F(SprayTest, WhatFailedGoesFirstAndAsSentAgain) {
   Sent(0, fast_, kStart);
   Sent(1, slow_, kStart);

@@ -357,10 +357,12 @@ struct TestPeer : Speaker {
     return Ask(FrameType::kPeerHello, HelloFor(placement)).status();
   }
 
-  absl::Status Put(const OfferReply& grant, uint32_t chunk, const std::string& bytes,
-                   const Digest128& digest) {
+  // A write of `bytes`, which outlive its call.
+  static Request WriteOf(const OfferReply& grant, uint32_t chunk, const std::string& bytes,
+                         WriteSent sent = WriteSent::kOnce) {
     Write write;
-    write.digest = digest;
+    write.digest = Xxh3_128(AsBytes(bytes));
+    write.sent = sent;
     Request request;
     request.type = FrameType::kWrite;
     request.region = grant.region;
@@ -368,7 +370,32 @@ struct TestPeer : Speaker {
     request.offset = chunk * kChunkBytes;
     request.body = EncodeMessage(write);
     request.payload = AsBytes(bytes);
+    return request;
+  }
+
+  absl::Status Put(const OfferReply& grant, uint32_t chunk, const std::string& bytes,
+                   const Digest128& digest) {
+    Write write;
+    write.digest = digest;
+    Request request = WriteOf(grant, chunk, bytes);
+    request.body = EncodeMessage(write);
     return Call(std::move(request)).status();
+  }
+
+  // Sends it, and does not wait for the answer: null until it is there.
+  std::shared_ptr<std::optional<absl::StatusOr<Reply>>> Begin(Request request) {
+    auto answer = std::make_shared<std::optional<absl::StatusOr<Reply>>>();
+    life.loop.Spawn(RunBegun(&life.loop, session, std::move(request), answer));
+    return answer;
+  }
+
+  static Task<void> RunBegun(Loop* loop, std::shared_ptr<Session> session, Request request,
+                             std::shared_ptr<std::optional<absl::StatusOr<Reply>>> answer) {
+    const TimePoint deadline = Add(loop->Now(), 30s);
+    absl::StatusOr<Reply> reply =
+        co_await session->Call(std::move(request), MutableByteSpan(), deadline);
+    *answer =
+        reply.ok() && !reply->status.ok() ? absl::StatusOr<Reply>(reply->status) : std::move(reply);
   }
 
   absl::Status Seal(const OfferReply& grant, const ShardId& shard, const Digest128& root) {

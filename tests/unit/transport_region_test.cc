@@ -193,6 +193,28 @@ TEST_F(RegionTableTest, WhatIsSentAgainTakesALateSliceOverAndNoPlacedOne) {
             absl::StatusCode::kAlreadyExists);
 }
 
+TEST_F(RegionTableTest, NoMoreDifferentSlicesAreTakenThanThereIsCreditFor) {
+  table_.SetCredit(grant_.region, 1);
+  auto first = table_.BeginPlacing(Slice(1), {one_});
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(Begin(Slice(0), one_), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(table_.BeginPlacing(Slice(1), {two_, {}, true}).ok()) << "it is the same one";
+  table_.AbandonLane(two_);
+  EXPECT_TRUE(Put(0, one_).ok()) << "the other one is gone";
+  EXPECT_EQ(Begin(Slice(1), one_), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Begin(Slice(0), one_), absl::StatusCode::kAlreadyExists);
+  table_.SetCredit(grant_.region, 2);
+  EXPECT_TRUE(Put(1, one_).ok());
+}
+
+TEST_F(RegionTableTest, ACorruptSliceUsesNoCreditUp) {
+  table_.SetCredit(grant_.region, 1);
+  ASSERT_TRUE(table_.BeginPlacing(Slice(0), {one_}).ok());
+  EXPECT_EQ(table_.FinishPlacing(Slice(0), Digest128{1, 1}, one_).code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(Put(0, two_).ok());
+}
+
 TEST_F(RegionTableTest, OnlyWholeSlicesInsideTheRegionAreTaken) {
   EXPECT_EQ(Begin(Write(1, kChunkBytes), one_), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Begin(Write(0, kChunkBytes - 1), one_), absl::StatusCode::kInvalidArgument);

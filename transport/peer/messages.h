@@ -36,6 +36,14 @@ struct PeerHello {
   }
 };
 
+// Whether a grant is written only as far as the holder gives credit (transport/admission.h).
+enum class GrantLimit : uint8_t {
+  kNone = 0,    // all at once
+  kCredit = 1,  // the sender asks with AskCredit; the answers to its writes tell, too
+};
+
+constexpr bool IsValid(GrantLimit limit) { return limit <= GrantLimit::kCredit; }
+
 // Asks for staging memory for one copy of a shard. A new offer of the same shard ends the old
 // grant.
 struct Offer {
@@ -44,12 +52,14 @@ struct Offer {
   EpochToken token;
   uint64_t bytes = 0;
   uint64_t layout_bytes = 0;
+  GrantLimit limit = GrantLimit::kNone;  // that the sender keeps to
 
   static void Fields(auto& m, auto&& field) {
     field("shard", m.shard);
     field("token", m.token);
     field("bytes", m.bytes);
     field("layout_bytes", m.layout_bytes);
+    field.Last("limit", m.limit);
   }
 };
 
@@ -59,13 +69,38 @@ struct OfferReply {
   Digest128 root;
   uint64_t region = 0;
   uint64_t generation = 0;
+  GrantLimit limit = GrantLimit::kNone;  // kCredit: none is given yet
 
   static void Fields(auto& m, auto&& field) {
     field("already_sealed", m.already_sealed);
     field("root", m.root);
     field("region", m.region);
     field("generation", m.generation);
+    field.Last("limit", m.limit);
   }
+};
+
+// So many chunks of a grant (in the header) could be sent, those that were sent included. Answered
+// when more than `have` may be sent, at the latest after kCreditHold.
+struct AskCredit {
+  static constexpr std::string_view kName = "ask credit";
+  uint32_t wanted = 0;
+  uint32_t have = 0;
+
+  static void Fields(auto& m, auto&& field) {
+    field("wanted", m.wanted);
+    field("have", m.have);
+  }
+};
+
+// How many different chunks of the grant may have been sent, ever: never less than before, so that
+// a late or repeated one does no harm. The answer to AskCredit, and to each Write of a grant with a
+// limit.
+struct Credit {
+  static constexpr std::string_view kName = "credit";
+  uint32_t chunks = 0;
+
+  static void Fields(auto& m, auto&& field) { field("chunks", m.chunks); }
 };
 
 enum class WriteSent : uint8_t {
