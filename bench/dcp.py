@@ -31,7 +31,8 @@ import measured
 from measured import Report
 from training import QUIET_STEPS, RANKS, Loop, leave, lost_ms, quiet_turn, run_ranks
 
-LIMIT_S = 900
+LIMIT_S = 600  # of the ranks of one part, and beyond that:
+TURN_LIMIT_S = 150
 MEMCPY_PARTS = 4  # memcpy of the state goes over a quarter of it as often: still far more than a cache
 UNREPLICATED = "one copy of gemel's"  # as many as torch's files: what the second one and its checks cost
 BARE_TCP = "no save, a second copy's bytes over bare TCP"
@@ -284,6 +285,10 @@ def report_of(result, torchs):
     return report.finish()
 
 
+def part_limit_s(args):
+    return LIMIT_S + TURN_LIMIT_S * args.turns
+
+
 def main(args):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # Two hosts that keep each other's shards: committed, in flight, and one for a pin.
@@ -293,12 +298,13 @@ def main(args):
     os.environ["GEMEL_BENCH_DISK"] = disk
     flags = ["--mib", str(args.mib), "--rounds", str(args.rounds), "--turns", str(args.turns)]
     flags += ["--skip-process"] if args.skip_process else []
+    limit_s = part_limit_s(args)
     try:
         with measured.cluster.running(**sizes) as made:
-            saved = run_ranks(__file__, flags, made.sockets[:RANKS], folder, LIMIT_S)
+            saved = run_ranks(__file__, flags, made.sockets[:RANKS], folder, limit_s)
         for path in Path(folder).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return report_of(saved, run_ranks(__file__, flags, [], folder, LIMIT_S))
+        return report_of(saved, run_ranks(__file__, flags, [], folder, limit_s))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(disk, ignore_errors=True)
@@ -308,7 +314,7 @@ if __name__ == "__main__":
     options = parse_args()
     if options.worker:
         worker(options)
-    timer = measured.end_after(2 * LIMIT_S)
+    timer = measured.end_after(2 * part_limit_s(options) + 60)
     code = main(options)
     timer.cancel()
     sys.exit(code)

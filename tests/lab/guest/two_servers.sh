@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Two servers whose data goes over soft-RoCE, each on a device of its own: each takes a snapshot and sends a copy to the
-# other; one is killed, and the other one gives back what that one had taken. Run in the guest:
+# other; one is killed, and the other one gives back what that one had taken. Then two more that listen on tcp as well: the
+# cable is cut while a snapshot is saved, and stays cut for another one. Run in the guest:
 #
 #   two_servers.sh BIN FILE     BIN: folder of the build's programs; FILE: safetensors to save
 #
-# The snapshot comes back in $LAB_OUT/back; the servers' logs lie beside it.
+# The snapshots come back in $LAB_OUT/back and $LAB_OUT/back-cut; the servers' logs lie beside them.
 set -uo pipefail
 
 BIN="$1"
@@ -30,28 +31,30 @@ await_file() {
   done
 }
 
-# serve NUMBER HOST: its process id is ${server}.
+# serve NUMBER ADDRESSES: its process id is ${server}.
 serve() {
   "${BIN}/gemel-server" --dir "${FOLDER}/server-$1" --name "server-$1" --domain "host-$1" --placement 127.0.0.1:7601 \
-    --socket "${FOLDER}/$1.sock" --data-listen "verbs://$2:0" --memory 128MiB --persist-dir '' \
+    --socket "${FOLDER}/$1.sock" --data-listen "$2" --memory 128MiB --persist-dir '' \
     --ready-file "${FOLDER}/$1.ready" >"${LAB_OUT}/server-$1.log" 2>&1 &
   server=$!
   await_file "${FOLDER}/$1.ready"
   say "server-$1 is ready"
 }
 
-main() {
+# save JOB NAME NUMBER: at server NUMBER, with a copy at another one.
+save() {
+  "${BIN}/gemel" import "${FILE}" --job "$1" --name "$2" --copies 2 --address "unix://${FOLDER}/$3.sock" ||
+    die "the save of $1@$2 failed"
+}
+
+over_rdma() {
   local first second
-  mkdir -p "${FOLDER}"
-  "${BIN}/gemel-placement" --dir "${FOLDER}/placement" --listen 127.0.0.1:7601 --ready-file "${FOLDER}/placement.ready" \
-    >"${LAB_OUT}/placement.log" 2>&1 &
-  await_file "${FOLDER}/placement.ready"
-  serve 0 10.99.0.1
+  serve 0 verbs://10.99.0.1:0
   first="${server}"
-  serve 1 10.99.0.2
+  serve 1 verbs://10.99.0.2:0
   second="${server}"
-  "${BIN}/gemel" import "${FILE}" --job gpt --name 7 --copies 2 --address "unix://${FOLDER}/0.sock" || die "the save failed"
-  "${BIN}/gemel" import "${FILE}" --job beside --name 7 --copies 2 --address "unix://${FOLDER}/1.sock" || die "the other save failed"
+  save gpt 7 0
+  save beside 7 1
   say "both saved with two copies"
   kill -KILL "${first}"
   "${BIN}/gemel" export gpt@7 "${LAB_OUT}/back" --address "unix://${FOLDER}/1.sock" || die "the restore failed"
@@ -59,6 +62,39 @@ main() {
   kill "${second}"
   wait "${second}"
   say "server-1 ended with $?"
+  tc -s qdisc
+}
+
+from_rdma_to_tcp() {
+  local first second saving
+  serve 2 verbs://10.99.0.1:0,tcp://127.0.0.1:0
+  first="${server}"
+  serve 3 verbs://10.99.0.2:0,tcp://127.0.0.1:0
+  second="${server}"
+  save cut 7 2
+  save cut 8 2 &
+  saving=$!
+  sleep 0.2
+  for end in v0 v1; do tc qdisc replace dev "${end}" root netem loss 100%; done
+  wait "${saving}" || die "the save in which the cable was cut failed"
+  say "saved while the cable was cut"
+  save cut 9 2
+  say "saved over the other path"
+  kill -KILL "${first}"
+  "${BIN}/gemel" export cut@9 "${LAB_OUT}/back-cut" --address "unix://${FOLDER}/3.sock" || die "the restore failed"
+  say "restored what went over the other path"
+  kill "${second}"
+  wait "${second}"
+  say "server-3 ended with $?"
+}
+
+main() {
+  mkdir -p "${FOLDER}"
+  "${BIN}/gemel-placement" --dir "${FOLDER}/placement" --listen 127.0.0.1:7601 --ready-file "${FOLDER}/placement.ready" \
+    >"${LAB_OUT}/placement.log" 2>&1 &
+  await_file "${FOLDER}/placement.ready"
+  over_rdma
+  from_rdma_to_tcp
 }
 
 main
