@@ -144,21 +144,32 @@ TEST(HolderCredit, WhoDoesNotKnowItWritesAsBefore) {
   EXPECT_EQ(c.Ask(*grant, 1).status().code(), absl::StatusCode::kNotFound);
 }
 
-// Three servers save into one at once: all get there, some had to wait, and none sent more than it
-// was let: that would have cost it its try.
+// One saves a long shard into a server, two others many short ones, which go first: all get there,
+// the long one after it had nothing under way for a while and asked again; and none sent more than
+// it was let: that costs a try.
 TEST(SenderCredit, ManyCopiesIntoOneServerAllGetThere) {
-  ServerWorld world(4, {128 * kMiB, 2 * kMiB});
-  std::vector<std::unique_ptr<TestClient>> clients;
-  std::vector<SnapshotId> snapshots;
-  for (uint32_t i = 0; i < 3; ++i) {
-    clients.push_back(std::make_unique<TestClient>(&world.world, "server-" + std::to_string(i)));
-    ASSERT_TRUE(clients[i]->Hello("server-" + std::to_string(i)).ok());
-  }
+  constexpr uint32_t kShort = 12;
+  ServerWorld world(4, {256 * kMiB, 2 * kMiB});
   world.fake().no_holders = {"server-0", "server-1", "server-2"};
+  std::vector<std::unique_ptr<TestClient>> clients;
   for (uint32_t i = 0; i < 3; ++i) {
-    const auto opened = clients[i]->Save(std::to_string(i), 0, 1, 24 * kMiB, 2);
+    const std::string server = "server-" + std::to_string(i);
+    LinkFaults slow;
+    slow.transmit_per_mib = 5ms;
+    world.world.world.SetLink(server, "server-3", slow);
+    clients.push_back(std::make_unique<TestClient>(&world.world, server));
+    ASSERT_TRUE(clients[i]->Hello(server).ok());
+  }
+  std::vector<SnapshotId> snapshots(3);
+  const auto save = [&](uint32_t i, uint32_t rank, uint32_t ranks, uint64_t bytes) {
+    const auto opened = clients[i]->Save(std::to_string(i), rank, ranks, bytes, 2);
     ASSERT_TRUE(opened.ok()) << opened.status();
-    snapshots.push_back(opened->snapshot);
+    snapshots[i] = opened->snapshot;
+  };
+  save(0, 0, 1, 40 * kMiB);
+  for (uint32_t rank = 0; rank < kShort; ++rank) {
+    save(1, rank, kShort, 6 * kMiB);
+    save(2, rank, kShort, 6 * kMiB);
   }
   for (uint32_t i = 0; i < 3; ++i) {
     const auto done = clients[i]->Await(snapshots[i], 0);

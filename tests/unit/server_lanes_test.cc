@@ -97,12 +97,12 @@ class PathNet final : public Net {
 
 // server-0 saves, server-1 holds the second copy and has kPaths addresses.
 struct Spraying : ServerWorld {
-  Spraying() : ServerWorld(0, {128 * kMiB, 2 * kMiB}) {
+  Spraying() : ServerWorld(0, {256 * kMiB, 2 * kMiB}) {
     for (uint32_t i = 0; i < 2; ++i) {
       disks.push_back(std::make_unique<SimDiskState>());
       const std::string name = "server-" + std::to_string(i);
       nodes.push_back(std::make_unique<ServerNode>(&world, name, disks[i].get(),
-                                                   ServerNode::Memory{128 * kMiB, 2 * kMiB}));
+                                                   ServerNode::Memory{256 * kMiB, 2 * kMiB}));
       ServerNode& node = *nodes[i];
       for (uint32_t path = 1; path < kPaths; ++path) {
         node.options.data_address += ",sim://" + name + "/0";
@@ -131,9 +131,9 @@ struct Spraying : ServerWorld {
   Path& path(uint32_t i) { return net->paths.at(addresses[i]); }
 
   // How long a save takes from its seal until both copies are there.
-  absl::StatusOr<Duration> Save(const std::string& name) {
+  absl::StatusOr<Duration> Save(const std::string& name, uint64_t bytes = kBytes) {
     const TimePoint began = client->life.loop.Now();
-    const absl::StatusOr<OpenShardReply> opened = client->Save(name, 0, 1, kBytes);
+    const absl::StatusOr<OpenShardReply> opened = client->Save(name, 0, 1, bytes);
     if (!opened.ok()) {
       return opened.status();
     }
@@ -181,6 +181,11 @@ TEST(Lanes, ASlowOneGetsOneSliceAtATimeAndTheRestDoNotWaitForIt) {
   ASSERT_TRUE(took.ok()) << took.status();
   EXPECT_LE(s.path(2).payloads, 1U);
   EXPECT_LE(*took, *before + 10ms) << "24 slices of 1 ms over 3 lanes, not 4";
+  s.world.RunFor(1s);
+  s.path(2).payloads = 0;
+  ASSERT_TRUE(s.Save("5", 48 * kMiB).ok()) << "more than the windows of the others hold";
+  s.world.RunFor(1s);  // until what was queued on it has left
+  EXPECT_LE(s.path(2).payloads, 1U);
 }
 
 TEST(Lanes, OneThatIsCutCostsWhatWasUnderWayOnIt) {
