@@ -60,6 +60,7 @@ enum class FrameType : uint8_t {
   kDescribe = 37,
   kRead = 38,
   kProbe = 39,
+  kCancel = 40,
   // server to keeper (server/keeper/keeper_messages.h)
   kKeeperHello = 48,
   kKeeperTake = 49,
