@@ -455,6 +455,7 @@ HedgedRead::Source ShardFetch::SecondFor(const Reading& first, ServerId* second)
   if (best == nullptr) {
     return nullptr;
   }
+  GEMEL_CHECK(best->member.server != first.member.server) << first.member.ToString();
   *second = best->member.server;
   return SourceOf({best->member, first.object, first.chunk});
 }
@@ -537,6 +538,7 @@ bool ShardFetch::OnProbation(const Source& source) const {
 }
 
 void ShardFetch::Arrived(const ServerId& from, uint32_t chunk) {
+  GEMEL_CHECK(!from.IsZero()) << "chunk " << chunk;
   Source& source = sources_.at(from);
   source.failures = 0;
   fetched_anything_ = true;

@@ -20,6 +20,7 @@ constexpr Duration kLookMax = 50ms;
 }  // namespace
 
 void HedgePolicy::Begin(uint64_t bytes) {
+  GEMEL_CHECK(bytes > 0 && bytes <= kChunkBytes) << bytes;
   counts_.reads += 1;
   requests_ = std::min(requests_ + kHedgePercent, kHedgesSaved * kWhole);
   bytes_ = std::min(bytes_ + kHedgeBytesPercent * bytes, kHedgesSaved * kChunkBytes * kWhole);
@@ -85,6 +86,7 @@ bool HedgedRead::TryHedge() {
 }
 
 void HedgedRead::Begin(Read* read) {
+  GEMEL_CHECK(!read->running && !read->stop->stopped());
   read->running = true;
   read->status = error::Unavailable("the read is under way");
 }
@@ -178,6 +180,7 @@ void HedgedRead::End(Read* read, absl::Status status) {
 
 Task<void> HedgedRead::Ended() {
   const std::shared_ptr<HedgedRead> self = shared_from_this();
+  GEMEL_CHECK(settled_) << "Result() comes first";
   while (first_.running || second_.running) {
     co_await changed_.WaitUntil(kTimeNever);
   }

@@ -14,6 +14,7 @@ void SourcePace::Arrived(const Ticket& ticket, TimePoint now, Duration fastest) 
 }
 
 void SourcePace::Stopped(const Ticket& ticket, TimePoint now, Duration fastest) {
+  GEMEL_CHECK(now >= ticket.began && ticket.ahead > 0);
   pace_.Stop(ticket, now);
   const Duration slice = (now - ticket.began) / static_cast<int64_t>(ticket.ahead);
   if (fastest > Duration::zero() && slice > kLaneSlowFactor * fastest) {
