@@ -64,7 +64,9 @@ Duration ReadTimes::Late() const {
   for (size_t bucket = kBuckets; bucket > 0; --bucket) {
     const uint64_t count = counts_[bucket - 1];
     if (count > left) {
-      return Duration(static_cast<int64_t>(EndOf(bucket - 1)));
+      const uint64_t end = EndOf(bucket - 1);
+      const uint64_t width = bucket > 1 ? end - EndOf(bucket - 2) : end;
+      return Duration(static_cast<int64_t>(end - width * left / count));
     }
     left -= count;
   }

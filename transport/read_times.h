@@ -2,7 +2,7 @@
 //
 // ReadTimes: how long the reads of one class take, and after how long one is late.
 //
-// A histogram of buckets that grow by a thirty-second, halved whenever it is full, so that what was
+// A histogram of buckets that grow by a sixty-fourth, halved whenever it is full, so that what was
 // long ago counts little: bounded memory, no sorting. A read that was ended before its answer came
 // is recorded with the time until then: that is behind the percentile already, where the time it
 // would have taken is, so what hedging hides does not make the class look faster.
@@ -35,7 +35,7 @@ class ReadTimes {
   Duration Patience() const { return patience_; }
 
  private:
-  static constexpr uint64_t kStepBits = 5;  // of a power of two, in so many buckets
+  static constexpr uint64_t kStepBits = 6;  // of a power of two, in so many buckets
   static constexpr uint64_t kSteps = uint64_t{1} << kStepBits;
   static constexpr uint64_t kExponentMax = 36;  // 2^37 ns: longer than any deadline
   static constexpr size_t kBuckets = (kExponentMax - kStepBits + 2) * kSteps;

@@ -31,9 +31,11 @@ void SourcePace::Judge(Duration slice, Duration fastest, TimePoint now) {
     in_a_row_ = 0;
   }
   forgotten_at_ = Add(now, kProbationMemory);
-  const bool slow = fastest > Duration::zero() && slice > kLaneSlowFactor * fastest;
+  const bool soon = Buggify(BuggifySite::kProbationSoon);
+  const int64_t factor = soon ? 1 : kLaneSlowFactor;
+  const uint32_t begins = soon ? 1 : kProbationSlices;
+  const bool slow = fastest > Duration::zero() && slice > factor * fastest;
   in_a_row_ = slow == on_probation_ ? 0 : in_a_row_ + 1;
-  const uint32_t begins = Buggify(BuggifySite::kProbationSoon) ? 1 : kProbationSlices;
   if (!on_probation_ && in_a_row_ >= begins) {
     Sometimes(Situation::kSourceOnProbation);
     on_probation_ = true;
