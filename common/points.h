@@ -110,6 +110,8 @@ namespace gemel {
   X(kPullRefused, "server.pull-refused")             \
   X(kTierListLate, "server.tier-list-late")          \
   X(kReadLaneOne, "server.read-lane-one")            \
+  X(kHedgeAtOnce, "transport.hedge-at-once")         \
+  X(kProbationSoon, "transport.probation-soon")      \
   X(kCommitLate, "placement.commit-late")            \
   X(kPauseAfterWrite, "placement.pause-after-write") \
   X(kOutcomeUnread, "placement.outcome-unread")      \
@@ -132,6 +134,9 @@ namespace gemel {
   X(kReadDamaged, "server.read-damaged")                        \
   X(kLocalCopyDamaged, "server.local-copy-damaged")             \
   X(kSourceFailed, "server.source-failed")                      \
+  X(kHedgeWon, "transport.hedge-won")                           \
+  X(kReadStopped, "transport.read-stopped")                     \
+  X(kSourceOnProbation, "transport.source-on-probation")        \
   X(kCopyUnwanted, "server.copy-unwanted")                      \
   X(kEpochRefused, "server.epoch-refused")                      \
   X(kDropRepeated, "server.drop-repeated")                      \

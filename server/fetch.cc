@@ -9,14 +9,14 @@
 #include "common/fields.h"
 #include "common/points.h"
 #include "common/status_macros.h"
-#include "common/xxh3.h"
 
 namespace gemel {
 namespace {
 
 // Errors that say nothing about the chunk: the same source may be asked again.
 bool IsTransient(const absl::Status& status) {
-  return Control::IsUnknown(status) || status.code() == absl::StatusCode::kResourceExhausted;
+  return Control::IsUnknown(status) || status.code() == absl::StatusCode::kResourceExhausted ||
+         status.code() == absl::StatusCode::kCancelled;
 }
 
 }  // namespace
@@ -35,6 +35,32 @@ std::shared_ptr<ShardFetch> Fetches::Get(const WantedShard& wanted) {
     slot = fetch;
   }
   return fetch;
+}
+
+// Servers that nobody has read from for long are forgotten.
+SourcePace* Fetches::PaceOf(const ServerId& server) {
+  const TimePoint now = seams_.loop->Now();
+  if (paces_.size() > kSourcePacesMax && !paces_.contains(server)) {
+    std::erase_if(paces_, [now](const auto& one) { return one.second.IsIdleSince(now); });
+  }
+  return &paces_[server];
+}
+
+void Fetches::Count(const HedgedRead::Outcome& outcome) {
+  if (!outcome.hedged) {
+    return;
+  }
+  const auto add = [this](const char* name, const char* help, uint64_t amount) {
+    seams_.metrics->Counter(name, help).Add(static_cast<int64_t>(amount));
+  };
+  add("gemel_reads_hedged_total", "Reads that were late and were read again from a second source.",
+      1);
+  add("gemel_hedges_won_total", "Second reads that brought the right bytes first.",
+      outcome.won ? 1 : 0);
+  add("gemel_reads_cancelled_total", "Reads that were ended because the other one had won.",
+      outcome.stopped);
+  add("gemel_hedge_wasted_bytes_total", "Bytes of reads that came although the other one had won.",
+      outcome.wasted_bytes);
 }
 
 ShardFetch::ShardFetch(Fetches* fetches, WantedShard wanted)
@@ -314,7 +340,8 @@ void ShardFetch::StartLanes() {
   for (const auto& [server, count] : open) {
     Source& source = sources_.at(server);
     const uint64_t share = Buggify(BuggifySite::kReadLaneOne) ? 1 : DivideUp(most, open.size());
-    while (source.lanes < std::min<uint64_t>({kReadWindow, share, count})) {
+    const uint64_t window = OnProbation(source) ? 1 : kReadWindow;
+    while (source.lanes < std::min<uint64_t>({window, share, count})) {
       source.lanes += 1;
       fetches_->seams_.loop->Spawn(RunLane(shared_from_this(), server));
     }
@@ -339,25 +366,15 @@ Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server
   RetryDelay delay;
   uint32_t chunk = 0;
   bool forgotten = false;
-  while (pass && self->TakeWork(source, &chunk)) {
+  while (pass && !forgotten && (source.lanes == 1 || !self->OnProbation(source)) &&
+         self->TakeWork(source, &chunk)) {
     const std::shared_ptr<Object> object = self->object_;
     co_await self->AwaitBudget(object);
-    const PeerMember member = source.member;
-    absl::Status read;
-    if (self->object_ == object) {
-      read = co_await self->ReadChunk(member, object, chunk);
-    }
-    if (self->object_ != object) {
-      forgotten = true;
-      break;
-    }
+    const absl::Status read = co_await self->ReadChunk(&source, object, chunk);
+    forgotten = self->object_ != object;
     if (read.ok()) {
       delay.Reset();
-      self->Arrived(&source, chunk);
-      continue;
-    }
-    self->Failed(&source, chunk, read);
-    if (IsTransient(read)) {
+    } else if (!forgotten && IsTransient(read)) {
       co_await self->fetches_->seams_.loop->Sleep(delay.Next());
     }
   }
@@ -368,19 +385,104 @@ Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server
   }
 }
 
-// Bytes that came into the chunk's place.
-Task<absl::StatusOr<uint64_t>> ShardFetch::ReadFrom(PeerMember member,
-                                                    std::shared_ptr<Object> object,
-                                                    uint32_t chunk) {
-  const MutableByteSpan place = object->Chunk(chunk);
-  if (IsThisServer(member)) {
-    GEMEL_CO_RETURN_IF_ERROR(co_await fetches_->parts_.tier->ReadChunk(wanted_.shard, wanted_.root,
-                                                                       chunk, place, object));
-    co_return place.size();
+// `source` is one of sources_, which stay.
+Task<absl::Status> ShardFetch::ReadChunk(Source* source, std::shared_ptr<Object> object,
+                                         uint32_t chunk) {
+  if (object_ != object) {
+    co_return error::Unavailable("{} is fetched anew", wanted_.shard.ToString());
   }
-  const TimePoint deadline = Add(fetches_->seams_.loop->Now(), kReadDeadline);
-  GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Lane> lane,
-                            co_await fetches_->parts_.peers->LaneTo(member, deadline));
+  const auto second = std::make_shared<ServerId>();
+  const std::shared_ptr<HedgedRead> read = NewRead({source->member, object, chunk}, second);
+  const ServerId first = source->member.server;
+  const absl::Status result = co_await read->Result();
+  if (object_ == object && result.ok()) {
+    Arrived(read->outcome().won ? *second : first, chunk);
+  } else if (object_ == object) {
+    NoteSecond(*second, chunk, read->outcome());
+    Failed(source, chunk, result);
+  }
+  co_await read->Ended();
+  if (object_ == object && result.ok()) {
+    NoteSecond(*second, chunk, read->outcome());
+  }
+  fetches_->Count(read->outcome());
+  co_return result;
+}
+
+// Shared: `second` is written when a second source was found and read when that has ended.
+std::shared_ptr<HedgedRead> ShardFetch::NewRead(const Reading& first,
+                                                std::shared_ptr<ServerId> second) {
+  HedgedRead::Wanted wanted;
+  wanted.place = first.object->Chunk(first.chunk);
+  wanted.keep = first.object;
+  wanted.digest = first.object->digests()[first.chunk];
+  wanted.first = SourceOf(first);
+  // A read of the disk cannot be stopped: it could not be read again into the same place.
+  const bool hedged = waiting_now_ > 0 && !IsThisServer(first.member);
+  if (hedged) {
+    wanted.second = [self = shared_from_this(), first, second = std::move(second)] {
+      return self->SecondFor(first, second.get());
+    };
+  }
+  return std::make_shared<HedgedRead>(
+      fetches_->seams_.loop, hedged ? &fetches_->restore_reads_ : nullptr, std::move(wanted));
+}
+
+HedgedRead::Source ShardFetch::SourceOf(const Reading& reading) {
+  return [self = shared_from_this(), reading](HedgedRead::Into into) {
+    return self->ReadFrom(reading, std::move(into));
+  };
+}
+
+// The source that would have it first, if there is one beside the first that may and is not slow.
+HedgedRead::Source ShardFetch::SecondFor(const Reading& first, ServerId* second) {
+  const auto work = work_.find(first.chunk);
+  if (waiting_now_ == 0 || object_ != first.object || work == work_.end()) {
+    return nullptr;
+  }
+  const TimePoint now = fetches_->seams_.loop->Now();
+  const Source* best = nullptr;
+  for (const auto& [server, source] : sources_) {
+    const SourcePace& pace = *fetches_->PaceOf(server);
+    if (server == first.member.server || !MayRead(source, work->second) || pace.IsLate(now) ||
+        pace.OnProbation(now)) {
+      continue;
+    }
+    if (best == nullptr || pace.Expected() < fetches_->PaceOf(best->member.server)->Expected()) {
+      best = &source;
+    }
+  }
+  if (best == nullptr) {
+    return nullptr;
+  }
+  GEMEL_CHECK(best->member.server != first.member.server) << first.member.ToString();
+  *second = best->member.server;
+  return SourceOf({best->member, first.object, first.chunk});
+}
+
+Task<absl::Status> ShardFetch::ReadFrom(Reading from, HedgedRead::Into into) {
+  Loop* const loop = fetches_->seams_.loop;
+  const TimePoint deadline = Add(loop->Now(), kReadDeadline);
+  const ServerId server = from.member.server;
+  const std::shared_ptr<CallStop> stop = into.stop;
+  SourcePace::Ticket ticket;
+  absl::Status read;
+  if (IsThisServer(from.member)) {
+    ticket = fetches_->PaceOf(server)->Begin(loop->Now());
+    read = co_await fetches_->parts_.tier->ReadChunk(wanted_.shard, wanted_.root, from.chunk,
+                                                     into.place, into.keep);
+  } else {
+    GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Lane> lane,
+                              co_await fetches_->parts_.peers->LaneTo(from.member, deadline));
+    ticket = fetches_->PaceOf(server)->Begin(loop->Now());
+    read = co_await ReadOn(std::move(lane), from.chunk, std::move(into), deadline);
+  }
+  EndPace(server, ticket, read, stop->stopped());
+  co_return read;
+}
+
+Task<absl::Status> ShardFetch::ReadOn(std::shared_ptr<Lane> lane, uint32_t chunk,
+                                      HedgedRead::Into into, TimePoint deadline) {
   Read read;
   read.shard = wanted_.shard;
   read.root = wanted_.root;
@@ -388,27 +490,57 @@ Task<absl::StatusOr<uint64_t>> ShardFetch::ReadFrom(PeerMember member,
   Request request;
   request.type = FrameType::kRead;
   request.body = EncodeMessage(read);
-  absl::StatusOr<Reply> reply = co_await CallOn(lane, std::move(request), place, deadline);
+  request.stop = into.stop;
+  absl::StatusOr<Reply> reply = co_await CallOn(lane, std::move(request), into.place, deadline);
   GEMEL_CO_RETURN_IF_ERROR(reply.status());
   GEMEL_CO_RETURN_IF_ERROR(reply->status);
-  co_return reply->payload.size();
-}
-
-Task<absl::Status> ShardFetch::ReadChunk(PeerMember member, std::shared_ptr<Object> object,
-                                         uint32_t chunk) {
-  GEMEL_CO_ASSIGN_OR_RETURN(const uint64_t bytes,
-                            co_await ReadFrom(std::move(member), object, chunk));
-  const MutableByteSpan place = object->Chunk(chunk);
-  const Digest128 found = Xxh3_128(place);
-  if (bytes != place.size() || found != object->digests()[chunk]) {
-    co_return error::DataLoss("{} bytes with digest {} came where {} with {} belong", bytes,
-                              ToHex(found), place.size(), ToHex(object->digests()[chunk]));
+  if (reply->payload.size() != into.place.size()) {
+    co_return error::DataLoss("{} bytes came where {} belong", reply->payload.size(),
+                              into.place.size());
   }
   co_return absl::OkStatus();
 }
 
-void ShardFetch::Arrived(Source* source, uint32_t chunk) {
-  source->failures = 0;
+void ShardFetch::EndPace(const ServerId& server, const SourcePace::Ticket& ticket,
+                         const absl::Status& read, bool stopped) {
+  const TimePoint now = fetches_->seams_.loop->Now();
+  SourcePace* const pace = fetches_->PaceOf(server);
+  const bool was_on_probation = pace->OnProbation(now);
+  if (stopped || read.code() == absl::StatusCode::kDeadlineExceeded) {
+    pace->Stopped(ticket, now, FastestBut(server));
+  } else if (read.ok()) {
+    pace->Arrived(ticket, now, FastestBut(server));
+  } else {
+    pace->Failed(ticket, now);
+  }
+  if (was_on_probation && !pace->OnProbation(now)) {
+    StartLanes();
+  }
+}
+
+Duration ShardFetch::FastestBut(const ServerId& server) const {
+  Duration fastest{};
+  for (const auto& [other, source] : sources_) {
+    const Duration slice = fetches_->PaceOf(other)->slice_time();
+    const bool known = other != server && slice > Duration::zero();
+    fastest = known && (fastest == Duration::zero() || slice < fastest) ? slice : fastest;
+  }
+  return fastest;
+}
+
+// Never the only one that may be read.
+bool ShardFetch::OnProbation(const Source& source) const {
+  const ServerId server = source.member.server;
+  return fetches_->PaceOf(server)->OnProbation(fetches_->seams_.loop->Now()) &&
+         std::any_of(sources_.begin(), sources_.end(), [&](const auto& one) {
+           return one.first != server && one.second.failures < kReadTriesMax;
+         });
+}
+
+void ShardFetch::Arrived(const ServerId& from, uint32_t chunk) {
+  GEMEL_CHECK(!from.IsZero()) << "chunk " << chunk;
+  Source& source = sources_.at(from);
+  source.failures = 0;
   fetched_anything_ = true;
   const auto work = work_.find(chunk);
   GEMEL_CHECK(work != work_.end() && work->second.reading) << "chunk " << chunk;
@@ -417,7 +549,7 @@ void ShardFetch::Arrived(Source* source, uint32_t chunk) {
   work_.erase(work);
   const Digest128 digest = object_->digests()[chunk];
   object_->SetPresent(chunk, digest);
-  if (!IsThisServer(source->member)) {
+  if (!IsThisServer(source.member)) {
     fetches_->seams_.metrics
         ->Counter("gemel_fetched_bytes_total", "Bytes that were brought here from other servers.")
         .Add(static_cast<int64_t>(object_->Chunk(chunk).size()));
@@ -430,28 +562,46 @@ void ShardFetch::Failed(Source* source, uint32_t chunk, const absl::Status& why)
   ChunkWork& work = work_.at(chunk);
   GEMEL_CHECK(work.reading) << "chunk " << chunk;
   work.reading = false;
+  NoteFailure(source, chunk, why);
+  GiveUpUnreadable();
+  StartLanes();
+  changed_.NotifyAll();
+}
+
+// The chunk may be here meanwhile.
+void ShardFetch::NoteFailure(Source* source, uint32_t chunk, const absl::Status& why) {
+  const auto work = work_.find(chunk);
   Sometimes(Situation::kSourceFailed);
   source->error = why;
   if (IsTransient(why)) {
     source->failures += 1;
-  } else {
-    work.failed.insert(source->member.server);
-    work.reasons += fmt::format("{}{}: {}", work.reasons.empty() ? "" : "; ",
-                                source->member.ToString(), MessageOf(why));
+  } else if (work != work_.end()) {
+    work->second.failed.insert(source->member.server);
+    work->second.reasons += fmt::format("{}{}: {}", work->second.reasons.empty() ? "" : "; ",
+                                        source->member.ToString(), MessageOf(why));
   }
-  if (why.code() == absl::StatusCode::kDataLoss) {
-    work.loss = true;
-    fetches_->seams_.metrics
-        ->Counter("gemel_chunks_corrupt_total", "Chunks that failed their digest.")
-        .Add(1);
-    fetches_->seams_.events->Emit(
-        Severity::kWarning, "chunk_corrupt",
-        fmt::format("chunk {} of {} from {}: {}", chunk, wanted_.shard.ToString(),
-                    source->member.ToString(), MessageOf(why)));
+  if (why.code() != absl::StatusCode::kDataLoss) {
+    return;
   }
-  GiveUpUnreadable();
-  StartLanes();
-  changed_.NotifyAll();
+  if (work != work_.end()) {
+    work->second.loss = true;
+  }
+  fetches_->seams_.metrics
+      ->Counter("gemel_chunks_corrupt_total", "Chunks that failed their digest.")
+      .Add(1);
+  fetches_->seams_.events->Emit(
+      Severity::kWarning, "chunk_corrupt",
+      fmt::format("chunk {} of {} from {}: {}", chunk, wanted_.shard.ToString(),
+                  source->member.ToString(), MessageOf(why)));
+}
+
+void ShardFetch::NoteSecond(const ServerId& second, uint32_t chunk,
+                            const HedgedRead::Outcome& outcome) {
+  const bool failed = outcome.hedged && !outcome.second.ok() &&
+                      outcome.second.code() != absl::StatusCode::kCancelled;
+  if (failed) {
+    NoteFailure(&sources_.at(second), chunk, outcome.second);
+  }
 }
 
 bool ShardFetch::IsReadable(const ChunkWork& work) const {

@@ -6,15 +6,20 @@
 // A shard that is sealed here is used as it is. Otherwise a partial object is made, its digests are
 // asked of a holder and checked against the shard's root, and reading lanes (kReadWindow a source)
 // pull the chunks that are wanted from one queue; each is checked on arrival. What one source
-// cannot give another one is asked for. A partial object that is whole becomes a sealed copy and
-// gets a receipt.
+// cannot give another one is asked for. What somebody waits for and is late is read again from
+// another source (transport/hedge.h); a source that is slow for a while reads one chunk at a time
+// (transport/source_pace.h). A partial object that is whole becomes a sealed copy and gets a
+// receipt.
 //
 // Thread safety: one loop.
 // Ownership: a fetch is shared by all restores of this host that want its shard, and by its lanes.
 // Invariants:
 //   (1) a chunk is present only after its bytes in this memory gave its digest, and the digests
 //       together the root;
-//   (2) at most one read of a chunk is under way.
+//   (2) one lane has a chunk. At most two reads of it are under way: the lane's, into its place,
+//       and once that is late one from another source, into scratch. A lane takes the next chunk
+//       when both have ended: a source that does not answer is asked for no more than its lanes;
+//   (3) what is read for a repair, or from this server's disk, is not read again meanwhile.
 // Errors: DataLoss or Unavailable naming chunk, sources and reasons; ResourceExhausted.
 #pragma once
 
@@ -34,6 +39,8 @@
 #include "server/receipts.h"
 #include "server/repair_budget.h"
 #include "server/tier.h"
+#include "transport/hedge.h"
+#include "transport/source_pace.h"
 
 namespace gemel {
 
@@ -90,6 +97,13 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
     absl::Status error;     // of the last
   };
 
+  // One read of one chunk.
+  struct Reading {
+    PeerMember member;
+    std::shared_ptr<Object> object;
+    uint32_t chunk = 0;
+  };
+
   struct ChunkWork {
     std::set<ServerId> failed;  // will not give it
     std::string reasons;
@@ -114,11 +128,21 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   void StartLanes();
   static Task<void> RunLane(std::shared_ptr<ShardFetch> self, ServerId server);
   bool TakeWork(const Source& source, uint32_t* chunk);
-  Task<absl::Status> ReadChunk(PeerMember member, std::shared_ptr<Object> object, uint32_t chunk);
-  Task<absl::StatusOr<uint64_t>> ReadFrom(PeerMember member, std::shared_ptr<Object> object,
-                                          uint32_t chunk);
-  void Arrived(Source* source, uint32_t chunk);
+  Task<absl::Status> ReadChunk(Source* source, std::shared_ptr<Object> object, uint32_t chunk);
+  std::shared_ptr<HedgedRead> NewRead(const Reading& first, std::shared_ptr<ServerId> second);
+  HedgedRead::Source SourceOf(const Reading& reading);
+  HedgedRead::Source SecondFor(const Reading& first, ServerId* second);
+  Task<absl::Status> ReadFrom(Reading from, HedgedRead::Into into);
+  Task<absl::Status> ReadOn(std::shared_ptr<Lane> lane, uint32_t chunk, HedgedRead::Into into,
+                            TimePoint deadline);
+  void EndPace(const ServerId& server, const SourcePace::Ticket& ticket, const absl::Status& read,
+               bool stopped);
+  Duration FastestBut(const ServerId& server) const;
+  bool OnProbation(const Source& source) const;
+  void Arrived(const ServerId& from, uint32_t chunk);
   void Failed(Source* source, uint32_t chunk, const absl::Status& why);
+  void NoteFailure(Source* source, uint32_t chunk, const absl::Status& why);
+  void NoteSecond(const ServerId& second, uint32_t chunk, const HedgedRead::Outcome& outcome);
   bool IsReadable(const ChunkWork& work) const;
   void GiveUpUnreadable();
   bool MayRead(const Source& source, const ChunkWork& work) const;
@@ -159,9 +183,15 @@ class Fetches {
 
  private:
   friend class ShardFetch;
+
+  SourcePace* PaceOf(const ServerId& server);
+  void Count(const HedgedRead::Outcome& outcome);
+
   const ServerSeams seams_;
   const Parts parts_;
   RepairBudget budget_;
+  HedgePolicy restore_reads_;  // the class "restore", of all fetches
+  std::map<ServerId, SourcePace> paces_;
   Gate* gate_ = nullptr;
   std::map<std::pair<ShardId, Digest128>, std::weak_ptr<ShardFetch>> fetches_;
 };

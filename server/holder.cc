@@ -93,8 +93,10 @@ absl::StatusOr<Reply> Holder::OnHello(Session* session, const IncomingRequest& r
   }
   StateOf(session)->hello_done = true;
   StateOf(session)->hello = hello;
+  PeerHello own = parts_.peers->OwnHello();
+  own.features = request.header.offset == kHelloReadsFeatures ? kPeerCancels : 0;
   Reply reply;
-  reply.body = EncodeMessage(parts_.peers->OwnHello());
+  reply.body = EncodeMessage(own);
   return reply;
 }
 

@@ -39,6 +39,9 @@ Task<absl::StatusOr<Reply>> Holder::OnDescribe(IncomingRequest request) {
 
 Task<absl::StatusOr<Reply>> Holder::OnRead(IncomingRequest request) {
   GEMEL_CO_ASSIGN_OR_RETURN(const Read read, DecodeMessage<Read>(request.body));
+  if (request.IsCancelled()) {
+    co_return error::Cancelled("nobody waits for chunk {} any more", read.chunk);
+  }
   const absl::StatusOr<std::shared_ptr<Object>> object =
       parts_.objects->FindSealed(read.shard, read.root);
   const PersistedShard* on_disk = parts_.tier->Find(read.shard, read.root);

@@ -26,6 +26,8 @@ inline constexpr uint64_t kPrepareLeavesPercent = 25;
 inline constexpr uint8_t kChunkFailuresMax = 4;    // of one chunk on any lanes; then the try ends
 inline constexpr size_t kReadWindow = 8;           // outstanding reads of one source
 inline constexpr uint32_t kFetchChunksMax = 1024;  // of one FetchChunks; more: InvalidArgument
+inline constexpr size_t kSourcePacesMax =
+    1024;                                     // servers; more: those not read lately are forgotten
 inline constexpr uint32_t kReadTriesMax = 3;  // of one chunk at one source; then another source
 inline constexpr uint32_t kDescribeTriesMax = 3;
 inline constexpr Duration kConnectDeadline = 2s;

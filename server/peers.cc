@@ -295,6 +295,7 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::OpenSession(std::shared_pt
   const std::string address = path->lane->address;
   Request request;
   request.type = FrameType::kPeerHello;
+  request.offset = kHelloReadsFeatures;
   request.body = EncodeMessage(OwnHello());
   GEMEL_CO_ASSIGN_OR_RETURN(std::unique_ptr<Connection> connection,
                             co_await seams_.net->Connect(address, deadline));
@@ -310,7 +311,7 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::OpenSession(std::shared_pt
       co_await session->Call(std::move(request), MutableByteSpan(), deadline);
   absl::Status status = reply.ok() ? reply->status : reply.status();
   if (status.ok() && *alive) {
-    status = CheckGreeting(*reply, member, address);
+    status = CheckGreeting(*reply, member, address, session.get());
   }
   if (!status.ok()) {
     session->Detach();
@@ -321,7 +322,7 @@ Task<absl::StatusOr<std::shared_ptr<Session>>> Peers::OpenSession(std::shared_pt
 }
 
 absl::Status Peers::CheckGreeting(const Reply& reply, const PeerMember& member,
-                                  const std::string& address) const {
+                                  const std::string& address, Session* session) const {
   GEMEL_ASSIGN_OR_RETURN(const PeerHello hello, DecodeMessage<PeerHello>(reply.body));
   GEMEL_RETURN_IF_ERROR(CheckPeerHello(hello, control_->cluster()));
   if (hello.server != member.server || hello.incarnation != member.incarnation) {
@@ -329,6 +330,9 @@ absl::Status Peers::CheckGreeting(const Reply& reply, const PeerMember& member,
         "{} was expected at {} in incarnation {}; there is {} ({}) in incarnation {}",
         member.ToString(), address, member.incarnation.ToShort(), hello.server_name,
         hello.server.ToShort(), hello.incarnation.ToShort());
+  }
+  if ((hello.features & kPeerCancels) != 0) {
+    session->SetPeerCancels();
   }
   return absl::OkStatus();
 }

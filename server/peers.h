@@ -105,7 +105,7 @@ class Peers final : private SessionHandler {
   Task<absl::StatusOr<std::shared_ptr<Session>>> OpenSession(std::shared_ptr<Path> path,
                                                              PeerMember member, TimePoint deadline);
   absl::Status CheckGreeting(const Reply& reply, const PeerMember& member,
-                             const std::string& address) const;
+                             const std::string& address, Session* session) const;
   static void Drop(Peer* peer, const absl::Status& why);
   Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override;
   void OnSessionClosed(Session* session, const absl::Status& why) override;

@@ -39,8 +39,7 @@ bool IsKnownFrameType(uint8_t type) {
   const bool client = type >= static_cast<uint8_t>(FrameType::kClientHello) &&
                       type <= static_cast<uint8_t>(FrameType::kReclaimSlabs);
   const bool peer = type >= static_cast<uint8_t>(FrameType::kPeerHello) &&
-                    (type <= static_cast<uint8_t>(FrameType::kProbe) ||
-                     type == static_cast<uint8_t>(FrameType::kAskCredit));
+                    type <= static_cast<uint8_t>(FrameType::kAskCredit);
   const bool keeper = type >= static_cast<uint8_t>(FrameType::kKeeperHello) &&
                       type <= static_cast<uint8_t>(FrameType::kKeeperForget);
   return client || peer || keeper;

@@ -60,6 +60,7 @@ enum class FrameType : uint8_t {
   kDescribe = 37,
   kRead = 38,
   kProbe = 39,
+  kCancel = 40,
   kAskCredit = 41,
   // server to keeper (server/keeper/keeper_messages.h)
   kKeeperHello = 48,

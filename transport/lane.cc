@@ -15,10 +15,15 @@ constexpr Duration kLateMin = 50ms;
 Task<absl::StatusOr<Reply>> RunOn(std::shared_ptr<Lane> lane, LanePace::Ticket ticket,
                                   Request request, MutableByteSpan reply_into, TimePoint deadline) {
   const std::shared_ptr<Session> session = lane->session;
+  const std::shared_ptr<CallStop> stop = request.stop;
   absl::StatusOr<Reply> reply = co_await session->Call(std::move(request), reply_into, deadline);
   const bool answered = reply.ok() || (session->open() && reply.status().code() !=
                                                               absl::StatusCode::kDeadlineExceeded);
-  lane->pace.End(ticket, lane->loop()->Now(), answered);
+  if (answered && stop != nullptr && stop->stopped()) {
+    lane->pace.Stop(ticket, lane->loop()->Now());
+  } else {
+    lane->pace.End(ticket, lane->loop()->Now(), answered);
+  }
   lane->changed->NotifyAll();
   co_return reply;
 }
@@ -31,19 +36,31 @@ LanePace::Ticket LanePace::Begin(TimePoint now) {
   return Ticket{now, began_.size()};
 }
 
-void LanePace::End(const Ticket& ticket, TimePoint now, bool arrived) {
+Duration LanePace::Take(const Ticket& ticket, TimePoint now) {
   const auto found = std::find(began_.begin(), began_.end(), ticket.began);
   GEMEL_CHECK(found != began_.end() && ticket.ahead > 0);
   began_.erase(found);
+  return (now - ticket.began) / static_cast<int64_t>(ticket.ahead);
+}
+
+void LanePace::End(const Ticket& ticket, TimePoint now, bool arrived) {
+  const Duration took = Take(ticket, now);
   if (!arrived) {
     Blame(now);
     return;
   }
-  const Duration took = (now - ticket.began) / static_cast<int64_t>(ticket.ahead);
   slice_time_ += slice_time_ == Duration::zero() ? took : (took - slice_time_) / kSmoothing;
   window_ = std::min(window_ + 1, kLaneWindowMax);
   pause_ -= pause_ / 10;
   pause_ = pause_ < kLanePauseMin ? Duration::zero() : pause_;
+}
+
+// One that had just begun would make the lane look fast.
+void LanePace::Stop(const Ticket& ticket, TimePoint now) {
+  const Duration took = Take(ticket, now);
+  if (slice_time_ > Duration::zero() && took > slice_time_) {
+    slice_time_ += (took - slice_time_) / kSmoothing;
+  }
 }
 
 void LanePace::Blame(TimePoint now) {

@@ -45,6 +45,8 @@ class LanePace {
   Ticket Begin(TimePoint now);
   // Arrived: its reply came, whatever it says. Otherwise the lane failed.
   void End(const Ticket& ticket, TimePoint now, bool arrived);
+  // Ended by who waited, before its answer came: it would have taken so long at least.
+  void Stop(const Ticket& ticket, TimePoint now);
   // A verdict on the lane that no reply gives: what arrived was damaged.
   void Blame(TimePoint now);
 
@@ -71,6 +73,9 @@ class LanePace {
   bool IsLate(TimePoint now) const;
 
  private:
+  // Its slice time, without those ahead of it.
+  Duration Take(const Ticket& ticket, TimePoint now);
+
   std::deque<TimePoint> began_;  // of the slices under way, oldest first
   size_t window_ = kLaneWindowFirst;
   Duration slice_time_{};

@@ -38,6 +38,10 @@ struct OutgoingFrame {
   ByteSpan payload;                            // not copied: valid until Send() returns
   std::shared_ptr<const void> keep = nullptr;  // keeps `payload` alive if the caller goes away
   Handles handles;                             // local fabric only
+  // True before the first byte left: it is not sent, Send() says Cancelled, the connection lives.
+  std::shared_ptr<const bool> unwanted = nullptr;
+
+  bool IsUnwanted() const { return unwanted != nullptr && *unwanted; }
 };
 
 struct IncomingFrame {
@@ -66,7 +70,8 @@ class Connection {
   virtual ~Connection() = default;
   // `events` must outlive the connection or its Close(). Called once, before anything else.
   virtual void Start(ConnectionEvents* events) = 0;
-  // Level LOCAL. Frames leave in the order of the calls. After an error the connection is closed.
+  // Level LOCAL. Frames leave in the order of the calls. After an error the connection is closed,
+  // except after Cancelled for a frame that was unwanted before it began to leave.
   virtual Task<absl::Status> Send(OutgoingFrame frame) = 0;
   // Fails every Send() in progress; OnClosed(why) follows from the loop's queue.
   virtual void Close(absl::Status why) = 0;

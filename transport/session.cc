@@ -9,6 +9,17 @@
 #include "common/points.h"
 
 namespace gemel {
+
+void CallStop::Stop() {
+  if (stopped_) {
+    return;
+  }
+  stopped_ = true;
+  if (stop_call_) {
+    stop_call_();
+  }
+}
+
 namespace {
 
 absl::Status CheckRequest(const Request& request) {
@@ -71,6 +82,25 @@ absl::Status Ended(const std::string& peer, const absl::Status& why) {
   return error::Unavailable("the session with {} ended: {}", peer, MessageOf(why));
 }
 
+absl::Status Stopped(const std::string& peer, uint64_t op) {
+  return error::Cancelled("request {} to {} was stopped", op, peer);
+}
+
+// Runs its function when the frame that holds it goes, at its end or destroyed in the middle.
+template <typename Function>
+class AtEnd {
+ public:
+  explicit AtEnd(Function function) : function_(std::move(function)) {}
+
+  AtEnd(const AtEnd&) = delete;
+  AtEnd& operator=(const AtEnd&) = delete;
+
+  ~AtEnd() { function_(); }
+
+ private:
+  Function function_;
+};
+
 }  // namespace
 
 // Counts one answer from the arrival of its request until its task is gone, however that ends.
@@ -103,7 +133,9 @@ class Session::Counted {
 struct Session::PendingCall {
   explicit PendingCall(Loop* loop) : changed(loop) {}
 
+  uint64_t op = 0;
   FrameType type = FrameType::kProbe;
+  std::shared_ptr<CallStop> stop;  // null: nobody stops it
   MutableByteSpan into;
   std::shared_ptr<bool> revoked = std::make_shared<bool>(false);
   bool sent = false;    // the request has reached LOCAL, or never will
@@ -113,6 +145,8 @@ struct Session::PendingCall {
 
   // A reply that overtakes its request's last bytes waits for them: the source is still being read.
   bool done() const { return result.has_value() && (sent || failed); }
+
+  bool stopped() const { return stop != nullptr && stop->stopped(); }
 };
 
 Placement SessionHandler::PlaceRequestPayload(Session* /*session*/, const FrameHeader& /*header*/,
@@ -147,25 +181,6 @@ Task<absl::StatusOr<Reply>> Session::Call(Request request, MutableByteSpan reply
   return RunCall(shared_from_this(), std::move(request), reply_into, deadline);
 }
 
-namespace {
-
-// Runs its function when the frame that holds it goes, at its end or destroyed in the middle.
-template <typename Function>
-class AtEnd {
- public:
-  explicit AtEnd(Function function) : function_(std::move(function)) {}
-
-  AtEnd(const AtEnd&) = delete;
-  AtEnd& operator=(const AtEnd&) = delete;
-
-  ~AtEnd() { function_(); }
-
- private:
-  Function function_;
-};
-
-}  // namespace
-
 Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Request request,
                                              MutableByteSpan reply_into, TimePoint deadline) {
   absl::Status fitting = CheckRequest(request);
@@ -179,14 +194,28 @@ Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Requ
     co_return error::DeadlineExceeded("nothing was sent to {}: the deadline had passed",
                                       self->peer_);
   }
+  if (request.stop != nullptr && request.stop->stopped()) {
+    co_return error::Cancelled("nothing was sent to {}: the call had been stopped", self->peer_);
+  }
   const uint64_t op = self->next_op_++;
   const uint64_t heard_before = self->frames_heard_;
   auto call = std::make_shared<PendingCall>(self->loop_);
+  call->op = op;
   call->type = request.type;
+  call->stop = request.stop;
   call->into = reply_into;
+  if (call->stop != nullptr) {
+    GEMEL_CHECK(call->stop->stop_call_ == nullptr) << "of another call";
+    call->stop->stop_call_ = [session = self.get(), call = call.get()] {
+      session->StopCall(*call);
+    };
+  }
   self->pending_.emplace(op, call);
   AtEnd ending([session = self.get(), call = call.get(), op] {
     *call->revoked = true;
+    if (call->stop != nullptr) {
+      call->stop->stop_call_ = nullptr;
+    }
     session->pending_.erase(op);
     if (!call->sent) {
       session->Close(
@@ -195,6 +224,9 @@ Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Requ
     }
   });
   OutgoingFrame frame = FrameOf(op, std::move(request));
+  if (call->stop != nullptr) {
+    frame.unwanted = {call->stop, &call->stop->stopped_};
+  }
   self->loop_->Spawn(SendRequest(self, call, std::move(frame)));
   while (!call->done()) {
     const bool notified = co_await call->changed.WaitUntil(deadline);
@@ -217,11 +249,35 @@ Task<void> Session::SendRequest(std::shared_ptr<Session> self, std::shared_ptr<P
   if (self->open_) {
     absl::Status sent = co_await self->connection_->Send(std::move(frame));
     if (!sent.ok() && !call->result.has_value()) {
-      call->result = Ended(self->peer_, sent);
+      const bool unwanted = self->open_ && call->stopped();
+      call->result = unwanted ? Stopped(self->peer_, call->op) : Ended(self->peer_, sent);
+    }
+    call->sent = true;
+    if (call->stopped()) {
+      self->StopCall(*call);
     }
   }
   call->sent = true;
   call->changed.NotifyAll();
+}
+
+// The peer hears of it once the request is on its way to it.
+void Session::StopCall(const PendingCall& call) {
+  GEMEL_CHECK(call.stopped()) << "request " << call.op;
+  *call.revoked = true;
+  if (peer_cancels_ && call.sent && open_ && !call.result.has_value()) {
+    loop_->Spawn(SendCancel(shared_from_this(), call.op));
+  }
+}
+
+Task<void> Session::SendCancel(std::shared_ptr<Session> self, uint64_t op) {
+  if (!self->open_) {
+    co_return;
+  }
+  OutgoingFrame frame;
+  frame.header.type = FrameType::kCancel;
+  frame.header.op = op;
+  static_cast<void>(co_await self->connection_->Send(std::move(frame)));
 }
 
 void Session::Close(absl::Status why) {
@@ -250,6 +306,9 @@ Placement Session::PlacePayload(const FrameHeader& header, std::string_view body
   if (header.is_reply()) {
     return PlaceReplyPayload(header);
   }
+  if (header.type == FrameType::kCancel) {
+    return Placement();
+  }
   refusing_ = requests_in_flight_ >= options_.requests_in_flight_max;
   if (refusing_ || handler_ == nullptr) {
     return Placement();
@@ -259,8 +318,9 @@ Placement Session::PlacePayload(const FrameHeader& header, std::string_view body
 
 Placement Session::PlaceReplyPayload(const FrameHeader& header) {
   const auto found = pending_.find(header.op);
-  if (found == pending_.end() || found->second->result.has_value() || header.status != 0) {
-    return Placement();  // late, duplicate or an error: invariants (2) and (4)
+  if (found == pending_.end() || found->second->result.has_value() || found->second->stopped() ||
+      header.status != 0) {
+    return Placement();  // late, duplicate, stopped or an error: invariants (2), (4) and (5)
   }
   const PendingCall& call = *found->second;
   if (header.payload_bytes > call.into.size()) {
@@ -275,6 +335,8 @@ void Session::OnFrame(IncomingFrame frame) {
   frames_heard_ += 1;
   if (frame.header.is_reply()) {
     OnReply(std::move(frame));
+  } else if (frame.header.type == FrameType::kCancel) {
+    OnCancel(frame.header);
   } else {
     OnRequest(std::move(frame));
   }
@@ -292,7 +354,10 @@ void Session::OnReply(IncomingFrame frame) {
                                  static_cast<int>(frame.header.type)));
     return;
   }
-  if (frame.header.status != 0) {
+  if (call.stopped()) {
+    call.stop->wasted_bytes_ += frame.header.status == 0 ? frame.header.payload_bytes : 0;
+    call.result = Stopped(peer_, call.op);
+  } else if (frame.header.status != 0) {
     call.result = MakeStatus(static_cast<absl::StatusCode>(frame.header.status), frame.body);
   } else {
     Reply reply;
@@ -317,8 +382,21 @@ void Session::OnRequest(IncomingFrame frame) {
   request.payload = frame.payload;
   request.payload_dropped = frame.payload_dropped;
   request.handles = std::move(frame.handles);
+  if (frame.header.type == FrameType::kRead) {
+    auto cancelled = std::make_shared<bool>(false);
+    reads_[frame.header.op] = cancelled;
+    request.cancelled = std::move(cancelled);
+  }
   loop_->Spawn(Answer(shared_from_this(), Counted(shared_from_this(), &requests_in_flight_),
                       std::move(request)));
+}
+
+// Of a read that is not answered yet. Whatever else it names is over, or not to be cancelled.
+void Session::OnCancel(const FrameHeader& header) {
+  const auto found = reads_.find(header.op);
+  if (found != reads_.end()) {
+    *found->second = true;
+  }
 }
 
 void Session::Refuse(const FrameHeader& request) {
@@ -337,12 +415,19 @@ Task<void> Session::SendRefusal(std::shared_ptr<Session> self, Counted /*counted
   Reply refusal = ErrorReply(
       error::ResourceExhausted("{} requests of this session are being answered: wait for some",
                                self->options_.requests_in_flight_max));
-  co_await SendReply(self, request, std::move(refusal));
+  co_await SendReply(self, request, std::move(refusal), nullptr);
 }
 
 Task<void> Session::Answer(std::shared_ptr<Session> self, Counted /*counted*/,
                            IncomingRequest request) {
   const FrameHeader header = request.header;
+  const std::shared_ptr<const bool> cancelled = request.cancelled;
+  AtEnd answered([session = self.get(), op = header.op, cancelled] {
+    const auto found = session->reads_.find(op);
+    if (cancelled != nullptr && found != session->reads_.end() && found->second == cancelled) {
+      session->reads_.erase(found);
+    }
+  });
   Reply reply;
   if (self->handler_ == nullptr) {
     reply.status = error::Unimplemented("this side of the session answers no requests");
@@ -355,16 +440,26 @@ Task<void> Session::Answer(std::shared_ptr<Session> self, Counted /*counted*/,
     }
     reply = co_await self->handler_->Handle(self, std::move(request));
   }
-  co_await SendReply(self, header, std::move(reply));
+  co_await SendReply(self, header, std::move(reply), cancelled);
 }
 
-Task<void> Session::SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply) {
+Task<void> Session::SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply,
+                              std::shared_ptr<const bool> cancelled) {
   if (!self->open_) {
     co_return;
   }
-  OutgoingFrame frame = FrameOf(request, std::move(reply));
-  // A failure closes the connection: OnClosed() tells.
-  static_cast<void>(co_await self->connection_->Send(std::move(frame)));
+  absl::Status sent = error::Cancelled("the answer was unwanted");
+  if (cancelled == nullptr || !*cancelled) {
+    OutgoingFrame frame = FrameOf(request, std::move(reply));
+    frame.unwanted = cancelled;
+    sent = co_await self->connection_->Send(std::move(frame));
+  }
+  // Another failure closes the connection: OnClosed() tells.
+  if (sent.code() == absl::StatusCode::kCancelled && self->open_) {
+    OutgoingFrame frame =
+        FrameOf(request, ErrorReply(error::Cancelled("request {} was cancelled", request.op)));
+    static_cast<void>(co_await self->connection_->Send(std::move(frame)));
+  }
 }
 
 void Session::OnClosed(absl::Status why) {

@@ -14,11 +14,13 @@
 //       ResourceExhausted at once, its payload dropped unplaced. A peer that leaves as many of
 //       those answers unread is closed;
 //   (4) a duplicate or unknown reply is ignored;
-//   (5) with Options::silence_closes a call that ends at its deadline, with nothing heard since it
+//   (5) a call that was stopped (CallStop) places nothing any more. A peer that was told answers it
+//       Cancelled instead of sending what it had; only reads are cancelled, they change nothing;
+//   (6) with Options::silence_closes a call that ends at its deadline, with nothing heard since it
 //       began, closes the session: its connection may be dead on a network that drops it without a
 //       word, and a new one takes another path.
-// Errors of Call(): the peer's; DeadlineExceeded (2); Unavailable when the session ended;
-// InvalidArgument when the request is over the frame's limits (nothing was sent then).
+// Errors of Call(): the peer's; DeadlineExceeded (2); Cancelled (5); Unavailable when the session
+// ended; InvalidArgument when the request is over the frame's limits (nothing was sent then).
 #pragma once
 
 #include <cstdint>
@@ -39,6 +41,28 @@ constexpr size_t kRefusalsUnsentMax = 1024;
 
 class Session;
 
+// Ends one Call() before its answer. Shared by who makes the call and who may stop it; for one call
+// at a time.
+class CallStop {
+ public:
+  // From now on nothing is placed for the call: what still comes is read into scratch. A request of
+  // which nothing has left is not sent. One that was sent is still the peer's to answer: the call
+  // ends with that answer, as Cancelled, or at its deadline. The peer is told, if it understands
+  // that. The session goes on.
+  void Stop();
+
+  bool stopped() const { return stopped_; }
+
+  // Payload of an answer that came although the call was stopped.
+  uint64_t wasted_bytes() const { return wasted_bytes_; }
+
+ private:
+  friend class Session;
+  bool stopped_ = false;
+  uint64_t wasted_bytes_ = 0;
+  std::function<void()> stop_call_;  // the call under way
+};
+
 struct Request {
   FrameType type = FrameType::kProbe;
   uint64_t region = 0;
@@ -48,6 +72,7 @@ struct Request {
   ByteSpan payload;
   std::shared_ptr<const void> keep = nullptr;
   Handles handles;
+  std::shared_ptr<CallStop> stop = nullptr;  // null: nobody stops it
 };
 
 // Status is the peer's verdict; the rest is meaningful when it is OK.
@@ -65,6 +90,9 @@ struct IncomingRequest {
   MutableByteSpan payload;
   bool payload_dropped = false;
   Handles handles;
+  std::shared_ptr<const bool> cancelled = nullptr;  // of a read: true once nobody waits for it
+
+  bool IsCancelled() const { return cancelled != nullptr && *cancelled; }
 };
 
 // The side that answers.
@@ -102,6 +130,9 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
   // No further call to the handler.
   void Detach() { handler_ = nullptr; }
 
+  // The peer understands kCancel (PeerHello.features): it is told of calls that are stopped.
+  void SetPeerCancels() { peer_cancels_ = true; }
+
   bool open() const { return open_; }
 
   std::string peer() const { return peer_; }
@@ -121,6 +152,8 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
   void OnClosed(absl::Status why) override;
   void OnReply(IncomingFrame frame);
   void OnRequest(IncomingFrame frame);
+  void OnCancel(const FrameHeader& header);
+  void StopCall(const PendingCall& call);
   void Refuse(const FrameHeader& request);
   void FailPending(const absl::Status& why);
 
@@ -132,7 +165,9 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
   static Task<void> Answer(std::shared_ptr<Session> self, Counted counted, IncomingRequest request);
   static Task<void> SendRefusal(std::shared_ptr<Session> self, Counted counted,
                                 FrameHeader request);
-  static Task<void> SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply);
+  static Task<void> SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply,
+                              std::shared_ptr<const bool> cancelled);
+  static Task<void> SendCancel(std::shared_ptr<Session> self, uint64_t op);
 
   Loop* const loop_;
   std::unique_ptr<Connection> connection_;
@@ -140,6 +175,7 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
   const Options options_;
   const std::string peer_;
   bool open_ = true;
+  bool peer_cancels_ = false;
   uint64_t next_op_ = 1;
   uint64_t frames_heard_ = 0;  // begun to arrive
   size_t requests_in_flight_ = 0;
@@ -147,6 +183,8 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
   bool refusing_ = false;  // the request whose payload is arriving was over the bound
   absl::Status ended_why_;
   std::map<uint64_t, std::shared_ptr<PendingCall>> pending_;  // shared with the task that sends
+  // Reads of the peer that are being answered; true: cancelled. Shared with their tasks and frames.
+  std::map<uint64_t, std::shared_ptr<bool>> reads_;
 };
 
 }  // namespace gemel

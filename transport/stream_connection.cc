@@ -249,6 +249,10 @@ void StreamConnection::WriteSome() {
   bool blocked = false;
   while (!sendings_.empty() && !blocked) {
     Sending* head = sendings_.front();
+    if (head->written == 0 && head->frame.IsUnwanted()) {
+      head->Finish(error::Cancelled("a frame to {} was unwanted before it left", peer_));
+      continue;
+    }
     const IoResult sent = head->WriteOnce(stream_.get());
     blocked = sent.error != 0;
     if (blocked && !sent.blocked()) {

@@ -58,6 +58,29 @@ TEST(FrameGolden, HeaderBytes) {
             "1c672549");        // header_crc32c
 }
 
+// A cancel is a header: its op is that of the read.
+TEST(FrameGolden, CancelBytes) {
+  FrameHeader header;
+  header.type = FrameType::kCancel;
+  header.op = 0x0102030405060708;
+  const auto bytes = EncodeFrameHeader(header);
+  EXPECT_EQ(HexOf(std::as_bytes(std::span(bytes))),
+            "47454d4c"          // magic "GEML"
+            "01"                // version
+            "28"                // type: cancel
+            "0000"              // flags
+            "0807060504030201"  // op
+            "0000000000000000"  // region
+            "0000000000000000"  // generation
+            "0000000000000000"  // offset
+            "00000000"          // body_bytes
+            "00000000"          // payload_bytes
+            "00000000"          // body_crc32c
+            "00000000"          // status
+            "00000000"          // handle_count
+            "1571fee1");        // header_crc32c
+}
+
 TEST(FrameGolden, LimitsAreThoseOfTheDocument) {
   EXPECT_EQ(kFrameHeaderBytes, 64U);
   EXPECT_EQ(kFrameBodyBytesMax, 4U << 20);
@@ -83,7 +106,7 @@ TEST(FrameGolden, TypeNumbersAreForEver) {
       {FrameType::kWrite, 34},          {FrameType::kPeerSeal, 35},
       {FrameType::kRevoke, 36},         {FrameType::kDescribe, 37},
       {FrameType::kRead, 38},           {FrameType::kProbe, 39},
-      {FrameType::kAskCredit, 41}};
+      {FrameType::kCancel, 40},         {FrameType::kAskCredit, 41}};
   for (const auto& [type, number] : numbers) {
     EXPECT_EQ(static_cast<int>(type), number);
     EXPECT_TRUE(IsKnownFrameType(static_cast<uint8_t>(number)));

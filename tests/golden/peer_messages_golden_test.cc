@@ -22,6 +22,19 @@ TEST(PeerMessagesGolden, PeerHello) {
                 "060708090a0b0c0d0e0f101112131415"  // server
                 "0708090a0b0c0d0e0f10111213141516"  // incarnation
                 "0b0000007365727665725f6e616d65");  // server_name
+  m.features = 0x0b0a0908;
+  ExpectMessage(m,
+                "01020304"                          // version
+                "05060708090a0b0c0d0e0f1011121314"  // cluster
+                "060708090a0b0c0d0e0f101112131415"  // server
+                "0708090a0b0c0d0e0f10111213141516"  // incarnation
+                "0b0000007365727665725f6e616d65"    // server_name
+                "08090a0b");                        // features, left out when they are 0
+}
+
+TEST(PeerMessagesGolden, Features) {
+  EXPECT_EQ(kPeerCancels, 1U);
+  EXPECT_EQ(kHelloReadsFeatures, 1U);  // the header's offset in a hello
 }
 
 TEST(PeerMessagesGolden, Offer) {

@@ -2,10 +2,11 @@
 set(here ${CMAKE_CURRENT_LIST_DIR})
 gemel_test(server_test
   SOURCES ${here}/server_client_test.cc ${here}/server_directives_test.cc ${here}/server_fake_placement.cc
-          ${here}/server_credit_test.cc ${here}/server_holder_test.cc ${here}/server_identity_test.cc
-          ${here}/server_lanes_test.cc ${here}/server_peers_test.cc ${here}/server_read_test.cc
-          ${here}/server_restore_test.cc ${here}/server_save_test.cc ${here}/server_scrub_test.cc
-          ${here}/server_slabs_test.cc ${here}/server_spray_test.cc ${here}/server_stage_test.cc
+          ${here}/server_credit_test.cc ${here}/server_hedge_test.cc ${here}/server_holder_test.cc
+          ${here}/server_identity_test.cc ${here}/server_lanes_test.cc ${here}/server_peers_test.cc
+          ${here}/server_read_test.cc ${here}/server_restore_test.cc ${here}/server_save_test.cc
+          ${here}/server_scrub_test.cc ${here}/server_slabs_test.cc ${here}/server_spray_test.cc
+          ${here}/server_stage_test.cc
           ${here}/server_tier_test.cc
   DEPS gemel_server LABEL unit)
 gemel_test(server_recovery_test

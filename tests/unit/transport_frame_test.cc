@@ -85,7 +85,7 @@ TEST(FrameHeader, ValuesOverTheLimitsAreRefusedEvenWithARightChecksum) {
   };
 
   // type, flags, body_bytes, payload_bytes, status, handle_count
-  for (const Change& change : {Change{5, 0}, Change{5, 31}, Change{5, 40}, Change{6, 2},
+  for (const Change& change : {Change{5, 0}, Change{5, 31}, Change{5, 47}, Change{6, 2},
                                Change{43, 1}, Change{47, 1}, Change{52, 17}, Change{56, 65}}) {
     std::string changed = whole;
     changed[change.at] = change.value;

@@ -100,6 +100,19 @@ TEST(LanePace, AFailureShrinksTheWindow) {
   EXPECT_EQ(pace.slice_time(), 1ms) << "what did not arrive says nothing of the speed";
 }
 
+TEST(LanePace, WhatWasStoppedMakesALaneSlowerButNeverFaster) {
+  LanePace pace;
+  Carry(&pace, 8ms, 20);
+  const LanePace::Ticket soon = pace.Begin(kStart);
+  pace.Stop(soon, kStart + 1ms);
+  EXPECT_EQ(pace.slice_time(), 8ms);
+  const LanePace::Ticket late = pace.Begin(kStart);
+  pace.Stop(late, kStart + 80ms);
+  EXPECT_EQ(pace.slice_time(), 17ms);
+  EXPECT_EQ(pace.under_way(), 0U);
+  EXPECT_FALSE(pace.IsPaused(kStart + 80ms)) << "it was not the lane's fault";
+}
+
 TEST(LanePace, IsLateWhenItsOldestSliceIs) {
   LanePace pace;
   EXPECT_FALSE(pace.IsLate(kStart + 1h));

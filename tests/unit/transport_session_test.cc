@@ -15,8 +15,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// kRead: its bytes. kProbe: the body back. kDescribe: waits for Release(). kWrite: into a region,
-// the digest being the body. kRevoke: an error.
+// kRead: its bytes, with an offset after Release(). kProbe: the body back. kDescribe: waits for
+// Release(). kWrite: into a region, the digest being the body. kRevoke: an error.
 class Server final : public SessionHandler {
  public:
   explicit Server(Loop* loop) : held_(loop) {}
@@ -31,10 +31,12 @@ class Server final : public SessionHandler {
     handled += 1;
     Reply reply;
     reply.body = request.body;
-    if (request.header.type == FrameType::kDescribe) {
+    const bool held = request.header.type == FrameType::kRead && request.header.offset > 0;
+    if (request.header.type == FrameType::kDescribe || held) {
       const bool released = co_await held_.WaitUntil(kTimeNever);
       GEMEL_CHECK(released);
-    } else if (request.header.type == FrameType::kRead) {
+    }
+    if (request.header.type == FrameType::kRead) {
       reply.payload = store;
     } else if (request.header.type == FrameType::kWrite) {
       reply.status = request.payload_dropped
@@ -352,6 +354,189 @@ TEST_P(SessionTest, ReplyOfAnotherTypeClosesTheSession) {
   RawSend(raw, ReplyWire(FrameType::kProbe, 1, ""));
   ASSERT_TRUE(RunUntil([&] { return call->has_value(); }));
   EXPECT_FALSE(calling_->open());
+}
+
+// A read whose answer waits for Release().
+struct HeldRead {
+  explicit HeldRead(size_t bytes) : into(bytes) {
+    request.type = FrameType::kRead;
+    request.offset = 1;
+    request.stop = stop;
+  }
+
+  bool Untouched() const {
+    return std::ranges::all_of(into, [](std::byte b) { return b == std::byte{0}; });
+  }
+
+  std::vector<std::byte> into;
+  std::shared_ptr<CallStop> stop = std::make_shared<CallStop>();
+  Request request;
+};
+
+TEST_P(SessionTest, AReadThatIsStoppedIsAnsweredShortAndTheSessionLives) {
+  Connect();
+  calling_->SetPeerCancels();
+  HeldRead read(kChunkBytes);
+  auto call = StartCall(std::move(read.request), read.into, In(20s));
+  ASSERT_TRUE(RunUntil([&] { return server_.handled == 1; }));
+  read.stop->Stop();
+  Settle();
+  EXPECT_FALSE(call->has_value()) << "the peer has still to do with it";
+  server_.Release();
+  ASSERT_TRUE(RunUntil([&] { return call->has_value(); }));
+  EXPECT_EQ((*call)->status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(read.stop->wasted_bytes(), 0U);
+  EXPECT_TRUE(read.Untouched());
+  EXPECT_TRUE(calling_->open());
+  EXPECT_TRUE(Call(Ask(FrameType::kProbe)).ok());
+}
+
+TEST_P(SessionTest, APeerThatIsNotToldOfAStopSendsItsAnswerForNothing) {
+  Connect();
+  HeldRead read(kChunkBytes);
+  auto call = StartCall(std::move(read.request), read.into, In(20s));
+  ASSERT_TRUE(RunUntil([&] { return server_.handled == 1; }));
+  read.stop->Stop();
+  server_.Release();
+  ASSERT_TRUE(RunUntil([&] { return call->has_value(); }));
+  EXPECT_EQ((*call)->status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(read.stop->wasted_bytes(), kChunkBytes);
+  EXPECT_TRUE(read.Untouched());
+  EXPECT_TRUE(Call(Ask(FrameType::kProbe)).ok());
+}
+
+TEST_P(SessionTest, AStopInTheMiddleOfAPayloadIsAFence) {
+  const Descriptor raw = CallRaw();
+  HeldRead read(10000);
+  auto call = StartCall(std::move(read.request), read.into, In(20s));
+  const std::vector<std::byte> payload = Pattern(read.into.size());
+  const std::string wire = ReplyWire(FrameType::kRead, 1, "", payload);
+  Settle();
+  RawSend(raw, wire.substr(0, 4000));
+  ASSERT_TRUE(RunUntil([&] { return read.into[3000] == payload[3000]; }));
+  read.stop->Stop();
+  std::fill(read.into.begin(), read.into.end(), std::byte{0});
+  RawSend(raw, wire.substr(4000));
+  ASSERT_TRUE(RunUntil([&] { return call->has_value(); }));
+  EXPECT_EQ((*call)->status().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(read.Untouched());
+  EXPECT_EQ(read.stop->wasted_bytes(), payload.size());
+  EXPECT_TRUE(calling_->open());
+}
+
+TEST_P(SessionTest, AStoppedReadEndsAtItsDeadlineWhenThePeerSaysNothing) {
+  Connect();
+  calling_->SetPeerCancels();
+  HeldRead read(100);
+  auto call = StartCall(std::move(read.request), read.into, In(30ms));
+  ASSERT_TRUE(RunUntil([&] { return server_.handled == 1; }));
+  read.stop->Stop();
+  ASSERT_TRUE(RunUntil([&] { return call->has_value(); }));
+  EXPECT_EQ((*call)->status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(calling_->open());
+  server_.Release();
+  Settle();
+}
+
+TEST_P(SessionTest, ARequestThatIsStoppedBeforeItLeavesIsNotSent) {
+  const Descriptor raw = CallRaw();  // reads nothing yet
+  const std::vector<std::byte> payload = Pattern(kChunkBytes);
+  Request before = Ask(FrameType::kWrite);
+  before.payload = payload;
+  auto first = StartCall(std::move(before), {}, In(20s));
+  HeldRead read(100);
+  auto call = StartCall(std::move(read.request), read.into, In(20s));
+  Settle();
+  read.stop->Stop();
+  std::string drain(2 * kChunkBytes, '\0');
+  size_t drained = 0;
+  for (const TimePoint end = In(20s); !call->has_value() && loop_->Now() < end;) {
+    const ssize_t some = recv(raw.get(), drain.data(), drain.size(), MSG_DONTWAIT);
+    drained += some > 0 ? static_cast<size_t>(some) : 0;
+    Settle();
+  }
+  EXPECT_EQ((*call)->status().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(calling_->open());
+  for (const TimePoint end = In(20s);
+       drained < kFrameHeaderBytes + kChunkBytes && loop_->Now() < end;) {
+    const ssize_t some = recv(raw.get(), drain.data(), drain.size(), MSG_DONTWAIT);
+    drained += some > 0 ? static_cast<size_t>(some) : 0;
+  }
+  EXPECT_EQ(recv(raw.get(), drain.data(), drain.size(), MSG_DONTWAIT), -1) << "nothing follows";
+  RawSend(raw, ReplyWire(FrameType::kWrite, 1, "done"));
+  ASSERT_TRUE(RunUntil([&] { return first->has_value(); }));
+  EXPECT_TRUE((*first)->ok());
+}
+
+TEST_P(SessionTest, ACallThatWasStoppedBeforeSendsNothing) {
+  Connect();
+  HeldRead read(100);
+  read.stop->Stop();
+  EXPECT_EQ(Call(std::move(read.request), read.into).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(Call(Ask(FrameType::kProbe)).ok());
+  EXPECT_EQ(server_.handled, 1);
+}
+
+TEST_P(SessionTest, AStopAfterTheAnswerChangesNothing) {
+  Connect();
+  calling_->SetPeerCancels();
+  std::vector<std::byte> into(kChunkBytes);
+  Request request = Ask(FrameType::kRead);
+  const auto stop = std::make_shared<CallStop>();
+  request.stop = stop;
+  ASSERT_TRUE(Call(std::move(request), into).ok());
+  stop->Stop();
+  EXPECT_TRUE(SameBytes(into, server_.store));
+  EXPECT_TRUE(Call(Ask(FrameType::kProbe)).ok());
+}
+
+TEST_P(SessionTest, OnlyReadsAreCancelled) {
+  const Descriptor raw = ConnectRaw();
+  RawSend(raw, WireOf(FrameWith(FrameType::kDescribe, 1, "asked")));
+  RawSend(raw, WireOf(FrameWith(FrameType::kCancel, 1)));
+  RawSend(raw, WireOf(FrameWith(FrameType::kCancel, 77, "of nobody")));
+  ASSERT_TRUE(RunUntil([&] { return server_.handled == 1; }));
+  Settle();
+  server_.Release();
+  std::string answer(kFrameHeaderBytes + 5, '\0');
+  size_t got = 0;
+  for (const TimePoint end = In(20s); got < answer.size() && loop_->Now() < end;) {
+    const ssize_t some = recv(raw.get(), answer.data() + got, answer.size() - got, MSG_DONTWAIT);
+    got += some > 0 ? static_cast<size_t>(some) : 0;
+    Settle();
+  }
+  EXPECT_EQ(answer.substr(kFrameHeaderBytes), "asked");
+  EXPECT_TRUE(serving_[0]->open());
+}
+
+TEST_P(SessionTest, AnAnswerThatHasNotBegunToLeaveIsDropped) {
+  constexpr uint64_t kReads = 40;  // more than the socket takes
+  const Descriptor raw = ConnectRaw();
+  for (uint64_t op = 1; op <= kReads; ++op) {
+    RawSend(raw, WireOf(FrameWith(FrameType::kRead, op)));
+  }
+  ASSERT_TRUE(RunUntil([&] { return server_.handled == static_cast<int>(kReads); }));
+  Settle();
+  RawSend(raw, WireOf(FrameWith(FrameType::kCancel, kReads)));
+  Settle();
+  std::string answers;
+  std::string some(kChunkBytes, '\0');
+  for (const TimePoint end = In(20s); loop_->Now() < end;) {
+    const ssize_t got = recv(raw.get(), some.data(), some.size(), MSG_DONTWAIT);
+    answers.append(some, 0, got > 0 ? static_cast<size_t>(got) : 0);
+    Settle();
+    const auto last = answers.size() < kFrameHeaderBytes ? 0 : answers.size() - kFrameHeaderBytes;
+    if (answers.size() > (kReads - 1) * (kChunkBytes + kFrameHeaderBytes) && last > 0) {
+      break;
+    }
+  }
+  const std::string_view end = std::string_view(answers).substr(
+      (kReads - 1) * (kChunkBytes + kFrameHeaderBytes), kFrameHeaderBytes);
+  const auto header = DecodeFrameHeader(AsBytes(end));
+  ASSERT_TRUE(header.ok()) << header.status();
+  EXPECT_EQ(header->op, kReads);
+  EXPECT_EQ(header->payload_bytes, 0U);
+  EXPECT_EQ(header->status, static_cast<uint32_t>(absl::StatusCode::kCancelled));
 }
 
 TEST_P(SessionTest, DeadlineBeforeTheRequestIsSentClosesTheConnection) {

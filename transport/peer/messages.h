@@ -18,6 +18,13 @@ namespace gemel {
 
 constexpr uint32_t kPeerProtocolVersion = 1;
 
+// What a server understands that servers of the same version may not; bits of PeerHello.features.
+constexpr uint32_t kPeerCancels = 1;  // kCancel
+
+// In the header's offset of a hello: its sender reads `features` in the reply, which others would
+// refuse. A server that does not know of it does not look there.
+constexpr uint64_t kHelloReadsFeatures = 1;
+
 // First message of the connecting side; the reply is the other's own.
 struct PeerHello {
   static constexpr std::string_view kName = "peer hello";
@@ -26,6 +33,7 @@ struct PeerHello {
   ServerId server;
   Incarnation incarnation;
   std::string server_name;
+  uint32_t features = 0;  // in a reply to who reads them
 
   static void Fields(auto& m, auto&& field) {
     field("version", m.version);
@@ -33,6 +41,7 @@ struct PeerHello {
     field("server", m.server);
     field("incarnation", m.incarnation);
     field("server_name", m.server_name);
+    field.Last("features", m.features);
   }
 };
 

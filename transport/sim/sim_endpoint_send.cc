@@ -67,6 +67,13 @@ void SimEndpoint::Capture() {
   }
   GEMEL_CHECK(sending_ && !outgoing_.empty());
   const std::shared_ptr<Outgoing> outgoing = outgoing_.front();
+  if (outgoing->frame.IsUnwanted()) {
+    outgoing_.pop_front();
+    sending_ = false;
+    outgoing->done.Set(error::Cancelled("a frame to {} was unwanted before it left", peer_));
+    Pump();
+    return;
+  }
   WireFrame frame = Encode(outgoing->frame);
   outgoing->captured = true;
   const auto payload_bytes = static_cast<int64_t>(frame.payload.size());
