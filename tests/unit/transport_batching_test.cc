@@ -316,8 +316,7 @@ TEST_F(BatchingTest, APayloadIsReceivedWhereItGoesFromTheEndOfWhatWasReadAhead) 
   ASSERT_EQ(recorder_.frames.size(), 2U);
   EXPECT_TRUE(SameBytes(recorder_.frames[1].payload, payload_));
   ASSERT_EQ(script_.targets.size(), 2U);
-  const size_t copied =
-      kReadAheadBytes - WireOf(Small(1)).size() - WireOf(Large(2, {})).size();
+  const size_t copied = kReadAheadBytes - WireOf(Small(1)).size() - WireOf(Large(2, {})).size();
   EXPECT_EQ(script_.targets[1].data(), place.data() + copied);
 }
 

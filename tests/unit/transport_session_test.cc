@@ -29,6 +29,7 @@ class Server final : public SessionHandler {
 
   Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override {
     handled += 1;
+    order.push_back(request.header.type);
     Reply reply;
     reply.body = request.body;
     if (request.header.type == FrameType::kDescribe) {
@@ -58,6 +59,7 @@ class Server final : public SessionHandler {
   RegionTable regions;
   std::vector<std::byte> store = Pattern(kChunkBytes, 7);
   int handled = 0;
+  std::vector<FrameType> order;
   std::vector<absl::Status> closed;
 
  private:
@@ -204,6 +206,17 @@ TEST_P(SessionTest, LargeWritesArePlacedVerifiedAndClosedComplete) {
   }
   EXPECT_TRUE(SameBytes(memory, content));
   EXPECT_TRUE(server_.regions.Close(grant.region, grant.generation)->complete);
+}
+
+TEST_P(SessionTest, ASmallRequestDoesNotOvertakeALargeOneBeforeIt) {
+  Connect();
+  const std::vector<std::byte> content = Pattern(kChunkBytes);
+  std::vector<std::byte> memory(content.size());
+  const Grant grant = server_.regions.Open({memory}, memory.size(), Incarnation());
+  auto large = StartCall(WriteOf(grant, 0, content), {}, In(20s));
+  auto small = StartCall(Ask(FrameType::kProbe), {}, In(20s));
+  ASSERT_TRUE(RunUntil([&] { return large->has_value() && small->has_value(); }));
+  EXPECT_EQ(server_.order, (std::vector{FrameType::kWrite, FrameType::kProbe}));
 }
 
 TEST_P(SessionTest, WrongDigestIsDataLossAndTheNextTryPasses) {
