@@ -164,9 +164,10 @@ bool StreamConnection::TrySend(const OutgoingFrame& frame) {
   if (open() && outbox_.size() + bytes > kOutboxBytes) {
     WriteSome();
   }
-  if (!open() || waiting_to_write_ || !sendings_.empty()) {
+  if (!open() || waiting_to_write_) {
     return false;
   }
+  GEMEL_CHECK(sendings_.empty()) << "frames wait that the stream has room for";
   GEMEL_CHECK_LE(outbox_.size() + bytes, kOutboxBytes);
   const auto header = EncodeFrameHeader(HeaderOf(frame));
   Append(std::as_bytes(std::span(header)), &outbox_);

@@ -275,7 +275,7 @@ TEST_F(BatchingTest, AFrameWithHandlesBeginsAWriteOfItsOwn) {
   for (const Script::Write& write : script_.writes) {
     handles.push_back(write.handles);
   }
-  EXPECT_THAT(handles, ElementsAre(0, 1));
+  ASSERT_THAT(handles, ElementsAre(0, 1));
   EXPECT_EQ(script_.writes[0].bytes, WireOf(Small(1)));
   EXPECT_EQ(script_.writes[1].bytes, WireOf(Small(2), 1) + WireOf(Small(3)));
 }

@@ -208,6 +208,24 @@ TEST_P(SessionTest, LargeWritesArePlacedVerifiedAndClosedComplete) {
   EXPECT_TRUE(server_.regions.Close(grant.region, grant.generation)->complete);
 }
 
+TEST_P(SessionTest, RepliesMayComeInAnyOrder) {
+  const Descriptor raw = CallRaw();
+  std::vector<std::shared_ptr<std::optional<absl::StatusOr<Reply>>>> calls;
+  for (int i = 0; i < 6; ++i) {
+    calls.push_back(StartCall(Ask(FrameType::kProbe), {}, In(20s)));
+  }
+  Settle();
+  for (const uint64_t op : {3, 4, 99, 3, 1, 6, 5, 2}) {  // one that nobody asked, one twice
+    RawSend(raw, ReplyWire(FrameType::kProbe, op, fmt::format("reply {}", op)));
+    Settle();
+  }
+  for (size_t i = 0; i < calls.size(); ++i) {
+    ASSERT_TRUE(calls[i]->has_value()) << i;
+    ASSERT_TRUE((*calls[i])->ok()) << (*calls[i])->status();
+    EXPECT_EQ((**calls[i])->body, fmt::format("reply {}", i + 1));
+  }
+}
+
 TEST_P(SessionTest, ASmallRequestDoesNotOvertakeALargeOneBeforeIt) {
   Connect();
   const std::vector<std::byte> content = Pattern(kChunkBytes);
