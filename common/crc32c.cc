@@ -141,15 +141,24 @@ __attribute__((target("sse4.2"))) uint32_t InstructionCrc(std::span<const std::b
   const std::byte* next = data.data();
   size_t left = data.size();
   uint32_t crc = ~seed;
-  size_t done = ThreeLanes(next, left, kLongLaneBytes, kLongShift, &crc);
-  done += ThreeLanes(next + done, left - done, kShortLaneBytes, kShortShift, &crc);
-  next += done;
-  left -= done;
+  if (left >= 3 * kShortLaneBytes) {
+    size_t done = ThreeLanes(next, left, kLongLaneBytes, kLongShift, &crc);
+    done += ThreeLanes(next + done, left - done, kShortLaneBytes, kShortShift, &crc);
+    next += done;
+    left -= done;
+  }
   uint64_t wide = crc;
   for (; left >= sizeof(uint64_t); left -= sizeof(uint64_t), next += sizeof(uint64_t)) {
     wide = _mm_crc32_u64(wide, LoadWord(next));
   }
   crc = static_cast<uint32_t>(wide);
+  if (left >= sizeof(uint32_t)) {
+    uint32_t half = 0;
+    std::memcpy(&half, next, sizeof half);
+    crc = _mm_crc32_u32(crc, half);
+    left -= sizeof half;
+    next += sizeof half;
+  }
   for (; left > 0; --left, ++next) crc = _mm_crc32_u8(crc, std::to_integer<uint8_t>(*next));
   return ~crc;
 }

@@ -99,9 +99,9 @@ void EpollLoop::DropQueues() {
     foreign.swap(foreign_);
   }
   auto posted = std::exchange(posted_, {});
+  auto turn_ends = std::exchange(turn_ends_, {});
   auto timers = std::exchange(timers_, {});
   auto watched = std::exchange(watched_, {});
-  timer_deadlines_.clear();
 }
 
 void EpollLoop::Watch(int fd, uint32_t events, ReadyCallback ready) {
@@ -150,35 +150,30 @@ void EpollLoop::PostFromAnyThread(Callback callback) {
   GEMEL_CHECK(written == sizeof(one) || errno == EAGAIN);
 }
 
+void EpollLoop::AtTurnEnd(Callback callback) {
+  if (!is_shut_down()) {
+    turn_ends_.push_back(std::move(callback));
+  }
+}
+
 Loop::TimerId EpollLoop::RunAt(TimePoint when, Callback callback) {
   if (is_shut_down()) {
     return kNoTimer;
   }
   // Not before now, as in the simulator: a task that keeps sleeping until the past starves nobody.
   when = std::max(when, Now());
-  TimerId timer = next_timer_++;
-  timers_.emplace(std::make_pair(when, timer), std::move(callback));
-  timer_deadlines_.emplace(timer, when);
-  return timer;
+  return timers_.Add(when, std::move(callback));
 }
 
-void EpollLoop::CancelTimer(TimerId timer) {
-  auto found = timer_deadlines_.find(timer);
-  if (found != timer_deadlines_.end()) {
-    timers_.erase({found->second, timer});
-    timer_deadlines_.erase(found);
-  }
-}
+void EpollLoop::CancelTimer(TimerId timer) { timers_.Cancel(timer); }
 
 bool EpollLoop::OnLoopThread() const { return thread_ == std::this_thread::get_id(); }
 
 int EpollLoop::WaitMilliseconds(TimePoint wake_at) const {
-  if (!posted_.empty()) {
+  if (!posted_.empty() || !turn_ends_.empty()) {
     return 0;
   }
-  if (!timers_.empty()) {
-    wake_at = std::min(wake_at, timers_.begin()->first.first);
-  }
+  wake_at = std::min(wake_at, timers_.NextDeadline());
   if (wake_at == kTimeNever) {
     return -1;
   }
@@ -226,6 +221,7 @@ void EpollLoop::RunOnce(TimePoint wake_at) {
   }
   RunDueTimers();
   RunPosted();
+  RunTurnEnds();
 }
 
 void EpollLoop::Dispatch(uint64_t key, uint32_t events) {
@@ -253,12 +249,8 @@ void EpollLoop::TakeForeign() {
 }
 
 void EpollLoop::RunDueTimers() {
-  TimePoint now = Now();
-  while (!timers_.empty() && timers_.begin()->first.first <= now && !is_shut_down()) {
-    auto first = timers_.begin();
-    Callback callback = std::move(first->second);
-    timer_deadlines_.erase(first->first.second);
-    timers_.erase(first);
+  const TimePoint now = Now();
+  while (Callback callback = timers_.TakeDue(now)) {
     callback();
   }
 }
@@ -269,6 +261,14 @@ void EpollLoop::RunPosted() {
     Callback callback = std::move(posted_.front());
     posted_.pop_front();
     callback();
+  }
+}
+
+void EpollLoop::RunTurnEnds() {
+  for (Callback& callback : std::exchange(turn_ends_, {})) {
+    if (!is_shut_down()) {
+      callback();
+    }
   }
 }
 

@@ -14,7 +14,6 @@
 #include <atomic>
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
 #include <thread>
 #include <unordered_map>
@@ -25,6 +24,7 @@
 #include "common/loop.h"
 #include "common/mutex.h"
 #include "common/spin_policy.h"
+#include "common/timer_queue.h"
 
 namespace gemel {
 
@@ -55,6 +55,7 @@ class EpollLoop final : public Loop {
   int64_t WallSeconds() const override;
   void Post(Callback callback) override;
   void PostFromAnyThread(Callback callback) override;
+  void AtTurnEnd(Callback callback) override;
   TimerId RunAt(TimePoint when, Callback callback) override;
   void CancelTimer(TimerId timer) override;
   bool OnLoopThread() const override;
@@ -72,6 +73,7 @@ class EpollLoop final : public Loop {
   int Poll(epoll_event* events, TimePoint began, TimePoint wake_at) const;
   void RunDueTimers();
   void RunPosted();
+  void RunTurnEnds();
   void TakeForeign();
   void DropQueues();
   void Dispatch(uint64_t key, uint32_t events);
@@ -82,11 +84,10 @@ class EpollLoop final : public Loop {
   std::atomic<std::thread::id> thread_ = std::this_thread::get_id();
   bool stopping_ = false;
   SpinPolicy spin_;
-  uint64_t next_timer_ = 1;
   uint64_t next_serial_ = 1;
   std::deque<Callback> posted_;
-  std::map<std::pair<TimePoint, TimerId>, Callback> timers_;
-  std::unordered_map<TimerId, TimePoint> timer_deadlines_;
+  std::vector<Callback> turn_ends_;
+  TimerQueue timers_;
   std::unordered_map<int, Watched> watched_;
   Mutex foreign_mutex_;
   bool foreign_closed_ GEMEL_GUARDED_BY(foreign_mutex_) = false;  // after Shutdown()

@@ -7,41 +7,6 @@ namespace gemel {
 
 namespace internal {
 
-// The coroutine around a spawned task: linked into its loop's list, destroys itself at its end.
-struct RootTask {
-  struct promise_type : RootLink {
-    RootTask get_return_object() {
-      return RootTask{std::coroutine_handle<promise_type>::from_promise(*this)};
-    }
-
-    std::suspend_always initial_suspend() const noexcept { return {}; }
-
-    std::suspend_never final_suspend() const noexcept { return {}; }
-
-    void return_void() const noexcept {}
-
-    [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
-
-    ~promise_type() {
-      previous->next = next;
-      next->previous = previous;
-    }
-  };
-
-  std::coroutine_handle<promise_type> handle;
-
-  static RootTask Run(Task<void> task) { co_await std::move(task); }
-
-  void LinkInto(Loop* loop) const {
-    RootLink& head = loop->roots_;
-    RootLink& self = handle.promise();
-    self.previous = head.previous;
-    self.next = &head;
-    head.previous->next = &self;
-    head.previous = &self;
-  }
-};
-
 namespace {
 
 struct SleepAwaiter {
@@ -82,15 +47,23 @@ struct SleepAwaiter {
 
 Loop::Loop() = default;
 
-Loop::~Loop() { GEMEL_CHECK(roots_.next == &roots_) << "a loop ends with tasks: Shutdown() first"; }
+Loop::~Loop() {
+  GEMEL_CHECK(spawned_.next == &spawned_) << "a loop ends with tasks: Shutdown() first";
+}
 
 void Loop::Spawn(Task<void> task) {
   if (shut_down_) {
     return;
   }
-  internal::RootTask root = internal::RootTask::Run(std::move(task));
-  root.LinkInto(this);
-  Post([handle = root.handle] { internal::Resume(handle); });
+  const Task<void>::Handle handle = task.Release();
+  GEMEL_CHECK(handle && !handle.done());
+  internal::TaskPromise<void>& promise = handle.promise();
+  promise.spawned = true;
+  promise.previous = spawned_.previous;
+  promise.next = &spawned_;
+  spawned_.previous->next = &promise;
+  spawned_.previous = &promise;
+  Post([handle] { internal::Resume(handle); });
 }
 
 Task<void> Loop::SleepUntil(TimePoint when) {
@@ -100,9 +73,9 @@ Task<void> Loop::SleepUntil(TimePoint when) {
 
 void Loop::DestroyTasks() {
   shut_down_ = true;
-  while (roots_.next != &roots_) {
-    auto* promise = static_cast<internal::RootTask::promise_type*>(roots_.next);
-    std::coroutine_handle<internal::RootTask::promise_type>::from_promise(*promise).destroy();
+  while (spawned_.next != &spawned_) {
+    auto* promise = static_cast<internal::TaskPromise<void>*>(spawned_.next);
+    Task<void>::Handle::from_promise(*promise).destroy();
   }
 }
 

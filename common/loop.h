@@ -23,16 +23,6 @@
 
 namespace gemel {
 
-namespace internal {
-struct RootTask;
-
-// Links of the list of spawned tasks.
-struct RootLink {
-  RootLink* previous = this;
-  RootLink* next = this;
-};
-}  // namespace internal
-
 class Loop : public Clock {
  public:
   using Callback = absl::AnyInvocable<void()>;
@@ -47,6 +37,11 @@ class Loop : public Clock {
   // Runs `callback` after everything that is due now.
   virtual void Post(Callback callback) = 0;
   virtual void PostFromAnyThread(Callback callback) = 0;
+
+  // Runs `callback` once, at the end of this turn: after what was due and posted when it began, and
+  // before the loop looks for more. For what a whole turn gathers.
+  virtual void AtTurnEnd(Callback callback) { Post(std::move(callback)); }
+
   // Runs `callback` at or after `when`. The id stays valid until it has run or was cancelled.
   virtual TimerId RunAt(TimePoint when, Callback callback) = 0;
   // A timer that has already run is ignored.
@@ -72,8 +67,7 @@ class Loop : public Clock {
   void DestroyTasks();
 
  private:
-  friend struct internal::RootTask;
-  internal::RootLink roots_;
+  internal::SpawnedLink spawned_;
   bool shut_down_ = false;
 };
 

@@ -3,84 +3,71 @@
 
 namespace gemel {
 
-// One suspended WaitUntil(). It is linked while neither notified nor timed out.
-struct WaitQueue::Waiter {
-  WaitQueue* queue;
-  TimePoint deadline;
-  std::coroutine_handle<> caller;
-  std::list<Waiter*>::iterator position;
-  Loop::TimerId timer = Loop::kNoTimer;
-  bool linked = false;
-  bool notified = false;
-
-  Waiter(WaitQueue* queue, TimePoint deadline) : queue(queue), deadline(deadline) {}
-
-  Waiter(const Waiter&) = delete;
-  Waiter& operator=(const Waiter&) = delete;
-
-  ~Waiter() {
-    if (linked) {
-      queue->waiters_.erase(position);
-      if (timer != Loop::kNoTimer && !queue->loop_->is_shut_down()) {
-        queue->loop_->CancelTimer(timer);
-      }
+WaitQueue::Waiter::~Waiter() {
+  if (linked_) {
+    queue_->Unlink(this);
+    if (timer_ != Loop::kNoTimer && !queue_->loop_->is_shut_down()) {
+      queue_->loop_->CancelTimer(timer_);
     }
   }
+}
 
-  bool await_ready() const noexcept { return false; }
-
-  void await_suspend(std::coroutine_handle<> handle) {
-    caller = handle;
-    position = queue->waiters_.insert(queue->waiters_.end(), this);
-    linked = true;
-    if (deadline != kTimeNever) {
-      timer = queue->loop_->RunAt(deadline, [this] {
-        timer = Loop::kNoTimer;
-        queue->Wake(this, false);
-      });
-    }
+void WaitQueue::Waiter::await_suspend(std::coroutine_handle<> caller) {
+  caller_ = caller;
+  queue_->Link(this);
+  if (deadline_ != kTimeNever) {
+    timer_ = queue_->loop_->RunAt(deadline_, [this] {
+      timer_ = Loop::kNoTimer;
+      queue_->Wake(this, false);
+    });
   }
-
-  bool await_resume() const noexcept { return notified; }
-};
+}
 
 WaitQueue::~WaitQueue() {
   // Only a loop that was shut down leaves waiters behind: it destroys frames in any order.
-  GEMEL_CHECK(waiters_.empty() || loop_->is_shut_down()) << waiters_.size() << " waiters";
-  for (Waiter* waiter : waiters_) {
-    waiter->linked = false;
+  GEMEL_CHECK(first_ == nullptr || loop_->is_shut_down()) << "a queue ends with waiters";
+  while (first_ != nullptr) {
+    Unlink(first_);
   }
 }
 
-Task<bool> WaitQueue::WaitUntil(TimePoint deadline) {
-  Waiter waiter(this, deadline);
-  co_return co_await waiter;
+void WaitQueue::Link(Waiter* waiter) {
+  GEMEL_CHECK(!waiter->linked_);
+  waiter->linked_ = true;
+  waiter->previous_ = last_;
+  (last_ != nullptr ? last_->next_ : first_) = waiter;
+  last_ = waiter;
+}
+
+void WaitQueue::Unlink(Waiter* waiter) {
+  GEMEL_CHECK(waiter->linked_);
+  waiter->linked_ = false;
+  (waiter->previous_ != nullptr ? waiter->previous_->next_ : first_) = waiter->next_;
+  (waiter->next_ != nullptr ? waiter->next_->previous_ : last_) = waiter->previous_;
 }
 
 void WaitQueue::Wake(Waiter* waiter, bool notified) {
-  GEMEL_CHECK(waiter->linked);
-  waiters_.erase(waiter->position);
-  waiter->linked = false;
-  waiter->notified = notified;
+  Unlink(waiter);
+  waiter->notified_ = notified;
   if (loop_->is_shut_down()) {
     return;
   }
-  if (waiter->timer != Loop::kNoTimer) {
-    loop_->CancelTimer(waiter->timer);
-    waiter->timer = Loop::kNoTimer;
+  if (waiter->timer_ != Loop::kNoTimer) {
+    loop_->CancelTimer(waiter->timer_);
+    waiter->timer_ = Loop::kNoTimer;
   }
-  loop_->Post([caller = waiter->caller] { internal::Resume(caller); });
+  loop_->Post([caller = waiter->caller_] { internal::Resume(caller); });
 }
 
 void WaitQueue::NotifyAll() {
-  while (!waiters_.empty()) {
-    Wake(waiters_.front(), true);
+  while (first_ != nullptr) {
+    Wake(first_, true);
   }
 }
 
 void WaitQueue::NotifyOne() {
-  if (!waiters_.empty()) {
-    Wake(waiters_.front(), true);
+  if (first_ != nullptr) {
+    Wake(first_, true);
   }
 }
 

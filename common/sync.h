@@ -10,8 +10,8 @@
 //   (2) a wait with a deadline always ends: true when notified, false when the deadline came first.
 #pragma once
 
+#include <coroutine>
 #include <cstddef>
-#include <list>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -33,18 +33,50 @@ class WaitQueue {
   WaitQueue& operator=(const WaitQueue&) = delete;
   ~WaitQueue();
 
-  Task<bool> WaitUntil(TimePoint deadline);
+  // One wait, in the frame of the coroutine that awaits it; linked while neither notified nor timed
+  // out.
+  class [[nodiscard]] Waiter {
+   public:
+    Waiter(WaitQueue* queue, TimePoint deadline) : queue_(queue), deadline_(deadline) {}
+
+    Waiter(const Waiter&) = delete;
+    Waiter& operator=(const Waiter&) = delete;
+    ~Waiter();
+
+    bool await_ready() const noexcept { return false; }
+
+    void await_suspend(std::coroutine_handle<> caller);
+
+    bool await_resume() const noexcept { return notified_; }
+
+   private:
+    friend class WaitQueue;
+
+    WaitQueue* const queue_;
+    const TimePoint deadline_;
+    std::coroutine_handle<> caller_;
+    Waiter* previous_ = nullptr;
+    Waiter* next_ = nullptr;
+    Loop::TimerId timer_ = Loop::kNoTimer;
+    bool linked_ = false;
+    bool notified_ = false;
+  };
+
+  Waiter WaitUntil(TimePoint deadline) { return {this, deadline}; }
+
   void NotifyAll();
   void NotifyOne();
 
   Loop* loop() const { return loop_; }
 
  private:
-  struct Waiter;
+  void Link(Waiter* waiter);
+  void Unlink(Waiter* waiter);
   void Wake(Waiter* waiter, bool notified);
 
   Loop* loop_;
-  std::list<Waiter*> waiters_;
+  Waiter* first_ = nullptr;
+  Waiter* last_ = nullptr;
 };
 
 // A value set once and read by one or more waiters.

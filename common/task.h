@@ -19,9 +19,11 @@
 #include <coroutine>
 #include <exception>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "common/check.h"
+#include "common/frame_memory.h"
 
 namespace gemel {
 
@@ -54,6 +56,15 @@ inline void PassTurn(std::coroutine_handle<> next) {
   turn.next = next;
 }
 
+// Links of a loop's list of spawned tasks.
+struct SpawnedLink {
+  SpawnedLink* previous = this;
+  SpawnedLink* next = this;
+};
+
+template <typename T>
+struct TaskPromise;
+
 struct FinalAwaiter {
   bool await_ready() const noexcept { return false; }
 
@@ -61,6 +72,10 @@ struct FinalAwaiter {
   void await_suspend(std::coroutine_handle<Promise> handle) const noexcept {
     if (handle.promise().continuation) {
       PassTurn(handle.promise().continuation);
+    } else if constexpr (std::is_same_v<Promise, TaskPromise<void>>) {
+      if (handle.promise().spawned) {
+        handle.destroy();
+      }
     }
   }
 
@@ -68,6 +83,14 @@ struct FinalAwaiter {
 };
 
 struct TaskPromiseBase {
+  TaskPromiseBase() = default;
+  TaskPromiseBase(const TaskPromiseBase&) = delete;
+  TaskPromiseBase& operator=(const TaskPromiseBase&) = delete;
+
+  static void* operator new(size_t bytes) { return FrameMemory::Take(bytes); }
+
+  static void operator delete(void* frame, size_t bytes) { FrameMemory::Give(frame, bytes); }
+
   std::coroutine_handle<> continuation;
 
   std::suspend_always initial_suspend() const noexcept { return {}; }
@@ -94,8 +117,16 @@ struct TaskPromise : TaskPromiseBase {
   }
 };
 
+// Spawned, it is in its loop's list until it goes, and destroys itself at its end.
 template <>
-struct TaskPromise<void> : TaskPromiseBase {
+struct TaskPromise<void> : TaskPromiseBase, SpawnedLink {
+  bool spawned = false;
+
+  ~TaskPromise() {
+    previous->next = next;
+    next->previous = previous;
+  }
+
   Task<void> get_return_object();
 
   void return_void() const noexcept {}
@@ -127,6 +158,9 @@ class [[nodiscard]] Task {
   Task& operator=(const Task&) = delete;
 
   ~Task() { Reset(); }
+
+  // The frame is the caller's.
+  Handle Release() { return std::exchange(handle_, nullptr); }
 
   auto operator co_await() && noexcept {
     struct Awaiter {

@@ -18,6 +18,9 @@
 
 namespace gemel {
 
+// Of one Send(): some frames, each in three.
+constexpr size_t kStreamPiecesMax = 24;
+
 struct IoResult {
   size_t bytes = 0;
   int error = 0;             // errno; 0: `bytes` were moved
@@ -37,7 +40,7 @@ class ByteStream {
   // REQUIRES: !into.empty().
   virtual IoResult Receive(MutableByteSpan into, Handles* handles) = 0;
   // Sends what fits of `pieces` in order; `handles` travel with the first byte.
-  // REQUIRES: at least one byte; at most 3 pieces and kFrameHandlesMax handles.
+  // REQUIRES: at least one byte; at most kStreamPiecesMax pieces and kFrameHandlesMax handles.
   virtual IoResult Send(std::span<const ByteSpan> pieces, const Handles& handles) = 0;
   // Calls `ready` from the loop while one of `events` (EPOLLIN, EPOLLOUT) holds, or the stream is
   // broken; takes the place of an earlier Watch().

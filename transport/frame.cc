@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/frame.h"
 
-#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstring>
+#include <span>
 
 #include "common/check.h"
-#include "common/codec.h"
 #include "common/crc32c.h"
 #include "common/errors.h"
 
@@ -13,6 +15,21 @@ namespace {
 
 constexpr size_t kCheckedBytes = kFrameHeaderBytes - sizeof(uint32_t);
 constexpr uint32_t kStatusCodeMax = 16;  // absl::StatusCode::kUnauthenticated
+static_assert(std::endian::native == std::endian::little, "fields are stored as they lie");
+
+template <typename T>
+void Put(T value, uint8_t** at) {
+  std::memcpy(*at, &value, sizeof value);
+  *at += sizeof value;
+}
+
+template <typename T>
+T Get(const std::byte** at) {
+  T value;
+  std::memcpy(&value, *at, sizeof value);
+  *at += sizeof value;
+  return value;
+}
 
 absl::Status CheckLimits(const FrameHeader& header, uint8_t type) {
   if (!IsKnownFrameType(type)) {
@@ -49,18 +66,23 @@ std::array<uint8_t, kFrameHeaderBytes> EncodeFrameHeader(const FrameHeader& head
   GEMEL_CHECK_LE(header.body_bytes, kFrameBodyBytesMax);
   GEMEL_CHECK_LE(header.payload_bytes, kFramePayloadBytesMax);
   GEMEL_CHECK_LE(header.handle_count, kFrameHandlesMax);
-  Encoder encoder;
-  encoder.Int(kFrameMagic).Int(kFrameVersion).Int(header.type).Int(header.flags).Int(header.op);
-  encoder.Int(header.region).Int(header.generation).Int(header.offset);
-  encoder.Int(header.body_bytes).Int(header.payload_bytes).Int(header.body_crc32c);
-  encoder.Int(header.status).Int(header.handle_count);
-  std::string raw = encoder.Take();
-  GEMEL_CHECK_EQ(raw.size(), kCheckedBytes);
-  Encoder tail;
-  tail.Int(Crc32c(AsBytes(raw)));
-  raw += tail.Take();
-  std::array<uint8_t, kFrameHeaderBytes> bytes{};
-  std::copy(raw.begin(), raw.end(), bytes.begin());
+  std::array<uint8_t, kFrameHeaderBytes> bytes;
+  uint8_t* at = bytes.data();
+  Put(kFrameMagic, &at);
+  Put(kFrameVersion, &at);
+  Put(header.type, &at);
+  Put(header.flags, &at);
+  Put(header.op, &at);
+  Put(header.region, &at);
+  Put(header.generation, &at);
+  Put(header.offset, &at);
+  Put(header.body_bytes, &at);
+  Put(header.payload_bytes, &at);
+  Put(header.body_crc32c, &at);
+  Put(header.status, &at);
+  Put(header.handle_count, &at);
+  GEMEL_CHECK_EQ(at - bytes.data(), ptrdiff_t{kCheckedBytes});
+  Put(Crc32c(std::as_bytes(std::span(bytes)).first(kCheckedBytes)), &at);
   return bytes;
 }
 
@@ -69,28 +91,28 @@ absl::StatusOr<FrameHeader> DecodeFrameHeader(ByteSpan bytes) {
     return error::InvalidArgument("frame header has {} bytes; it must have {}", bytes.size(),
                                   kFrameHeaderBytes);
   }
-  Decoder decoder(bytes);
-  const auto magic = decoder.Int<uint32_t>("magic");
-  const auto version = decoder.Int<uint8_t>("version");
-  const auto type = decoder.Int<uint8_t>("type");
+  const std::byte* at = bytes.data();
+  const auto magic = Get<uint32_t>(&at);
+  const auto version = Get<uint8_t>(&at);
+  const auto type = Get<uint8_t>(&at);
   if (magic != kFrameMagic) {
     return error::InvalidArgument(
         "frame header: magic {:#x} is not Gemel's; is something else speaking on this port?",
         magic);
   }
   FrameHeader header;
-  header.flags = decoder.Int<uint16_t>("flags");
-  header.op = decoder.Int<uint64_t>("op");
-  header.region = decoder.Int<uint64_t>("region");
-  header.generation = decoder.Int<uint64_t>("generation");
-  header.offset = decoder.Int<uint64_t>("offset");
-  header.body_bytes = decoder.Int<uint32_t>("body_bytes");
-  header.payload_bytes = decoder.Int<uint32_t>("payload_bytes");
-  header.body_crc32c = decoder.Int<uint32_t>("body_crc32c");
-  header.status = decoder.Int<uint32_t>("status");
-  header.handle_count = decoder.Int<uint32_t>("handle_count");
-  const auto crc = decoder.Int<uint32_t>("header_crc32c");
-  GEMEL_CHECK(decoder.Finish("frame header").ok());
+  header.flags = Get<uint16_t>(&at);
+  header.op = Get<uint64_t>(&at);
+  header.region = Get<uint64_t>(&at);
+  header.generation = Get<uint64_t>(&at);
+  header.offset = Get<uint64_t>(&at);
+  header.body_bytes = Get<uint32_t>(&at);
+  header.payload_bytes = Get<uint32_t>(&at);
+  header.body_crc32c = Get<uint32_t>(&at);
+  header.status = Get<uint32_t>(&at);
+  header.handle_count = Get<uint32_t>(&at);
+  const auto crc = Get<uint32_t>(&at);
+  GEMEL_CHECK_EQ(at - bytes.data(), ptrdiff_t{kFrameHeaderBytes});
   if (crc != Crc32c(bytes.first(kCheckedBytes))) {
     return error::InvalidArgument("frame header: checksum {:#x} does not match its bytes", crc);
   }

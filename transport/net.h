@@ -73,6 +73,12 @@ class Connection {
   // Level LOCAL. Frames leave in the order of the calls. After an error the connection is closed,
   // except after Cancelled for a frame that was unwanted before it began to leave.
   virtual Task<absl::Status> Send(OutgoingFrame frame) = 0;
+
+  // True: `frame` has reached LOCAL, and leaves with what else this turn of the loop sends. False:
+  // it was not touched, because it is too large to be copied, carries handles, or others wait
+  // before it: Send() it. A fabric need not have this.
+  virtual bool TrySend(const OutgoingFrame& /*frame*/) { return false; }
+
   // Fails every Send() in progress; OnClosed(why) follows from the loop's queue.
   virtual void Close(absl::Status why) = 0;
   // For messages to people: "tcp://127.0.0.1:7611".

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/session.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -103,17 +104,17 @@ class AtEnd {
 
 }  // namespace
 
-// Counts one answer from the arrival of its request until its task is gone, however that ends.
+// Holds a session and counts one answer of it, from the arrival of its request until its task is
+// gone, however that ends.
 class Session::Counted {
  public:
-  // Keeps the owner of the count: g++ 12 destroys a coroutine's parameters in the order of their
-  // declaration, so `self` may be gone before this is.
-  Counted(std::shared_ptr<Session> owner, size_t* count) : owner_(std::move(owner)), count_(count) {
+  Counted(std::shared_ptr<Session> session, size_t* count)
+      : session_(std::move(session)), count_(count) {
     *count_ += 1;
   }
 
   Counted(Counted&& other) noexcept
-      : owner_(std::move(other.owner_)), count_(std::exchange(other.count_, nullptr)) {}
+      : session_(std::move(other.session_)), count_(std::exchange(other.count_, nullptr)) {}
 
   Counted& operator=(Counted&&) = delete;
 
@@ -124,22 +125,30 @@ class Session::Counted {
     }
   }
 
+  const std::shared_ptr<Session>& session() const { return session_; }
+
  private:
-  std::shared_ptr<Session> owner_;  // the count is its
+  std::shared_ptr<Session> session_;  // the count is its
   size_t* count_;
 };
 
-// One Call() in progress. The task that sends the request shares it.
+// One Call() in progress, in its frame.
 struct Session::PendingCall {
   explicit PendingCall(Loop* loop) : changed(loop) {}
+
+  void Revoke() const {
+    if (revoked != nullptr) {
+      *revoked = true;
+    }
+  }
 
   uint64_t op = 0;
   FrameType type = FrameType::kProbe;
   std::shared_ptr<CallStop> stop;  // null: nobody stops it
   MutableByteSpan into;
-  std::shared_ptr<bool> revoked = std::make_shared<bool>(false);
-  bool sent = false;    // the request has reached LOCAL, or never will
-  bool failed = false;  // the session ended
+  std::shared_ptr<bool> revoked;  // null when `into` is empty: nothing is placed
+  bool sent = false;              // the request has reached LOCAL, or never will
+  bool failed = false;            // the session ended
   std::optional<absl::StatusOr<Reply>> result;
   WaitQueue changed;
 
@@ -197,87 +206,127 @@ Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Requ
   if (request.stop != nullptr && request.stop->stopped()) {
     co_return error::Cancelled("nothing was sent to {}: the call had been stopped", self->peer_);
   }
-  const uint64_t op = self->next_op_++;
   const uint64_t heard_before = self->frames_heard_;
-  auto call = std::make_shared<PendingCall>(self->loop_);
-  call->op = op;
-  call->type = request.type;
-  call->stop = request.stop;
-  call->into = reply_into;
-  if (call->stop != nullptr) {
-    GEMEL_CHECK(call->stop->stop_call_ == nullptr) << "of another call";
-    call->stop->stop_call_ = [session = self.get(), call = call.get()] {
-      session->StopCall(*call);
-    };
+  PendingCall call(self->loop_);
+  call.op = self->next_op_++;
+  call.type = request.type;
+  call.stop = request.stop;
+  call.into = reply_into;
+  if (!reply_into.empty()) {
+    call.revoked = std::make_shared<bool>(false);
   }
-  self->pending_.emplace(op, call);
-  AtEnd ending([session = self.get(), call = call.get(), op] {
-    *call->revoked = true;
+  if (call.stop != nullptr) {
+    GEMEL_CHECK(call.stop->stop_call_ == nullptr) << "of another call";
+    call.stop->stop_call_ = [session = self.get(), call = &call] { session->StopCall(*call); };
+  }
+  self->pending_.emplace_back(call.op, &call);
+  AtEnd ending([session = self.get(), call = &call] {
+    call->Revoke();
     if (call->stop != nullptr) {
       call->stop->stop_call_ = nullptr;
     }
-    session->pending_.erase(op);
+    session->ErasePending(call->op);
     if (!call->sent) {
       session->Close(
-          error::DeadlineExceeded("request {} of type {} was given up before it was sent", op,
+          error::DeadlineExceeded("request {} of type {} was given up before it was sent", call->op,
                                   static_cast<int>(call->type)));
     }
   });
-  OutgoingFrame frame = FrameOf(op, std::move(request));
-  if (call->stop != nullptr) {
-    frame.unwanted = {call->stop, &call->stop->stopped_};
-  }
-  self->loop_->Spawn(SendRequest(self, call, std::move(frame)));
-  while (!call->done()) {
-    const bool notified = co_await call->changed.WaitUntil(deadline);
-    if (!notified && !call->done()) {
+  self->Begin(&call, std::move(request));
+  while (!call.done()) {
+    const bool notified = co_await call.changed.WaitUntil(deadline);
+    if (!notified && !call.done()) {
       if (self->options_.silence_closes && self->frames_heard_ == heard_before) {
         self->Close(error::Unavailable("{} has said nothing since request {} of type {}",
-                                       self->peer_, op, static_cast<int>(call->type)));
+                                       self->peer_, call.op, static_cast<int>(call.type)));
       }
       co_return error::DeadlineExceeded(
           "{} has not answered request {} of type {} in time: its outcome is unknown", self->peer_,
-          op, static_cast<int>(call->type));
+          call.op, static_cast<int>(call.type));
     }
   }
-  co_return std::move(*call->result);
+  co_return std::move(*call.result);
 }
 
-Task<void> Session::SendRequest(std::shared_ptr<Session> self, std::shared_ptr<PendingCall> call,
-                                OutgoingFrame frame) {
+// Requests leave in the order of their calls: none overtakes one whose task has not begun.
+void Session::Begin(PendingCall* call, Request request) {
+  OutgoingFrame frame = FrameOf(call->op, std::move(request));
+  if (sends_spawned_ == 0 && connection_->TrySend(frame)) {
+    call->sent = true;
+    return;
+  }
+  sends_spawned_ += 1;
+  loop_->Spawn(SendRequest(shared_from_this(), std::move(frame)));
+}
+
+Task<void> Session::SendRequest(std::shared_ptr<Session> self, OutgoingFrame frame) {
+  GEMEL_CHECK_GT(self->sends_spawned_, 0U);
+  self->sends_spawned_ -= 1;
+  const uint64_t op = frame.header.op;
+  absl::Status sent;
   // Given up before its turn came: the session is closed, the source perhaps gone.
   if (self->open_) {
-    absl::Status sent = co_await self->connection_->Send(std::move(frame));
-    if (!sent.ok() && !call->result.has_value()) {
-      const bool unwanted = self->open_ && call->stopped();
-      call->result = unwanted ? Stopped(self->peer_, call->op) : Ended(self->peer_, sent);
-    }
-    call->sent = true;
-    if (call->stopped()) {
-      self->StopCall(*call);
-    }
+    sent = co_await self->connection_->Send(std::move(frame));
+  }
+  PendingCall* call = self->FindPending(op);
+  if (call == nullptr) {
+    co_return;
+  }
+  if (!sent.ok() && !call->result.has_value()) {
+    const bool unwanted = self->open_ && call->stopped();
+    call->result = unwanted ? Stopped(self->peer_, op) : Ended(self->peer_, sent);
   }
   call->sent = true;
+  if (call->stopped()) {
+    self->StopCall(*call);
+  }
   call->changed.NotifyAll();
+}
+
+// The place of `op` in pending_, or its size. Ops are consecutive but for those that have ended, so
+// the first guess is mostly right.
+size_t Session::PlaceOfPending(uint64_t op) const {
+  if (pending_.empty() || op < pending_.front().first) {
+    return pending_.size();
+  }
+  const uint64_t guess = op - pending_.front().first;
+  if (guess < pending_.size() && pending_[guess].first == op) {
+    return guess;
+  }
+  const auto found =
+      std::lower_bound(pending_.begin(), pending_.end(), op,
+                       [](const auto& pending, uint64_t wanted) { return pending.first < wanted; });
+  const bool there = found != pending_.end() && found->first == op;
+  return there ? static_cast<size_t>(found - pending_.begin()) : pending_.size();
+}
+
+Session::PendingCall* Session::FindPending(uint64_t op) const {
+  const size_t place = PlaceOfPending(op);
+  return place < pending_.size() ? pending_[place].second : nullptr;
+}
+
+void Session::ErasePending(uint64_t op) {
+  const size_t place = PlaceOfPending(op);
+  GEMEL_CHECK_LT(place, pending_.size()) << op;
+  pending_.erase(pending_.begin() + static_cast<ptrdiff_t>(place));
 }
 
 // The peer hears of it once the request is on its way to it.
 void Session::StopCall(const PendingCall& call) {
   GEMEL_CHECK(call.stopped()) << "request " << call.op;
-  *call.revoked = true;
+  call.Revoke();
   if (peer_cancels_ && call.sent && open_ && !call.result.has_value()) {
     loop_->Spawn(SendCancel(shared_from_this(), call.op));
   }
 }
 
 Task<void> Session::SendCancel(std::shared_ptr<Session> self, uint64_t op) {
-  if (!self->open_) {
-    co_return;
-  }
   OutgoingFrame frame;
   frame.header.type = FrameType::kCancel;
   frame.header.op = op;
-  static_cast<void>(co_await self->connection_->Send(std::move(frame)));
+  if (self->open_ && !self->connection_->TrySend(frame)) {
+    static_cast<void>(co_await self->connection_->Send(std::move(frame)));
+  }
 }
 
 void Session::Close(absl::Status why) {
@@ -292,7 +341,7 @@ void Session::Close(absl::Status why) {
 
 void Session::FailPending(const absl::Status& why) {
   for (auto& [op, call] : pending_) {
-    *call->revoked = true;
+    call->Revoke();
     call->failed = true;
     if (!call->result.has_value()) {
       call->result = Ended(peer_, why);
@@ -317,18 +366,16 @@ Placement Session::PlacePayload(const FrameHeader& header, std::string_view body
 }
 
 Placement Session::PlaceReplyPayload(const FrameHeader& header) {
-  const auto found = pending_.find(header.op);
-  if (found == pending_.end() || found->second->result.has_value() || found->second->stopped() ||
-      header.status != 0) {
+  const PendingCall* call = FindPending(header.op);
+  if (call == nullptr || call->result.has_value() || call->stopped() || header.status != 0) {
     return Placement();  // late, duplicate, stopped or an error: invariants (2), (4) and (5)
   }
-  const PendingCall& call = *found->second;
-  if (header.payload_bytes > call.into.size()) {
+  if (header.payload_bytes > call->into.size()) {
     Close(error::InvalidArgument("{} answers request {} with {} bytes where {} were asked for",
-                                 peer_, header.op, header.payload_bytes, call.into.size()));
+                                 peer_, header.op, header.payload_bytes, call->into.size()));
     return Placement();
   }
-  return Placement{call.into.first(header.payload_bytes), call.revoked};
+  return Placement{call->into.first(header.payload_bytes), call->revoked};
 }
 
 void Session::OnFrame(IncomingFrame frame) {
@@ -342,34 +389,32 @@ void Session::OnFrame(IncomingFrame frame) {
   }
 }
 
-void Session::OnReply(IncomingFrame frame) {
-  const auto found = pending_.find(frame.header.op);
-  if (found == pending_.end() || found->second->result.has_value()) {
+void Session::OnReply(IncomingFrame&& frame) {
+  PendingCall* call = FindPending(frame.header.op);
+  if (call == nullptr || call->result.has_value()) {
     return;  // invariant (4)
   }
-  PendingCall& call = *found->second;
-  if (frame.header.type != call.type) {
+  if (frame.header.type != call->type) {
     Close(error::InvalidArgument("{} answers request {} of type {} as type {}", peer_,
-                                 frame.header.op, static_cast<int>(call.type),
+                                 frame.header.op, static_cast<int>(call->type),
                                  static_cast<int>(frame.header.type)));
     return;
   }
-  if (call.stopped()) {
-    call.stop->wasted_bytes_ += frame.header.status == 0 ? frame.header.payload_bytes : 0;
-    call.result = Stopped(peer_, call.op);
+  if (call->stopped()) {
+    call->stop->wasted_bytes_ += frame.header.status == 0 ? frame.header.payload_bytes : 0;
+    call->result = Stopped(peer_, call->op);
   } else if (frame.header.status != 0) {
-    call.result = MakeStatus(static_cast<absl::StatusCode>(frame.header.status), frame.body);
+    call->result = MakeStatus(static_cast<absl::StatusCode>(frame.header.status), frame.body);
   } else {
-    Reply reply;
+    Reply& reply = call->result.emplace(Reply()).value();
     reply.body = std::move(frame.body);
     reply.payload = frame.payload;
     reply.handles = std::move(frame.handles);
-    call.result = std::move(reply);
   }
-  call.changed.NotifyAll();
+  call->changed.NotifyAll();
 }
 
-void Session::OnRequest(IncomingFrame frame) {
+void Session::OnRequest(IncomingFrame&& frame) {
   const bool over = requests_in_flight_ >= options_.requests_in_flight_max;
   const bool refused = std::exchange(refusing_, false) || over;
   if (refused) {
@@ -387,8 +432,7 @@ void Session::OnRequest(IncomingFrame frame) {
     reads_[frame.header.op] = cancelled;
     request.cancelled = std::move(cancelled);
   }
-  loop_->Spawn(Answer(shared_from_this(), Counted(shared_from_this(), &requests_in_flight_),
-                      std::move(request)));
+  loop_->Spawn(Answer(Counted(shared_from_this(), &requests_in_flight_), std::move(request)));
 }
 
 // Of a read that is not answered yet. Whatever else it names is over, or not to be cancelled.
@@ -406,23 +450,29 @@ void Session::Refuse(const FrameHeader& request) {
                                  peer_, refusals_in_flight_));
     return;
   }
-  loop_->Spawn(
-      SendRefusal(shared_from_this(), Counted(shared_from_this(), &refusals_in_flight_), request));
+  loop_->Spawn(SendRefusal(Counted(shared_from_this(), &refusals_in_flight_), request));
 }
 
-Task<void> Session::SendRefusal(std::shared_ptr<Session> self, Counted /*counted*/,
-                                FrameHeader request) {
+Task<void> Session::SendRefusal(Counted counted, FrameHeader request) {
+  Session* self = counted.session().get();
+  if (!self->open_) {
+    co_return;
+  }
   Reply refusal = ErrorReply(
       error::ResourceExhausted("{} requests of this session are being answered: wait for some",
                                self->options_.requests_in_flight_max));
-  co_await SendReply(self, request, std::move(refusal), nullptr);
+  OutgoingFrame frame = FrameOf(request, std::move(refusal));
+  if (!self->connection_->TrySend(frame)) {
+    // A failure closes the connection: OnClosed() tells.
+    static_cast<void>(co_await self->connection_->Send(std::move(frame)));
+  }
 }
 
-Task<void> Session::Answer(std::shared_ptr<Session> self, Counted /*counted*/,
-                           IncomingRequest request) {
+Task<void> Session::Answer(Counted counted, IncomingRequest request) {
+  Session* self = counted.session().get();
   const FrameHeader header = request.header;
   const std::shared_ptr<const bool> cancelled = request.cancelled;
-  AtEnd answered([session = self.get(), op = header.op, cancelled] {
+  AtEnd answered([session = self, op = header.op, cancelled] {
     const auto found = session->reads_.find(op);
     if (cancelled != nullptr && found != session->reads_.end() && found->second == cancelled) {
       session->reads_.erase(found);
@@ -438,26 +488,25 @@ Task<void> Session::Answer(std::shared_ptr<Session> self, Counted /*counted*/,
     if (self->handler_ == nullptr) {
       co_return;  // detached meanwhile
     }
-    reply = co_await self->handler_->Handle(self, std::move(request));
+    reply = co_await self->handler_->Handle(counted.session(), std::move(request));
   }
-  co_await SendReply(self, header, std::move(reply), cancelled);
-}
-
-Task<void> Session::SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply,
-                              std::shared_ptr<const bool> cancelled) {
   if (!self->open_) {
     co_return;
   }
-  absl::Status sent = error::Cancelled("the answer was unwanted");
-  if (cancelled == nullptr || !*cancelled) {
-    OutgoingFrame frame = FrameOf(request, std::move(reply));
+  bool unwanted = cancelled != nullptr && *cancelled;
+  if (!unwanted) {
+    OutgoingFrame frame = FrameOf(header, std::move(reply));
     frame.unwanted = cancelled;
-    sent = co_await self->connection_->Send(std::move(frame));
+    if (self->connection_->TrySend(frame)) {
+      co_return;
+    }
+    const absl::Status sent = co_await self->connection_->Send(std::move(frame));
+    unwanted = sent.code() == absl::StatusCode::kCancelled && self->open_;
   }
   // Another failure closes the connection: OnClosed() tells.
-  if (sent.code() == absl::StatusCode::kCancelled && self->open_) {
+  if (unwanted) {
     OutgoingFrame frame =
-        FrameOf(request, ErrorReply(error::Cancelled("request {} was cancelled", request.op)));
+        FrameOf(header, ErrorReply(error::Cancelled("request {} was cancelled", header.op)));
     static_cast<void>(co_await self->connection_->Send(std::move(frame)));
   }
 }

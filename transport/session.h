@@ -24,10 +24,12 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 
@@ -150,24 +152,24 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
   Placement PlaceReplyPayload(const FrameHeader& header);
   void OnFrame(IncomingFrame frame) override;
   void OnClosed(absl::Status why) override;
-  void OnReply(IncomingFrame frame);
-  void OnRequest(IncomingFrame frame);
+  void OnReply(IncomingFrame&& frame);
+  void OnRequest(IncomingFrame&& frame);
   void OnCancel(const FrameHeader& header);
   void StopCall(const PendingCall& call);
   void Refuse(const FrameHeader& request);
+  size_t PlaceOfPending(uint64_t op) const;
+  PendingCall* FindPending(uint64_t op) const;
+  void ErasePending(uint64_t op);
   void FailPending(const absl::Status& why);
 
   // Coroutines hold the session through `self`.
   static Task<absl::StatusOr<Reply>> RunCall(std::shared_ptr<Session> self, Request request,
                                              MutableByteSpan reply_into, TimePoint deadline);
-  static Task<void> SendRequest(std::shared_ptr<Session> self, std::shared_ptr<PendingCall> call,
-                                OutgoingFrame frame);
-  static Task<void> Answer(std::shared_ptr<Session> self, Counted counted, IncomingRequest request);
-  static Task<void> SendRefusal(std::shared_ptr<Session> self, Counted counted,
-                                FrameHeader request);
-  static Task<void> SendReply(std::shared_ptr<Session> self, FrameHeader request, Reply reply,
-                              std::shared_ptr<const bool> cancelled);
+  void Begin(PendingCall* call, Request request);
+  static Task<void> SendRequest(std::shared_ptr<Session> self, OutgoingFrame frame);
   static Task<void> SendCancel(std::shared_ptr<Session> self, uint64_t op);
+  static Task<void> Answer(Counted counted, IncomingRequest request);
+  static Task<void> SendRefusal(Counted counted, FrameHeader request);
 
   Loop* const loop_;
   std::unique_ptr<Connection> connection_;
@@ -182,7 +184,10 @@ class Session final : public std::enable_shared_from_this<Session>, private Conn
   size_t refusals_in_flight_ = 0;
   bool refusing_ = false;  // the request whose payload is arriving was over the bound
   absl::Status ended_why_;
-  std::map<uint64_t, std::shared_ptr<PendingCall>> pending_;  // shared with the task that sends
+  size_t sends_spawned_ = 0;  // tasks of SendRequest() that have not begun
+  // In the order of their ops, as they were begun. Most are answered in that order, so that they
+  // leave near the front.
+  std::deque<std::pair<uint64_t, PendingCall*>> pending_;
   // Reads of the peer that are being answered; true: cancelled. Shared with their tasks and frames.
   std::map<uint64_t, std::shared_ptr<bool>> reads_;
 };

@@ -3,7 +3,9 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <utility>
 
 #include "common/check.h"
@@ -18,6 +20,20 @@ namespace {
 // Of one connection per wake-up, so that one busy peer does not starve the others: the watch is
 // level triggered and calls again.
 constexpr int kReadsPerWakeup = 64;
+constexpr size_t kFramePieces = 3;  // header, body, payload
+
+FrameHeader HeaderOf(const OutgoingFrame& frame) {
+  FrameHeader header = frame.header;
+  header.body_bytes = static_cast<uint32_t>(frame.body.size());
+  header.payload_bytes = static_cast<uint32_t>(frame.payload.size());
+  header.body_crc32c = Crc32c(AsBytes(frame.body));
+  header.handle_count = static_cast<uint32_t>(frame.handles.size());
+  return header;
+}
+
+void Append(ByteSpan bytes, std::vector<std::byte>* to) {
+  to->insert(to->end(), bytes.begin(), bytes.end());
+}
 
 }  // namespace
 
@@ -25,7 +41,7 @@ constexpr int kReadsPerWakeup = 64;
 struct StreamConnection::Sending {
   Sending(StreamConnection* connection, OutgoingFrame outgoing)
       : frame(std::move(outgoing)),
-        header(EncodeFrameHeader(frame.header)),
+        header(EncodeFrameHeader(HeaderOf(frame))),
         done(connection->loop_),
         owner(connection) {
     position = owner->sendings_.insert(owner->sendings_.end(), this);
@@ -48,17 +64,19 @@ struct StreamConnection::Sending {
 
   size_t total() const { return header.size() + frame.body.size() + frame.payload.size(); }
 
-  IoResult WriteOnce(ByteStream* stream) const {
-    std::array<ByteSpan, 3> pieces = {std::as_bytes(std::span(header)), AsBytes(frame.body),
-                                      frame.payload};
+  bool begins_with_handles() const { return written == 0 && !frame.handles.empty(); }
+
+  // What is left of it.
+  std::array<ByteSpan, kFramePieces> Unwritten() const {
+    std::array<ByteSpan, kFramePieces> pieces = {std::as_bytes(std::span(header)),
+                                                 AsBytes(frame.body), frame.payload};
     size_t skip = written;
     for (ByteSpan& piece : pieces) {
       const size_t gone = std::min(skip, piece.size());
       piece = piece.subspan(gone);
       skip -= gone;
     }
-    static const Handles kNone;
-    return stream->Send(pieces, written == 0 ? frame.handles : kNone);
+    return pieces;
   }
 
   // No longer read: `status` is what Send() returns.
@@ -128,10 +146,6 @@ Task<absl::Status> StreamConnection::Send(OutgoingFrame frame) {
     Close(allowed);
     co_return allowed;
   }
-  frame.header.body_bytes = static_cast<uint32_t>(frame.body.size());
-  frame.header.payload_bytes = static_cast<uint32_t>(frame.payload.size());
-  frame.header.body_crc32c = Crc32c(AsBytes(frame.body));
-  frame.header.handle_count = static_cast<uint32_t>(frame.handles.size());
   Sending sending(this, std::move(frame));
   if (!waiting_to_write_) {
     WriteSome();
@@ -141,12 +155,45 @@ Task<absl::Status> StreamConnection::Send(OutgoingFrame frame) {
   co_return sending.done.value();
 }
 
+bool StreamConnection::TrySend(const OutgoingFrame& frame) {
+  GEMEL_CHECK(events_ != nullptr) << "Start() comes first";
+  const size_t bytes = kFrameHeaderBytes + frame.body.size() + frame.payload.size();
+  if (bytes > kSmallFrameBytes || !frame.handles.empty()) {
+    return false;
+  }
+  if (open() && outbox_.size() + bytes > kOutboxBytes) {
+    WriteSome();
+  }
+  if (!open() || waiting_to_write_) {
+    return false;
+  }
+  GEMEL_CHECK(sendings_.empty()) << "frames wait that the stream has room for";
+  GEMEL_CHECK_LE(outbox_.size() + bytes, kOutboxBytes);
+  const auto header = EncodeFrameHeader(HeaderOf(frame));
+  Append(std::as_bytes(std::span(header)), &outbox_);
+  Append(AsBytes(frame.body), &outbox_);
+  Append(frame.payload, &outbox_);
+  if (!std::exchange(flush_is_due_, true)) {
+    loop_->AtTurnEnd([this, alive = alive_] {
+      if (*alive) {
+        flush_is_due_ = false;
+        WriteSome();
+      }
+    });
+  }
+  return true;
+}
+
 void StreamConnection::Close(absl::Status why) {
   GEMEL_CHECK(!why.ok());
   if (!open()) {
     return;
   }
   closed_why_ = why;
+  if (!Unwritten().empty() && !waiting_to_write_) {
+    const std::array<ByteSpan, 1> copied = {Unwritten()};
+    static_cast<void>(stream_->Send(copied, Handles()));  // as much as there is room for
+  }
   stream_.reset();
   while (!sendings_.empty()) {
     sendings_.front()->Finish(why);
@@ -192,9 +239,11 @@ void StreamConnection::ReadSome() {
 // One reception; false when there is nothing more to read now, or the connection is closed or gone.
 bool StreamConnection::ReadStep() {
   Handles handles;
+  const bool with_handles = carries_ == Carries::kBytesAndHandles;
   const MutableByteSpan target = reader_.Target();
-  const IoResult got =
-      stream_->Receive(target, carries_ == Carries::kBytesAndHandles ? &handles : nullptr);
+  const bool ahead = !with_handles && target.size() < kReadAheadBytes;
+  const MutableByteSpan into = ahead ? MutableByteSpan(read_ahead_) : target;
+  const IoResult got = stream_->Receive(into, with_handles ? &handles : nullptr);
   if (got.error != 0) {
     if (!got.blocked()) {
       Close(StatusOfErrno(got.error, fmt::format("receiving from {}", peer_)));
@@ -207,10 +256,16 @@ bool StreamConnection::ReadStep() {
               : error::Unavailable("{} ended the connection", peer_));
     return false;
   }
-  return OnBytes(got, std::move(handles));
+  if (!ahead) {
+    return TakeHandles(got, std::move(handles)) && OnBytes(got.bytes);
+  }
+  // Fewer bytes than there was room for were all there are.
+  const bool more = got.bytes == into.size();
+  return Consume(into.first(got.bytes)) && more;
 }
 
-bool StreamConnection::OnBytes(const IoResult& got, Handles handles) {
+// False when the connection is closed.
+bool StreamConnection::TakeHandles(const IoResult& got, Handles handles) {
   if (got.handles_cut) {
     Close(
         error::InvalidArgument("{} sent more handles than the {} a frame may have, or than this "
@@ -221,9 +276,26 @@ bool StreamConnection::OnBytes(const IoResult& got, Handles handles) {
   absl::Status fitting = reader_.AddHandles(std::move(handles));
   if (!fitting.ok()) {
     Close(Annotate(fitting, peer_));
-    return false;
   }
-  const absl::StatusOr<FrameProgress> progress = reader_.Advance(got.bytes);
+  return fitting.ok();
+}
+
+// What was read ahead. False when the connection is closed or gone, and `bytes` with it.
+bool StreamConnection::Consume(ByteSpan bytes) {
+  while (!bytes.empty()) {
+    const MutableByteSpan target = reader_.Target();
+    const size_t some = std::min(target.size(), bytes.size());
+    std::memcpy(target.data(), bytes.data(), some);
+    bytes = bytes.subspan(some);
+    if (!OnBytes(some)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool StreamConnection::OnBytes(size_t bytes) {
+  const absl::StatusOr<FrameProgress> progress = reader_.Advance(bytes);
   if (!progress.ok()) {
     Close(Annotate(progress.status(), peer_));
     return false;
@@ -232,7 +304,7 @@ bool StreamConnection::OnBytes(const IoResult& got, Handles handles) {
 }
 
 bool StreamConnection::Deliver(FrameProgress progress) {
-  std::shared_ptr<bool> alive = alive_;
+  const bool* const alive = alive_.get();  // which ReadSome() keeps
   if (progress == FrameProgress::kPlace) {
     Placement placement = events_->PlacePayload(reader_.header(), reader_.body());
     if (!*alive || !open()) {
@@ -245,29 +317,82 @@ bool StreamConnection::Deliver(FrameProgress progress) {
   return *alive && open();
 }
 
+// What is left of the copied frames.
+ByteSpan StreamConnection::Unwritten() const { return ByteSpan(outbox_).subspan(outbox_written_); }
+
+// What nobody wants any more, and of which nothing has left.
+void StreamConnection::DropUnwanted() {
+  for (auto next = sendings_.begin(); next != sendings_.end();) {
+    Sending* const sending = *next++;
+    if (sending->written == 0 && sending->frame.IsUnwanted()) {
+      sending->Finish(error::Cancelled("a frame to {} was unwanted before it left", peer_));
+    }
+  }
+}
+
 void StreamConnection::WriteSome() {
   bool blocked = false;
-  while (!sendings_.empty() && !blocked) {
-    Sending* head = sendings_.front();
-    if (head->written == 0 && head->frame.IsUnwanted()) {
-      head->Finish(error::Cancelled("a frame to {} was unwanted before it left", peer_));
-      continue;
+  while (open() && !blocked && (!outbox_.empty() || !sendings_.empty())) {
+    DropUnwanted();
+    if (outbox_.empty() && sendings_.empty()) {
+      break;
     }
-    const IoResult sent = head->WriteOnce(stream_.get());
+    const IoResult sent = WriteOnce();
     blocked = sent.error != 0;
     if (blocked && !sent.blocked()) {
+      outbox_.clear();
+      outbox_written_ = 0;
       Close(StatusOfErrno(sent.error, fmt::format("sending to {}", peer_)));
       return;
     }
-    head->written += sent.bytes;
-    GEMEL_CHECK_LE(head->written, head->total());
+    OnWritten(sent.bytes);
+  }
+  if (open() && blocked != waiting_to_write_) {
+    waiting_to_write_ = blocked;
+    WatchStream();
+  }
+}
+
+// As many frames as one write may have, from the first on.
+IoResult StreamConnection::WriteOnce() {
+  static const Handles kNone;
+  const Handles* handles = &kNone;
+  std::array<ByteSpan, kStreamPiecesMax> pieces;
+  size_t used = 0;
+  if (!outbox_.empty()) {
+    pieces[used++] = Unwritten();
+  }
+  for (const Sending* sending : sendings_) {
+    if (used + kFramePieces > pieces.size() || (used > 0 && sending->begins_with_handles())) {
+      break;
+    }
+    if (used == 0 && sending->begins_with_handles()) {
+      handles = &sending->frame.handles;
+    }
+    for (const ByteSpan piece : sending->Unwritten()) {
+      pieces[used++] = piece;
+    }
+  }
+  return stream_->Send(std::span(pieces).first(used), *handles);
+}
+
+void StreamConnection::OnWritten(size_t bytes) {
+  const size_t copied = std::min(bytes, Unwritten().size());
+  outbox_written_ += copied;
+  bytes -= copied;
+  if (outbox_written_ == outbox_.size()) {
+    outbox_.clear();
+    outbox_written_ = 0;
+  }
+  while (bytes > 0) {
+    GEMEL_CHECK(!sendings_.empty()) << bytes << " bytes more than there were";
+    Sending* head = sendings_.front();
+    const size_t some = std::min(bytes, head->total() - head->written);
+    head->written += some;
+    bytes -= some;
     if (head->written == head->total()) {
       head->Finish(absl::OkStatus());
     }
-  }
-  if (blocked != waiting_to_write_) {
-    waiting_to_write_ = blocked;
-    WatchStream();
   }
 }
 

@@ -2,24 +2,36 @@
 //
 // StreamConnection: Connection over a stream of bytes: a socket, unix or tcp, or a queue pair.
 //
-// Reading: FrameReader decides where bytes go; a payload goes from the stream to its final place.
-// Writing: header, body and payload leave with one vectored write each time the stream has room.
+// Batching is adaptive (IX, OSDI'14): of what is there already, never waiting for more.
+// Reading: FrameReader decides where bytes go. What is short is read ahead, many frames with one
+// reception; a payload, from where that ends, goes from the stream to its final place. Where
+// handles travel nothing is read ahead: they belong to a reception.
+// Writing: small frames given to TrySend() are copied, and leave at the end of the loop's turn or
+// with the next Send(). Whatever waits leaves with one vectored write each time the stream has
+// room.
 //
 // Thread safety: the loop's thread.
 // Ownership: owns the stream. Nodes of Send() live in their coroutine frames and unlink themselves.
+// Limits: kSmallFrameBytes, kReadAheadBytes, kOutboxBytes.
 // Invariants:
 //   (1) after Close() or destruction no source of a Send() is read and no Placement is written;
 //   (2) `events` is told only from the loop's queue or its stream, never from within Send(),
 //       Start() or Close(); it may close or destroy the connection from any event;
 //   (3) frames leave whole and in order: a Send() destroyed in the middle of its frame closes the
-//       connection.
+//       connection;
+//   (4) copied frames go before every Send() in progress: TrySend() takes none while one is, or
+//       while the stream has no room. Close() still offers them to the stream;
+//   (5) a frame with handles begins a write of its own, so that they travel with its first byte.
 // Errors: Unavailable when the peer is gone, also when it is cut inside a frame; InvalidArgument
 // when it sends garbage; FailedPrecondition when it speaks another version.
 #pragma once
 
+#include <array>
 #include <list>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "common/loop.h"
 #include "transport/byte_stream.h"
@@ -27,6 +39,14 @@
 #include "transport/net.h"
 
 namespace gemel {
+
+// In all; a larger frame is sent from where it lies.
+constexpr size_t kSmallFrameBytes = 8 * kKiB;
+// What is longer is received where it goes: at most so much of a payload is copied.
+constexpr size_t kReadAheadBytes = 8 * kKiB;
+// Copied frames of one turn; beyond that they leave within it.
+constexpr size_t kOutboxBytes = 64 * kKiB;
+static_assert(kSmallFrameBytes <= kOutboxBytes);
 
 class StreamConnection final : public Connection {
  public:
@@ -39,6 +59,7 @@ class StreamConnection final : public Connection {
 
   void Start(ConnectionEvents* events) override;
   Task<absl::Status> Send(OutgoingFrame frame) override;
+  bool TrySend(const OutgoingFrame& frame) override;
   void Close(absl::Status why) override;
 
   std::string peer() const override { return peer_; }
@@ -53,9 +74,15 @@ class StreamConnection final : public Connection {
   void OnReady(uint32_t ready);
   void ReadSome();
   bool ReadStep();
-  bool OnBytes(const IoResult& got, Handles handles);
+  bool TakeHandles(const IoResult& got, Handles handles);
+  bool Consume(ByteSpan bytes);
+  bool OnBytes(size_t bytes);
   bool Deliver(FrameProgress progress);
+  void DropUnwanted();
   void WriteSome();
+  IoResult WriteOnce();
+  void OnWritten(size_t bytes);
+  ByteSpan Unwritten() const;
   void PostClosed();
 
   Loop* const loop_;
@@ -66,6 +93,10 @@ class StreamConnection final : public Connection {
   absl::Status closed_why_;
   bool waiting_to_write_ = false;
   FrameReader reader_;
+  std::array<std::byte, kReadAheadBytes> read_ahead_;  // all consumed before the next reception
+  std::vector<std::byte> outbox_;                      // copied frames
+  size_t outbox_written_ = 0;
+  bool flush_is_due_ = false;  // at the end of this turn
   std::list<Sending*> sendings_;
   // False once the destructor ran: events may destroy the connection under its own feet.
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -16,7 +16,6 @@
 namespace gemel {
 namespace {
 
-constexpr size_t kPiecesMax = 3;
 constexpr size_t kControlBytes = CMSG_SPACE(kFrameHandlesMax * sizeof(int));
 
 struct alignas(cmsghdr) ControlBuffer {
@@ -111,8 +110,8 @@ IoResult ReceiveSome(int fd, MutableByteSpan into, Handles* handles) {
 }
 
 IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles) {
-  GEMEL_CHECK_LE(pieces.size(), kPiecesMax);
-  std::array<iovec, kPiecesMax> vector{};
+  GEMEL_CHECK_LE(pieces.size(), kStreamPiecesMax);
+  std::array<iovec, kStreamPiecesMax> vector;  // filled as far as `used`
   size_t used = 0;
   for (const ByteSpan& piece : pieces) {
     if (!piece.empty()) {

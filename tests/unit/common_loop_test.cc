@@ -47,6 +47,40 @@ TEST_P(EpollLoopTest, RunsPostsInOrder) {
   EXPECT_THAT(order, ElementsAre(0, 1, 2, 3));
 }
 
+TEST_P(EpollLoopTest, RunsTheEndOfATurnBehindItsPostsAndBeforeTheNextOnes) {
+  std::vector<int> order;
+  loop_->Post([&] {
+    loop_->AtTurnEnd([&] { order.push_back(3); });
+    loop_->Post([&] { order.push_back(4); });
+    order.push_back(1);
+  });
+  loop_->Post([&] { order.push_back(2); });
+  RunDue();
+  RunDue();
+  EXPECT_THAT(order, ElementsAre(1, 2, 3, 4));
+}
+
+TEST_P(EpollLoopTest, DoesNotParkBeforeTheEndOfATurnThatHasNotBegun) {
+  bool ended = false;
+  loop_->AtTurnEnd([&] {
+    ended = true;
+    loop_->AtTurnEnd([&] { ended = false; });  // of the next
+  });
+  EXPECT_TRUE(RunLoop(loop_.get(), [&] { return ended; }));
+  EXPECT_TRUE(RunLoop(loop_.get(), [&] { return !ended; }));
+}
+
+TEST_P(EpollLoopTest, AShutdownAtTheEndOfATurnIsTheLastThatRuns) {
+  int ran = 0;
+  loop_->AtTurnEnd([&] {
+    ran += 1;
+    loop_->Shutdown();
+  });
+  loop_->AtTurnEnd([&] { ran += 10; });
+  EXPECT_FALSE(RunLoop(loop_.get(), [&] { return ran > 1; }));
+  EXPECT_EQ(ran, 1);
+}
+
 TEST_P(EpollLoopTest, FiresTimersByDeadlineThenByAge) {
   std::vector<int> order;
   const TimePoint start = loop_->Now();

@@ -29,6 +29,7 @@ class Server final : public SessionHandler {
 
   Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override {
     handled += 1;
+    order.push_back(request.header.type);
     Reply reply;
     reply.body = request.body;
     const bool held = request.header.type == FrameType::kRead && request.header.offset > 0;
@@ -60,6 +61,7 @@ class Server final : public SessionHandler {
   RegionTable regions;
   std::vector<std::byte> store = Pattern(kChunkBytes, 7);
   int handled = 0;
+  std::vector<FrameType> order;
   std::vector<absl::Status> closed;
 
  private:
@@ -206,6 +208,35 @@ TEST_P(SessionTest, LargeWritesArePlacedVerifiedAndClosedComplete) {
   }
   EXPECT_TRUE(SameBytes(memory, content));
   EXPECT_TRUE(server_.regions.Close(grant.region, grant.generation)->complete);
+}
+
+TEST_P(SessionTest, RepliesMayComeInAnyOrder) {
+  const Descriptor raw = CallRaw();
+  std::vector<std::shared_ptr<std::optional<absl::StatusOr<Reply>>>> calls;
+  for (int i = 0; i < 6; ++i) {
+    calls.push_back(StartCall(Ask(FrameType::kProbe), {}, In(20s)));
+  }
+  Settle();
+  for (const uint64_t op : {3, 4, 99, 3, 1, 6, 5, 2}) {  // one that nobody asked, one twice
+    RawSend(raw, ReplyWire(FrameType::kProbe, op, fmt::format("reply {}", op)));
+    Settle();
+  }
+  for (size_t i = 0; i < calls.size(); ++i) {
+    ASSERT_TRUE(calls[i]->has_value()) << i;
+    ASSERT_TRUE((*calls[i])->ok()) << (*calls[i])->status();
+    EXPECT_EQ((**calls[i])->body, fmt::format("reply {}", i + 1));
+  }
+}
+
+TEST_P(SessionTest, ASmallRequestDoesNotOvertakeALargeOneBeforeIt) {
+  Connect();
+  const std::vector<std::byte> content = Pattern(kChunkBytes);
+  std::vector<std::byte> memory(content.size());
+  const Grant grant = server_.regions.Open({memory}, memory.size(), Incarnation());
+  auto large = StartCall(WriteOf(grant, 0, content), {}, In(20s));
+  auto small = StartCall(Ask(FrameType::kProbe), {}, In(20s));
+  ASSERT_TRUE(RunUntil([&] { return large->has_value() && small->has_value(); }));
+  EXPECT_EQ(server_.order, (std::vector{FrameType::kWrite, FrameType::kProbe}));
 }
 
 TEST_P(SessionTest, WrongDigestIsDataLossAndTheNextTryPasses) {
