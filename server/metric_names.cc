@@ -31,6 +31,7 @@ constexpr std::array kCounters = {
     Name{"gemel_placed_bytes_total", "Bytes that other servers placed here."},
     Name{"gemel_read_bytes_total", "Bytes that other servers read here."},
     Name{"gemel_fetched_bytes_total", "Bytes that were brought here from other servers."},
+    Name{kCopiedBytesMetric, "Bytes of state that this process copied in its own memory."},
     Name{"gemel_chunks_corrupt_total", "Chunks that failed their digest."},
     Name{"gemel_persisted_shards_total", "Shards written to disk."},
     Name{"gemel_persisted_bytes_total", "Bytes of shards written to disk."},

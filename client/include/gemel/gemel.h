@@ -79,6 +79,11 @@ GEMEL_API void gemel_status_free(gemel_status* status);
 /* "0.1.0": of the library that is loaded. Static. */
 GEMEL_API const char* gemel_version(void);
 
+/* Bytes of state that the library copied from one place in this process's memory to another, since
+ * it was loaded, over all clients: 1 for each byte written, 1 for each byte read. Only grows; for
+ * measurements take the difference. Any thread. */
+GEMEL_API uint64_t gemel_copied_bytes(void);
+
 /* 16 unpredictable bytes, written to `token`: what one incarnation of a job shares. One rank draws
  * it and gives it to all others (a broadcast); a program of one process draws its own. */
 GEMEL_API void gemel_token_draw(uint8_t token[16]);
