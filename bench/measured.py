@@ -104,7 +104,10 @@ def seconds(work):
 
 
 def loopback_seconds(source, target):
-    """Bare TCP over loopback: all of ``source`` into ``target``, socket to final place, in slices."""
+    """Bare TCP over loopback: all of ``source`` into ``target``, socket to final place, in slices.
+
+    REQUIRES: ``target`` is shared memory. The sender is a fork: private pages would be copied as they are written.
+    """
     nbytes = len(source)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         _choose(listener)
