@@ -346,9 +346,9 @@ typedef struct gemel_restore_end {
   uint64_t local_bytes; /* that were in this host's memory already */
   uint64_t peer_bytes;  /* that came over the network */
   double begin_ms;      /* until the snapshot was chosen */
-  double fetch_ms;      /* until the bytes were on this host */
-  double copy_ms;       /* verifying and copying them out */
-  double agree_ms;      /* until all ranks had verified */
+  double fetch_ms; /* waited until the bytes were on this host; those before are copied meanwhile */
+  double copy_ms;  /* verifying and copying them out */
+  double agree_ms; /* until all ranks had verified */
 } gemel_restore_end;
 
 /* Returns when every rank has verified or the record moved; on a rank that reported otherwise also
