@@ -138,7 +138,8 @@ def measure_awake(args, made, report):
             caller = "a caller that polls" if polls else "a caller that blocks"
             report.row(f"probe after {SILENCE_S:.0f} s of silence, {caller}", taken[polls, ours], "us")
             report.row(f"bare socket after the same, {caller}", taken[polls, bare], "us")
-            report.row(f"probe / bare, {caller}", [a / b for a, b in zip(taken[polls, ours], taken[polls, bare])], "x", 2)
+            ratios = [a / b for a, b in zip(taken[polls, ours], taken[polls, bare])]
+            report.row(f"probe / bare, {caller}", ratios, "x", 2)
         report.row("probe again at once, a caller that polls", again, "us")
     median = measured.spread(taken[True, ours])["median"]
     report.target("a server is awake, us, p50", median, median <= AWAKE_TARGET_US, f"<= {AWAKE_TARGET_US:.0f}")
