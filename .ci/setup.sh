@@ -13,7 +13,7 @@ GEMEL_VENV="${GEMEL_ROOT}/.venv"
 
 GEMEL_PACKAGES_BUILD=(g++ cmake ninja-build ccache pkg-config git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler librocksdb-dev libabsl-dev
-  libgtest-dev libgmock-dev libbenchmark-dev libfmt-dev libspdlog-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
+  libgtest-dev libgmock-dev libfmt-dev libspdlog-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
   libtomlplusplus-dev libxxhash-dev libibverbs-dev libcurl4-openssl-dev libssl-dev python3-dev python3-venv iproute2 procps)
 GEMEL_PACKAGES_CHECKERS=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev lld-19 etcd-server openssl nftables
   e2fsprogs qemu-system-x86 busybox-static kmod cpio ibverbs-utils ibverbs-providers perftest rdmacm-utils)

@@ -28,11 +28,14 @@ import warnings
 from pathlib import Path
 
 import measured
+from gemel import copies
 from measured import Report
 from training import QUIET_STEPS, RANKS, Loop, leave, lost_ms, quiet_turn, run_ranks
 
 LIMIT_S = 600  # of the ranks of one part, and beyond that:
 TURN_LIMIT_S = 150
+SAVE_TARGET = 0.6  # x dcp.save to tmpfs
+COPIED_TARGET = 1.05  # bytes copied / bytes of state
 MEMCPY_PARTS = 4  # memcpy of the state goes over a quarter of it as often: still far more than a cache
 UNREPLICATED = "one copy of gemel's"  # as many as torch's files: what the second one and its checks cost
 BARE_TCP = "no save, a second copy's bytes over bare TCP"
@@ -190,6 +193,15 @@ def timed(loop, work):
     return taken.item()
 
 
+def copied(loop, work):
+    """(what ``work`` gave, bytes that all ranks copied in memory for it / bytes of the state)."""
+    before = copies.total()
+    gave = work()
+    nbytes = loop.torch.tensor(copies.total() - before)
+    loop.dist.all_reduce(nbytes)
+    return gave, nbytes.item() / loop.state_bytes
+
+
 def told(loop, way, text):
     """Says on stderr how far it is: a run takes minutes."""
     if loop.dist.get_rank() == 0:
@@ -198,7 +210,8 @@ def told(loop, way, text):
 
 def measure(args, loop, ways):
     """With a cluster: saves, loads and our asynchronous modes. Without: torch's, which need the memory."""
-    result = {"state_bytes": loop.state_bytes, "save": {}, "load": {}, "async": {}, "memcpy": [], "none": {}}
+    result = {"state_bytes": loop.state_bytes, "memcpy": [],
+              "save": {}, "load": {}, "async": {}, "none": {}, "copied": {}}
     with_cluster = bool(os.environ["GEMEL_ADDRESS"])
     if with_cluster:
         measure_saves(args, loop, ways, result)
@@ -206,7 +219,9 @@ def measure(args, loop, ways):
         loop.turn(way.save)  # starts its threads and processes, fills its buffers
         turns, quiet = [], [quiet_turn(loop)]
         for _ in range(args.turns):
-            turns.append(loop.turn(way.save))
+            turn, share = copied(loop, lambda: loop.turn(way.save))
+            turns.append(turn)
+            result["copied"].setdefault(way.name, []).append(share)
             quiet.append(quiet_turn(loop))
             told(loop, way.name, f"blocked {turns[-1][0]:.2f} s, done in {len(turns[-1][1])} steps")
         way.close()
@@ -225,10 +240,11 @@ def measure_saves(args, loop, ways, result):
             told(loop, f"{name} save, {way}", f"{timed(loop, lambda: ways.save(way)):.2f} s")
     for number in range(args.rounds):
         result["memcpy"].append(timed(loop, lambda: ways.memcpy(source, target)))
-        for way in save_ways:
-            result["save"].setdefault(way, []).append(timed(loop, lambda: ways.save(way)))
-        for way in ("gemel", "tmpfs", "disk"):
-            result["load"].setdefault(way, []).append(timed(loop, lambda: ways.load(way)))
+        for what, run, of in (("save", ways.save, save_ways), ("load", ways.load, ("gemel", "tmpfs", "disk"))):
+            for way in of:
+                taken, share = copied(loop, lambda: timed(loop, lambda: run(way)))
+                result[what].setdefault(way, []).append(taken)
+                result["copied"].setdefault(f"dcp.{what}, {way}", []).append(share)
         told(loop, f"round {number + 1} of {args.rounds}", ", ".join(
             f"{what} {way} {taken[-1]:.2f}" for what in ("save", "load") for way, taken in result[what].items()) + " s")
 
@@ -248,9 +264,10 @@ def worker(args):
     leave(dist)
 
 
-def report_of(result, torchs):
+def report_of(result, torchs, server_bytes):
     report = Report("dcp")
     median = lambda values: measured.spread(values)["median"]
+    servers = server_bytes / result["state_bytes"]
     report.fact("state", round(result["state_bytes"] / (1 << 20)), f"MiB on {RANKS} ranks, FSDP2, AdamW, gloo")
     report.row("memcpy of it, both ranks at once", [s * 1e3 for s in result["memcpy"]], "ms")
     for what in ("save", "load"):
@@ -274,8 +291,13 @@ def report_of(result, torchs):
             lost[name] = median(lost_ms(turns, step_s))
         if noise:  # two saves each at least
             report.row(f"{whose}: noise, lost in {QUIET_STEPS} steps without a save", noise, "ms")
-    ratio = median(result["save"]["gemel"]) / median(result["save"]["tmpfs"])
-    report.target("save and commit / dcp.save to tmpfs", ratio, ratio <= 1.0, "<= 1")
+    report.pairs("save and commit / dcp.save to tmpfs",
+                 [a / b for a, b in zip(result["save"]["gemel"], result["save"]["tmpfs"], strict=True)], SAVE_TARGET)
+    for way, shares in result["copied"].items():
+        if "gemel" in way:
+            report.pairs(f"bytes copied by the ranks / bytes of state: {way}", shares, COPIED_TARGET)
+    report.target("bytes copied by the servers / bytes of state, in all", servers, servers <= COPIED_TARGET - 1,
+                  f"<= {COPIED_TARGET - 1:.2f}")
     floor = min(value for name, value in lost.items() if name.startswith(UNREPLICATED)) + lost[BARE_TCP]
     report.fact("lost in all, one copy + a second one's bytes over bare TCP", floor, "ms")
     best = min(value for name, value in lost.items() if name.startswith("torch"))
@@ -292,7 +314,7 @@ def part_limit_s(args):
 def main(args):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # Two hosts that keep each other's shards: committed, in flight, and one for a pin.
-    sizes = {"servers": 2, "memory": f"{3 * args.mib + 512}MiB", "slab_bytes": "64MiB"}
+    sizes = {"servers": 2, "memory": f"{3 * args.mib + 512}MiB", "slab_bytes": "64MiB", "settings": measured.COUNTED}
     folder = measured.memory_folder()
     disk = tempfile.mkdtemp(prefix="gemel-bench-", dir=measured.ROOT / "build")
     os.environ["GEMEL_BENCH_DISK"] = disk
@@ -300,11 +322,11 @@ def main(args):
     flags += ["--skip-process"] if args.skip_process else []
     limit_s = part_limit_s(args)
     try:
-        with measured.cluster.running(**sizes) as made:
+        with measured.cluster.running(**sizes) as made, measured.Copied(made) as all_copied:
             saved = run_ranks(__file__, flags, made.sockets[:RANKS], folder, limit_s)
         for path in Path(folder).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return report_of(saved, run_ranks(__file__, flags, [], folder, limit_s))
+        return report_of(saved, run_ranks(__file__, flags, [], folder, limit_s), all_copied.servers)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(disk, ignore_errors=True)

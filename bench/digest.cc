@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Copy and digest against memcpy of the same bytes into warm memory, in the same run.
+// Copy and digest, and each alone, against memcpy of the same bytes into warm memory, in turn.
 //
-//   bench_digest [Google Benchmark flags]
+//   bench_digest [--mib 256] [--pairs 15]
 //
-// 256 MiB, 1 MiB a call as the client does; every benchmark is repeated, the repetitions of all
-// are shuffled together, and the table at the end gives the ratio of medians and the spread.
-// Ends with 1 when the chosen copy + digest stays below kTargetRatio of memcpy. The machine is in
-// Google Benchmark's header (and in its JSON with --benchmark_out).
+// 1 MiB a call, as the client does. Each measurement stands between two memcpys into the same
+// memory: shared memory that asks for huge pages, as a server's slabs do, and one of 4 KiB pages.
+// The source has 4 KiB pages, as a tensor has unless its allocator asks for others. Ends with 1
+// when a target is missed; all samples are written to build/bench/digest.json.
+#include <fmt/format.h>
+#include <sys/mman.h>
+
 #include <algorithm>
-#include <cstddef>
-#include <cstdio>
 #include <cstring>
-#include <map>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "benchmark/benchmark.h"
-
+#include "CLI/CLI.hpp"
+#include "bench/copy_steps.h"
+#include "bench/pairs.h"
+#include "common/bytes.h"
 #include "common/check.h"
 #include "common/crc32c.h"
 #include "common/xxh3.h"
@@ -25,139 +29,157 @@
 namespace gemel {
 namespace {
 
-constexpr size_t kBufferBytes = size_t{256} << 20;
-constexpr size_t kChunkBytes = size_t{1} << 20;
-static_assert(kBufferBytes % kChunkBytes == 0);
-constexpr double kTargetRatio = 0.7;
-constexpr char kYardstick[] = "memcpy/whole";
-constexpr char kChosen[] = "copy_and_digest/chosen";
+constexpr size_t kCallBytes = kMiB;
+constexpr double kCopyAndDigestTarget = 0.85;  // x the rate of memcpy
+constexpr double kCopyTarget = 0.95;
 
-// Two buffers every benchmark shares: warm means that each page has been written before.
-struct WarmBuffers {
-  WarmBuffers() : source(kBufferBytes), target(kBufferBytes, std::byte{1}) {
-    for (size_t i = 0; i < kBufferBytes; ++i)
-      source[i] = static_cast<std::byte>(i * 2654435761u >> 13);
+// Memory that was written before, with the pages that were asked for.
+class Memory {
+ public:
+  Memory(size_t bytes, int flags, int advice)
+      : bytes_(bytes),
+        place_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0)) {
+    GEMEL_CHECK(place_ != MAP_FAILED) << bytes;
+    static_cast<void>(madvise(place_, bytes, advice));  // a wish: the kernel may have none
+    std::memset(place_, 1, bytes);
   }
 
-  std::vector<std::byte> source;
-  std::vector<std::byte> target;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  ~Memory() { GEMEL_CHECK_EQ(munmap(place_, bytes_), 0); }
+
+  std::byte* data() const { return static_cast<std::byte*>(place_); }
+
+ private:
+  const size_t bytes_;
+  void* const place_;
 };
 
-WarmBuffers& Buffers() {
-  static WarmBuffers buffers;
-  return buffers;
-}
+// Digests go here, so that none is left out.
+uint64_t sink = 0;
 
-// Runs `step(target, source, bytes)` over the whole buffer, `bytes` at a time.
-template <typename Step>
-void Sweep(benchmark::State& state, size_t bytes, Step step) {
-  WarmBuffers& buffers = Buffers();
-  for (auto _ : state) {
-    for (size_t at = 0; at < kBufferBytes; at += bytes) {
-      step(buffers.target.data() + at, buffers.source.data() + at, bytes);
-    }
-    benchmark::ClobberMemory();
-  }
-  state.SetBytesProcessed(static_cast<int64_t>(state.iterations()) *
-                          static_cast<int64_t>(kBufferBytes));
-}
+// `step(to, from, bytes)` over all of the memory.
+using Step = std::function<void(std::byte*, const std::byte*, size_t)>;
 
-void Add(const std::string& name, size_t bytes, auto step) {
-  benchmark::RegisterBenchmark(name.c_str(),
-                               [=](benchmark::State& state) { Sweep(state, bytes, step); })
-      ->Unit(benchmark::kMillisecond)
-      ->UseRealTime();
-}
+struct Candidate {
+  std::string what;
+  Step step;
+  std::optional<double> target;
+};
 
-void RegisterAll() {
-  const auto copy = [](std::byte* to, const std::byte* from, size_t n) {
-    std::memcpy(to, from, n);
-  };
-  Add(kYardstick, kBufferBytes, copy);
-  Add("memcpy/chunks", kChunkBytes, copy);
-  Add(kChosen, kChunkBytes, [](std::byte* to, const std::byte* from, size_t n) {
-    benchmark::DoNotOptimize(CopyAndDigest(to, from, n));
-  });
-  for (Xxh3Isa isa : SupportedXxh3Isas()) {
-    const std::string name(Xxh3IsaName(isa));
-    Add("copy_and_digest/" + name, kChunkBytes,
-        [=](std::byte* to, const std::byte* from, size_t n) {
-          benchmark::DoNotOptimize(CopyAndDigest(to, from, n, isa));
-        });
-    Add("xxh3/" + name, kChunkBytes, [=](std::byte*, const std::byte* from, size_t n) {
-      benchmark::DoNotOptimize(Xxh3_128(std::span(from, n), isa));
-    });
-  }
-  Add("crc32c/table", kChunkBytes, [](std::byte*, const std::byte* from, size_t n) {
-    benchmark::DoNotOptimize(internal::Crc32cTable(std::span(from, n), 0));
-  });
-  Add("crc32c/chosen", kChunkBytes, [](std::byte*, const std::byte* from, size_t n) {
-    benchmark::DoNotOptimize(Crc32c(std::span(from, n)));
-  });
-}
-
-// Keeps the time of every repetition beside the usual console lines.
-class RatioReporter : public benchmark::ConsoleReporter {
+class Bench {
  public:
-  void ReportRuns(const std::vector<Run>& runs) override {
-    for (const Run& run : runs) {
-      if (run.run_type == Run::RT_Iteration && !run.error_occurred) {
-        milliseconds_[run.run_name.function_name].push_back(run.GetAdjustedRealTime());
-      }
+  Bench(size_t bytes, size_t pairs, PairsReport* report)
+      : bytes_(bytes),
+        pairs_(pairs),
+        report_(report),
+        source_(bytes, MAP_PRIVATE, MADV_NOHUGEPAGE) {
+    for (size_t i = 0; i < bytes; ++i) {
+      source_.data()[i] = static_cast<std::byte>(i * 2654435761U >> 13);
     }
-    ConsoleReporter::ReportRuns(runs);
   }
 
-  // False when the target is missed; true also when a filter left the pair out.
-  bool PrintRatios() {
-    const auto yardstick = milliseconds_.find(kYardstick);
-    if (yardstick == milliseconds_.end()) return true;
-    const double base = Median(yardstick->second);
-    std::printf("\n%-26s %9s %9s %9s %15s\n", "256 MiB", "median ms", "GB/s", "spread %",
-                "x memcpy/whole");
-    for (auto& [name, times] : milliseconds_) PrintLine(name, times, base);
-    const auto chosen = milliseconds_.find(kChosen);
-    if (chosen == milliseconds_.end()) return true;
-    const bool met = base / Median(chosen->second) >= kTargetRatio;
-    std::printf("copy + digest (%s) >= %.1f x memcpy: %s\n",
-                std::string(Xxh3IsaName(PreferredXxh3Isa())).c_str(), kTargetRatio,
-                met ? "met" : "missed");
-    return met;
+  void Run(const Candidate& candidate, const Memory& target, const std::string& pages) {
+    Pairs line{.what = fmt::format("{}, {}", candidate.what, pages),
+               .unit = "GB/s",
+               .yardstick = "memcpy",
+               .target = candidate.target,
+               .at_least = true};
+    const double gigabytes = static_cast<double>(bytes_) / 1e9;
+    const auto memcpy_all = [&] { std::memcpy(target.data(), source_.data(), bytes_); };
+    const auto ours_all = [&] {
+      for (size_t at = 0; at < bytes_; at += kCallBytes) {
+        candidate.step(target.data() + at, source_.data() + at, kCallBytes);
+      }
+    };
+    ours_all();
+    double before = SecondsOf(memcpy_all);
+    for (size_t pair = 0; pair < pairs_; ++pair) {
+      const double ours = SecondsOf(ours_all);
+      const double after = SecondsOf(memcpy_all);
+      const double bare = (before + after) / 2;
+      line.ours.push_back(gigabytes / ours);
+      line.bare.push_back(gigabytes / bare);
+      line.ratios.push_back(bare / ours);
+      before = after;
+    }
+    report_->Add(line);
   }
 
  private:
-  static double Median(std::vector<double> values) {
-    GEMEL_CHECK(!values.empty());
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-  }
-
-  static void PrintLine(const std::string& name, const std::vector<double>& times, double base) {
-    const double median = Median(times);
-    const auto [least, most] = std::minmax_element(times.begin(), times.end());
-    std::printf("%-26s %9.2f %9.2f %9.1f %15.3f\n", name.c_str(), median,
-                kBufferBytes / median / 1e6, 100 * (*most - *least) / median, base / median);
-  }
-
-  std::map<std::string, std::vector<double>> milliseconds_;
+  const size_t bytes_;
+  const size_t pairs_;
+  PairsReport* const report_;
+  const Memory source_;
 };
 
+Step CopyAndDigestWith(Xxh3Isa isa) {
+  return [isa](std::byte* to, const std::byte* from, size_t n) {
+    sink += CopyAndDigest(to, from, n, isa).low;
+  };
+}
+
+// What a save does, and its halves.
+std::vector<Candidate> Chosen() {
+  std::vector<Candidate> made = {
+      {"copy + digest",
+       [](std::byte* to, const std::byte* from, size_t n) {
+         sink += CopyAndDigest(to, from, n).low;
+       },
+       kCopyAndDigestTarget},
+  };
+  const auto isas = SupportedXxh3Isas();
+  if (!CopyStepsNeedAvx2() || std::find(isas.begin(), isas.end(), Xxh3Isa::kAvx2) != isas.end()) {
+    made.push_back({"copy without digest", CopySteps, kCopyTarget});
+  } else {
+    fmt::print("copy without digest: left out, this processor has no AVX2\n");
+  }
+  return made;
+}
+
+std::vector<Candidate> Others() {
+  std::vector<Candidate> made;
+  for (const Xxh3Isa isa : SupportedXxh3Isas()) {
+    made.push_back(
+        {fmt::format("copy + digest, {}", Xxh3IsaName(isa)), CopyAndDigestWith(isa), {}});
+    made.push_back({fmt::format("digest alone, {}", Xxh3IsaName(isa)),
+                    [isa](std::byte*, const std::byte* from, size_t n) {
+                      sink += Xxh3_128(std::span(from, n), isa).low;
+                    },
+                    {}});
+  }
+  made.push_back(
+      {"crc32c alone",
+       [](std::byte*, const std::byte* from, size_t n) { sink += Crc32c(std::span(from, n)); },
+       {}});
+  return made;
+}
+
 int Main(int argc, char** argv) {
-  // The defaults come first: a flag of the caller wins.
-  std::string repetitions = "--benchmark_repetitions=9";
-  std::string interleaving = "--benchmark_enable_random_interleaving=true";
-  std::string min_time = "--benchmark_min_time=0.1";
-  std::vector<char*> arguments = {argv[0], repetitions.data(), interleaving.data(),
-                                  min_time.data()};
-  arguments.insert(arguments.end(), argv + 1, argv + argc);
-  int count = static_cast<int>(arguments.size());
-  arguments.push_back(nullptr);
-  benchmark::Initialize(&count, arguments.data());
-  if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
-  RegisterAll();
-  RatioReporter reporter;
-  benchmark::RunSpecifiedBenchmarks(&reporter);
-  return reporter.PrintRatios() ? 0 : 1;
+  CLI::App app("Copy and digest against memcpy");
+  size_t mib = 256;
+  size_t pairs = 15;
+  app.add_option("--mib", mib, "bytes of one measurement")->check(CLI::Range(1, 4096));
+  app.add_option("--pairs", pairs, "measurements, each between two memcpys")
+      ->check(CLI::Range(1, 1000));
+  CLI11_PARSE(app, argc, argv);
+  const size_t bytes = mib * kMiB;
+  PairsReport report("digest");
+  report.Fact("MiB", static_cast<double>(mib));
+  const Memory slabs(bytes, MAP_SHARED, MADV_HUGEPAGE);
+  const Memory small(bytes, MAP_SHARED, MADV_NOHUGEPAGE);
+  report.Fact("of the memory as the slabs, MiB in huge pages", HugeMib());
+  Bench bench(bytes, pairs, &report);
+  for (const Candidate& candidate : Chosen()) {
+    bench.Run(candidate, slabs, "pages as the slabs");
+    bench.Run({candidate.what, candidate.step, {}}, small, "4 KiB pages");
+  }
+  for (const Candidate& candidate : Others()) {
+    bench.Run(candidate, slabs, "pages as the slabs");
+  }
+  fmt::print("(sum of digests {:x})\n", sink);
+  return report.Finish();
 }
 
 }  // namespace

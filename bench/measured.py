@@ -6,6 +6,7 @@ A yardstick is measured in the same run, between the measurements, on buffers th
 
 import ctypes
 import json
+import mmap
 import os
 import platform
 import secrets
@@ -25,6 +26,9 @@ import cluster  # noqa: E402
 
 cluster.use_built_package()
 
+from gemel import copies  # noqa: E402
+
+COUNTED = {"metrics": "127.0.0.1:0"}  # settings of a cluster whose copies are counted
 MIB = 1 << 20
 SLICE_BYTES = MIB
 CONGESTION_CONTROL = "cubic"  # what the data plane asks for on each of its sockets (transport/tcp/tcp_socket.h)
@@ -57,6 +61,36 @@ def buffer(nbytes):
     return made, ctypes.addressof(made)
 
 
+class SharedMemory:
+    """Warm shared memory: with ``huge`` it asks for huge pages as a server's slabs do, else it has 4 KiB ones."""
+
+    NAME = "bench-yardstick"
+
+    def __init__(self, nbytes, huge):
+        descriptor = os.memfd_create(self.NAME)
+        os.ftruncate(descriptor, nbytes)
+        self.map = mmap.mmap(descriptor, nbytes)
+        os.close(descriptor)
+        self.map.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        ctypes.memset(self.address, 1, nbytes)
+
+
+def mapped_mib():
+    """Of this process: {"yardstick" or "slabs": (MiB of shared memory mapped, of it in huge pages)}."""
+    found = {"yardstick": [0, 0], "slabs": [0, 0]}
+    whose = None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        word = line.split()[0]
+        if not word.endswith(":"):
+            name = line.split()[-2] if line.endswith("(deleted)") else ""
+            whose = "yardstick" if name.endswith(SharedMemory.NAME) else "slabs"
+            whose = whose if name.startswith("/memfd:") else None
+        elif whose and word in ("Rss:", "ShmemPmdMapped:"):
+            found[whose][word != "Rss:"] += int(line.split()[1]) / 1024
+    return {name: tuple(mib) for name, mib in found.items()}
+
+
 def memory_folder():
     """A new folder in memory where there is one."""
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -70,7 +104,10 @@ def seconds(work):
 
 
 def loopback_seconds(source, target):
-    """Bare TCP over loopback: all of ``source`` into ``target``, socket to final place, in slices."""
+    """Bare TCP over loopback: all of ``source`` into ``target``, socket to final place, in slices.
+
+    REQUIRES: ``target`` is shared memory. The sender is a fork: private pages would be copied as they are written.
+    """
     nbytes = len(source)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         _choose(listener)
@@ -151,6 +188,27 @@ def _send_and_exit(address, source):
         os._exit(0)
 
 
+class Copied:
+    """Bytes of state copied in memory between entering and leaving, by this process and by all servers.
+
+    REQUIRES: the servers of ``made`` have settings=COUNTED, and none of them ends meanwhile but ``without``.
+    """
+
+    def __init__(self, made, without=()):
+        self._made, self._names = made, [s["name"] for s in made.servers if s["name"] not in without]
+
+    def __enter__(self):
+        self._before = self._counts()
+        return self
+
+    def __exit__(self, *_):
+        self.here, self.servers = (b - a for a, b in zip(self._before, self._counts()))
+        self.bytes = self.here + self.servers
+
+    def _counts(self):
+        return copies.total(), sum(self._made.metrics(name)["gemel_copied_bytes_total"] for name in self._names)
+
+
 class Background:
     """CPU that the daemons of a cluster use between entering and leaving."""
 
@@ -196,6 +254,13 @@ class Report:
         if not met:
             self.missed.append(what)
         self.rows.append((f"{what} (wanted: {bound})", "", f"{value:.2f}", "", "met" if met else "MISSED", ""))
+
+    def pairs(self, what, ratios, bound, at_least=False):
+        """A target for the median of ``ratios``, each of one measurement to its own yardstick; the spread beside it."""
+        self.row(what, ratios, "x", 2)
+        median = spread(ratios)["median"]
+        met = median >= bound if at_least else median <= bound
+        self.target(f"{what}, median", median, met, f"{'>=' if at_least else '<='} {bound}")
 
     def finish(self):
         """Prints the table, writes build/bench/NAME.json; the exit code."""

@@ -9,8 +9,9 @@
 //   read   4 KiB to 2 MiB, one at a time, verified; beside a bare ping-pong of the same sizes
 //
 // Each measurement of ours stands between two of its yardstick; the ratio of a pair is against
-// their mean. Printed: the median of the ratios and their spread. CPU is user and system time of
-// both processes. Ends with 1 when a target is missed (issue of the fabrics; docs/BENCHMARKS.md).
+// their mean. Printed: the median of the ratios and their spread; written with all samples to
+// build/bench/tcp.json. CPU is user and system time of both processes. Ends with 1 when a target is
+// missed.
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -28,6 +29,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "bench/pairs.h"
 #include "common/check.h"
 #include "common/epoll_loop.h"
 #include "common/fields.h"
@@ -192,6 +194,20 @@ class Passive final : public SessionHandler {
   bool over_ = false;
 };
 
+// All of `memory`, answered when the last byte is there.
+void TakeBare(int bare, MutableByteSpan memory, bool hashes) {
+  Digest128 last;
+  while (!memory.empty()) {
+    const MutableByteSpan slice = memory.first(std::min<size_t>(kChunkBytes, memory.size()));
+    ReadAll(bare, slice.data(), slice.size());
+    if (hashes) {
+      last = Xxh3_128(slice);
+    }
+    memory = memory.subspan(slice.size());
+  }
+  WriteAll(bare, &last, sizeof last);
+}
+
 void ServeBare(int bare, uint64_t most) {
   std::vector<std::byte> memory = Buffer(most);
   while (true) {
@@ -206,15 +222,7 @@ void ServeBare(int bare, uint64_t most) {
       const double cpu = CpuSeconds();
       WriteAll(bare, &cpu, sizeof cpu);
     } else {
-      Digest128 last;
-      for (uint64_t at = 0; at < order.bytes; at += kChunkBytes) {
-        const uint64_t size = std::min(kChunkBytes, order.bytes - at);
-        ReadAll(bare, memory.data() + at, size);
-        if (order.kind == Order::kTakeAndHash) {
-          last = Xxh3_128(std::span(memory).subspan(at, size));
-        }
-      }
-      WriteAll(bare, &last, sizeof last);
+      TakeBare(bare, MutableByteSpan(memory).first(order.bytes), order.kind == Order::kTakeAndHash);
     }
   }
 }
@@ -392,38 +400,14 @@ class Active {
 
 // ------------------------------------------------------------------------------------ the report
 
-double Quantile(std::vector<double> values, double part) {
-  GEMEL_CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  const auto index = static_cast<size_t>(part * static_cast<double>(values.size() - 1) + 0.5);
-  return values[index];
-}
-
-struct Line {
-  std::string what;
-  std::string limit;  // what the ratio is against
-  std::vector<double> ours;
-  std::vector<double> bare;
-  std::vector<double> ratios;
-  double target = 0;
-  bool at_least = false;  // else at most
-};
-
-// True when the target is met.
-bool Print(const Line& line) {
-  const double ratio = Quantile(line.ratios, 0.5);
-  const bool met = line.at_least ? ratio >= line.target : ratio <= line.target;
-  fmt::print("{:<28} {:>10.4g} {:>10.4g}   {:>6.3f} [{:.3f} {:.3f}]   {} {:.2f} {}: {}\n",
-             line.what, Quantile(line.ours, 0.5), Quantile(line.bare, 0.5), ratio,
-             Quantile(line.ratios, 0.0), Quantile(line.ratios, 1.0),
-             line.at_least ? ">=" : "<=", line.target, line.limit, met ? "met" : "MISSED");
-  return met;
-}
-
-bool RunAll(Active* active, uint64_t bytes, size_t pairs, size_t reads) {
+void MeasurePuts(Active* active, uint64_t bytes, size_t pairs, PairsReport* report) {
   const double gigabytes = static_cast<double>(bytes) / 1e9;
-  Line rate{.what = "put, GB/s", .limit = "x bare", .target = kPutTarget, .at_least = true};
-  Line cpu{.what = "put, CPU s a GB", .limit = "x bare that hashes", .target = kPutCpuTarget};
+  Pairs rate{
+      .what = "put", .unit = "GB/s", .yardstick = "bare", .target = kPutTarget, .at_least = true};
+  Pairs cpu{.what = "put, CPU a GB",
+            .unit = "s",
+            .yardstick = "bare that hashes",
+            .target = kPutCpuTarget};
   active->Put();
   for (size_t pair = 0; pair < pairs; ++pair) {
     const Cost before = active->Measure([&] { active->PutBare(Order::kTake); });
@@ -438,31 +422,45 @@ bool RunAll(Active* active, uint64_t bytes, size_t pairs, size_t reads) {
     cpu.bare.push_back(hashed.cpu_s / gigabytes);
     cpu.ratios.push_back(ours.cpu_s / hashed.cpu_s);
   }
-  fmt::print("{:<28} {:>10} {:>10}   {:>6} {}\n", "", "ours", "bare", "ratio", "[least most]");
-  bool met = Print(rate);
-  met = Print(cpu) && met;
-  for (const uint64_t size : kReadSizes) {
-    const size_t count = std::max<size_t>(200, reads * 64 * kKiB / std::max(size, 64 * kKiB));
-    Line middle{.what = fmt::format("read {} KiB, p50 us", size / kKiB),
-                .limit = "x ping-pong",
-                .target = kReadP50Target};
-    Line tail{.what = fmt::format("read {} KiB, p99 us", size / kKiB),
-              .limit = "x ping-pong",
-              .target = kReadP99Target};
-    for (size_t pair = 0; pair < pairs; ++pair) {
-      const std::vector<double> bare = active->ReadBare(size, count / pairs + 1);
-      const std::vector<double> ours = active->Read(size, count / pairs + 1);
-      for (auto* line : {&middle, &tail}) {
-        const double part = line == &middle ? 0.5 : 0.99;
-        line->ours.push_back(1e6 * Quantile(ours, part));
-        line->bare.push_back(1e6 * Quantile(bare, part));
-        line->ratios.push_back(line->ours.back() / line->bare.back());
-      }
+  report->Add(rate);
+  report->Add(cpu);
+}
+
+void MeasureReads(Active* active, uint64_t size, size_t pairs, size_t reads, PairsReport* report) {
+  const size_t count = std::max<size_t>(200, reads * 64 * kKiB / std::max(size, 64 * kKiB));
+  const std::string what = fmt::format("read {} KiB", size / kKiB);
+  Pairs middle{
+      .what = what + ", p50", .unit = "us", .yardstick = "ping-pong", .target = kReadP50Target};
+  Pairs tail{
+      .what = what + ", p99", .unit = "us", .yardstick = "ping-pong", .target = kReadP99Target};
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    const std::vector<double> bare = active->ReadBare(size, count / pairs + 1);
+    const std::vector<double> ours = active->Read(size, count / pairs + 1);
+    for (Pairs* line : {&middle, &tail}) {
+      const double part = line == &middle ? 0.5 : 0.99;
+      line->ours.push_back(1e6 * Quantile(ours, part));
+      line->bare.push_back(1e6 * Quantile(bare, part));
+      line->ratios.push_back(line->ours.back() / line->bare.back());
     }
-    met = Print(middle) && met;
-    met = Print(tail) && met;
   }
-  return met;
+  report->Add(middle);
+  report->Add(tail);
+}
+
+std::unique_ptr<Connection> Connected(EpollLoop* loop, RealNet* net, std::string peer) {
+  std::unique_ptr<Connection> connection;
+  bool done = false;
+  auto connect_to = [](RealNet* from, std::string to, TimePoint deadline,
+                       std::unique_ptr<Connection>* into, bool* over) -> Task<void> {
+    auto made = co_await from->Connect(std::move(to), deadline);
+    GEMEL_CHECK(made.ok()) << made.status();
+    *into = *std::move(made);
+    *over = true;
+  };
+  const TimePoint deadline = loop->Now() + kPatience;
+  loop->Spawn(connect_to(net, std::move(peer), deadline, &connection, &done));
+  GEMEL_CHECK(loop->RunUntil([&done] { return done; }, deadline));
+  return connection;
 }
 
 int Main(int argc, char** argv) {
@@ -506,22 +504,17 @@ int Main(int argc, char** argv) {
   GEMEL_CHECK(loop.ok()) << loop.status();
   (*loop)->SpinFor(spin);
   RealNet net(loop->get(), nullptr, {});
-  bool met = false;
+  PairsReport report("tcp");
+  report.Fact("MiB of a put", static_cast<double>(mib));
+  report.Fact("spin, us", static_cast<double>(spin_us));
   {
-    std::unique_ptr<Connection> connection;
-    bool done = false;
-    auto connect_to = [](RealNet* from, std::string to, TimePoint deadline,
-                         std::unique_ptr<Connection>* into, bool* over) -> Task<void> {
-      auto made = co_await from->Connect(std::move(to), deadline);
-      GEMEL_CHECK(made.ok()) << made.status();
-      *into = *std::move(made);
-      *over = true;
-    };
-    (*loop)->Spawn(connect_to(&net, peer, (*loop)->Now() + kPatience, &connection, &done));
-    GEMEL_CHECK((*loop)->RunUntil([&done] { return done; }, (*loop)->Now() + kPatience));
-    auto session = Session::Start(loop->get(), std::move(connection), nullptr, {});
+    auto session =
+        Session::Start(loop->get(), Connected(loop->get(), &net, std::move(peer)), nullptr, {});
     Active active(loop->get(), session, bare, bytes);
-    met = RunAll(&active, bytes, pairs, reads);
+    MeasurePuts(&active, bytes, pairs, &report);
+    for (const uint64_t read : kReadSizes) {
+      MeasureReads(&active, read, pairs, reads, &report);
+    }
     const Order end{Order::kEnd, 0};
     WriteAll(bare, &end, sizeof end);
     session->Close(absl::CancelledError("done"));
@@ -532,7 +525,7 @@ int Main(int argc, char** argv) {
   int status = 0;
   GEMEL_CHECK_EQ(waitpid(child, &status, 0), child);
   GEMEL_CHECK_EQ(status, 0);
-  return met ? 0 : 1;
+  return report.Finish();
 }
 
 }  // namespace

@@ -32,6 +32,9 @@ void LogEvents::Emit(Severity severity, std::string_view name, std::string text)
 }
 
 std::vector<prometheus::MetricFamily> Exposed::Collect() const {
+  if (refresh_ != nullptr) {
+    refresh_();
+  }
   std::vector<prometheus::MetricFamily> families;
   for (const auto& [name, metric] : metrics_->all()) {
     prometheus::MetricFamily family;

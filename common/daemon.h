@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <prometheus/collectable.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,12 +35,15 @@ class LogEvents final : public EventSink {
 // Metrics for Prometheus. All of them are registered before the exposer starts.
 class Exposed final : public prometheus::Collectable {
  public:
-  explicit Exposed(const MetricRegistry* metrics) : metrics_(metrics) {}
+  // `refresh`, when given, is called on the exposer's thread before each look.
+  explicit Exposed(const MetricRegistry* metrics, std::function<void()> refresh = nullptr)
+      : metrics_(metrics), refresh_(std::move(refresh)) {}
 
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
   const MetricRegistry* metrics_;
+  const std::function<void()> refresh_;
 };
 
 // Log lines of `name` go to standard error, one each, flushed.

@@ -18,6 +18,7 @@
 #include <string>
 
 #include "common/abort_at.h"
+#include "common/copies.h"
 #include "common/daemon.h"
 #include "common/epoll_loop.h"
 #include "common/errors.h"
@@ -28,6 +29,7 @@
 #include "server/keeper/keeper_link.h"
 #include "server/keeper/systemd_store.h"
 #include "server/limits.h"
+#include "server/metric_names.h"
 #include "server/persist/rocksdb_persist.h"
 #include "server/server.h"
 #include "transport/control/grpc_channel.h"
@@ -48,11 +50,14 @@ std::string JsonString(std::string_view text) {
   return quoted + "\"";
 }
 
-std::string ReadyText(const ServerConfig& config, const Server& server, uint64_t pid) {
+// `metrics_port`: 0 when there are none.
+std::string ReadyText(const ServerConfig& config, const Server& server, uint64_t pid,
+                      int metrics_port) {
   return fmt::format(
-      R"({{"server_id": "{}", "name": {}, "pid": {}, "socket": {}, "data_address": "{}", "version": "{}"}})",
+      R"({{"server_id": "{}", "name": {}, "pid": {}, "socket": {}, "data_address": "{}", )"
+      R"("metrics_port": {}, "version": "{}"}})",
       server.id().ToHex(), JsonString(config.name), pid, JsonString(config.socket),
-      server.data_address(), GEMEL_VERSION);
+      server.data_address(), metrics_port, GEMEL_VERSION);
 }
 
 // A task's result, seen from outside the loop.
@@ -103,7 +108,7 @@ absl::StatusOr<std::unique_ptr<Keeper>> MakeKeeper(const ServerConfig& config,
 struct Running {
   EpollLoop* loop;
   Server* server;
-  const MetricRegistry* metrics;
+  MetricRegistry* metrics;
   SystemdStore* systemd;  // null: nobody is told
 };
 
@@ -118,15 +123,21 @@ absl::Status Run(const ServerConfig& config, const Running& running, bool* stop)
   }
   GEMEL_RETURN_IF_ERROR(*started.value);
   std::unique_ptr<prometheus::Exposer> exposer;
-  const auto exposed = std::make_shared<Exposed>(running.metrics);
+  Metric& copied = running.metrics->Counter(kCopiedBytesMetric, "");
+  const auto exposed = std::make_shared<Exposed>(
+      running.metrics, [&copied] { copied.Set(static_cast<int64_t>(CopiedBytes())); });
+  int metrics_port = 0;
   if (!config.metrics.empty()) {
     exposer = std::make_unique<prometheus::Exposer>(config.metrics, 1);
     exposer->RegisterCollectable(exposed);
+    const std::vector<int> ports = exposer->GetListeningPorts();
+    GEMEL_CHECK_EQ(ports.size(), 1U) << config.metrics;
+    metrics_port = ports.front();
   }
   RealProcess process;
   if (!config.ready_file.empty()) {
     GEMEL_RETURN_IF_ERROR(
-        WriteReadyFile(config.ready_file, ReadyText(config, *server, process.pid())));
+        WriteReadyFile(config.ready_file, ReadyText(config, *server, process.pid(), metrics_port)));
   }
   if (running.systemd != nullptr) {
     GEMEL_RETURN_IF_ERROR(running.systemd->NotifyReady());

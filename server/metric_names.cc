@@ -39,6 +39,7 @@ constexpr std::array kCounters = {
     Name{"gemel_reads_cancelled_total", "Reads that were ended because the other one had won."},
     Name{"gemel_hedge_wasted_bytes_total",
          "Bytes of reads that came although the other one had won."},
+    Name{kCopiedBytesMetric, "Bytes of state that this process copied in its own memory."},
     Name{"gemel_chunks_corrupt_total", "Chunks that failed their digest."},
     Name{"gemel_persisted_shards_total", "Shards written to disk."},
     Name{"gemel_persisted_bytes_total", "Bytes of shards written to disk."},

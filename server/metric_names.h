@@ -9,6 +9,9 @@
 
 namespace gemel {
 
+// Counted for the process (common/copies.h), so it is brought up to date at each look.
+inline constexpr char kCopiedBytesMetric[] = "gemel_copied_bytes_total";
+
 void RegisterServerMetrics(MetricRegistry* metrics);
 
 }  // namespace gemel

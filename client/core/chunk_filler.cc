@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "common/copies.h"
 #include "common/errors.h"
 
 namespace gemel {
@@ -44,6 +45,7 @@ size_t ChunkFiller::AppendWithin(ByteSpan source) {
   const size_t at = appended_ % kChunkBytes;
   MutableByteSpan place = chunks_[chunk];
   const size_t size = std::min(source.size(), place.size() - at);
+  CountCopied(size);  // on either way below
   if (at == 0 && size == place.size()) {
     const Digest128 digest = CopyAndDigest(place.data(), source.data(), size);
     appended_ += size;

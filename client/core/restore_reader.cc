@@ -2,9 +2,9 @@
 #include "client/core/restore_reader.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "common/check.h"
+#include "common/copies.h"
 #include "common/errors.h"
 #include "common/points.h"
 #include "common/xxh3.h"
@@ -192,7 +192,7 @@ absl::Status RestoreReader::CopyOut(uint32_t shard, uint64_t offset, MutableByte
     const size_t at = offset % kChunkBytes;
     GEMEL_CHECK_LT(at, chunk.bytes.size()) << "chunk " << index << " of shard " << shard;
     const size_t size = std::min(destination.size(), chunk.bytes.size() - at);
-    std::memcpy(destination.data(), chunk.bytes.data() + at, size);
+    CopyState(destination.data(), chunk.bytes.data() + at, size);
     destination = destination.subspan(size);
     offset += size;
   }

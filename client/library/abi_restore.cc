@@ -90,7 +90,8 @@ gemel_restore* HandleOf(const std::shared_ptr<Runtime>& runtime, Reader reader, 
   return handle;
 }
 
-// All ranges at once, so that the window of fetches is always full.
+// The ranges of one part at once; those of all parts are begun together, so that the window of
+// fetches is always full.
 Task<absl::Status> EnsureAll(Runtime* runtime, Reader reader, std::vector<gemel_range> ranges,
                              std::shared_ptr<std::set<uint32_t>> unreadable) {
   std::vector<Task<absl::Status>> tasks;
@@ -153,6 +154,66 @@ absl::Status CheckRanges(const RestoreReader& reader, std::span<const gemel_rang
   return absl::OkStatus();
 }
 
+// What is fetched in one go, while the caller copies what was fetched before it.
+constexpr uint64_t kPartBytes = 16 * kMiB;
+static_assert(kPartBytes % kChunkBytes == 0, "no chunk is in two parts");
+
+struct Part {
+  std::vector<gemel_range> wanted;  // without destinations, by shard and offset
+  std::vector<gemel_range> copies;  // what of the caller's ranges lies in them
+  Runtime::Begun fetched;
+  std::shared_ptr<std::set<uint32_t>> unreadable;
+};
+
+// For each of `given` what to copy out of which part. REQUIRES: the parts cover them.
+void PlanCopies(std::span<const gemel_range> given, std::vector<Part>* parts) {
+  std::vector<std::pair<gemel_range, size_t>> pieces;
+  for (size_t i = 0; i < parts->size(); ++i) {
+    for (const gemel_range& wanted : (*parts)[i].wanted) {
+      pieces.emplace_back(wanted, i);
+    }
+  }
+  auto ends_before = [](const std::pair<gemel_range, size_t>& piece, const gemel_range& range) {
+    return std::pair(piece.first.shard, piece.first.offset + piece.first.size) <=
+           std::pair(range.shard, range.offset);
+  };
+  for (const gemel_range& range : given) {
+    auto piece = std::lower_bound(pieces.begin(), pieces.end(), range, ends_before);
+    for (uint64_t done = 0; done < range.size; ++piece) {
+      const uint64_t at = range.offset + done;
+      GEMEL_CHECK(piece != pieces.end() && piece->first.shard == range.shard);
+      GEMEL_CHECK_LE(piece->first.offset, at);
+      const uint64_t size =
+          std::min(range.size - done, piece->first.offset + piece->first.size - at);
+      auto* const place = static_cast<std::byte*>(range.destination) + done;
+      (*parts)[piece->second].copies.push_back({range.shard, at, size, place});
+      done += size;
+    }
+  }
+}
+
+std::vector<Part> PartsOf(std::span<const gemel_range> given) {
+  std::vector<Part> parts;
+  uint64_t room = 0;  // of the last part, whole chunks
+  for (gemel_range rest : Merged(given)) {
+    while (rest.size > 0) {
+      if (room == 0) {
+        parts.emplace_back().unreadable = std::make_shared<std::set<uint32_t>>();
+        room = kPartBytes;
+      }
+      const uint64_t first = rest.offset / kChunkBytes;
+      gemel_range wanted = rest;
+      wanted.size = std::min(rest.size, first * kChunkBytes + room - rest.offset);
+      parts.back().wanted.push_back(wanted);
+      room -= (ChunkCount(wanted.offset + wanted.size) - first) * kChunkBytes;
+      rest.offset += wanted.size;
+      rest.size -= wanted.size;
+    }
+  }
+  PlanCopies(given, &parts);
+  return parts;
+}
+
 absl::Status CopyAll(gemel_restore* restore, std::span<const gemel_range> ranges)
     GEMEL_REQUIRES(restore->mutex) {
   for (const gemel_range& range : ranges) {
@@ -187,21 +248,34 @@ absl::Status Read(gemel_restore* restore, std::span<const gemel_range> ranges) {
   GEMEL_RETURN_IF_ERROR(CheckOpen(*restore, restore->ended));
   GEMEL_RETURN_IF_ERROR(CheckRanges(*restore->reader, ranges));
   Runtime* runtime = restore->runtime.get();
-  auto unreadable = std::make_shared<std::set<uint32_t>>();
-  auto ensure = [runtime, reader = restore->reader, merged = Merged(ranges), unreadable]() {
-    return EnsureAll(runtime, reader, merged, unreadable);
-  };
-  const TimePoint started = runtime->loop()->Now();
-  absl::Status fetched = runtime->Call(std::move(ensure), restore->timeout);
-  const TimePoint here = runtime->loop()->Now();
-  restore->fetch += here - started;
-  if (absl::IsDataLoss(fetched)) {
-    restore->unreadable.insert(unreadable->begin(), unreadable->end());
+  const TimePoint deadline = Add(runtime->loop()->Now(), restore->timeout);
+  std::vector<Part> parts = PartsOf(ranges);
+  for (Part& part : parts) {
+    part.fetched = runtime->Begin(
+        [runtime, reader = restore->reader, wanted = part.wanted, unreadable = part.unreadable]() {
+          return EnsureAll(runtime, reader, wanted, unreadable);
+        });
   }
-  GEMEL_RETURN_IF_ERROR(fetched);
-  absl::Status copied = CopyAll(restore, ranges);
-  restore->copy += runtime->loop()->Now() - here;
-  return copied;
+  absl::Status status;
+  for (const Part& part : parts) {
+    const TimePoint started = runtime->loop()->Now();
+    const Duration left = std::max(Duration(), deadline - started);
+    const absl::Status fetched = runtime->Await(part.fetched, left);
+    const TimePoint here = runtime->loop()->Now();
+    restore->fetch += here - started;
+    if (absl::IsDataLoss(fetched)) {
+      restore->unreadable.insert(part.unreadable->begin(), part.unreadable->end());
+    }
+    status.Update(fetched);
+    if (absl::IsCancelled(fetched) || absl::IsDeadlineExceeded(fetched)) {
+      break;
+    }
+    if (status.ok()) {  // else only which shards cannot be read
+      status = CopyAll(restore, part.copies);
+      restore->copy += runtime->loop()->Now() - here;
+    }
+  }
+  return status;
 }
 
 absl::Status Report(gemel_restore* restore, bool verified, std::string why) {

@@ -76,8 +76,23 @@ absl::Status Runtime::Check() const {
 }
 
 absl::Status Runtime::Call(std::function<Task<absl::Status>()> make, Duration timeout) {
+  GEMEL_RETURN_IF_ERROR(Check());
+  return Await(Begin(std::move(make)), timeout);
+}
+
+Runtime::Begun Runtime::Begin(std::function<Task<absl::Status>()> make) {
+  GEMEL_CHECK(!forked_.load());
+  auto begun = std::make_shared<Waiting<absl::StatusOr<bool>>>();
   auto with_value = [make = std::move(make)]() { return WithValue(make); };
-  return Call<bool>(std::move(with_value), timeout, nullptr).status();
+  loop_->PostFromAnyThread([this, begun, with_value = std::move(with_value)]() {
+    loop_->Spawn(Run<bool>(begun, with_value, nullptr));
+  });
+  return begun;
+}
+
+absl::Status Runtime::Await(const Begun& begun, Duration timeout) {
+  GEMEL_CHECK(!OnOwnThread()) << "the loop cannot wait for itself";
+  return begun->Await(timeout + kCallGrace + kInterruptEvery, options_.interrupted).status();
 }
 
 void Runtime::Dispose(std::function<void()> last) {

@@ -58,6 +58,12 @@ class Runtime final : public Forkable, public std::enable_shared_from_this<Runti
   // The same for a task without a value.
   absl::Status Call(std::function<Task<absl::Status>()> make, Duration timeout);
 
+  // Its two halves, for tasks that go on while the caller works: what Begin() gives is awaited at
+  // most once.
+  using Begun = std::shared_ptr<Waiting<absl::StatusOr<bool>>>;
+  Begun Begin(std::function<Task<absl::Status>()> make);
+  absl::Status Await(const Begun& begun, Duration timeout);
+
   // Runs `last` on the loop, later. REQUIRES: not forked().
   void Dispose(std::function<void()> last);
 

@@ -6,9 +6,8 @@
 #include <rocksdb/env.h>
 #include <rocksdb/write_batch.h>
 
-#include <cstring>
-
 #include "common/check.h"
+#include "common/copies.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
 #include "common/xxh3.h"
@@ -283,7 +282,7 @@ absl::Status RocksdbDatabase::ReadChunk(const ShardId& shard, uint32_t chunk,
         shard.ToString(), options_.dir, value.size(), ToHex(found), target.bytes.size(),
         ToHex(target.digest));
   }
-  std::memcpy(target.bytes.data(), value.data(), value.size());
+  CopyState(target.bytes.data(), value.data(), value.size());
   return absl::OkStatus();
 }
 

@@ -2,10 +2,10 @@
 #include "server/persist/sim_persist.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "common/check.h"
+#include "common/copies.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
 #include "common/xxh3.h"
@@ -411,7 +411,7 @@ Task<absl::Status> SimPersist::ReadChunk(ShardId shard, uint32_t chunk, PersistT
     co_return error::DataLoss("chunk {} of {} on the simulated disk has digest {} where {} belongs",
                               chunk, shard.ToString(), ToHex(found), ToHex(target.digest));
   }
-  std::memcpy(target.bytes.data(), bytes.data(), bytes.size());
+  CopyState(target.bytes.data(), bytes.data(), bytes.size());
   co_return absl::OkStatus();
 }
 

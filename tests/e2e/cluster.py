@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,6 +131,14 @@ class Cluster:
         """What a daemon has written: "placement" or "server-0"."""
         path = Path(self.dir, name, "log")
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def metrics(self, name):
+        """Metric to value of a server; REQUIRES: settings={"metrics": "127.0.0.1:0"}."""
+        port = json.loads(Path(self.dir, name, "ready.json").read_text())["metrics_port"]
+        assert port, f"{name} has no metrics"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.split() for line in lines if line[:1] not in ("", "#"))}
 
     def states(self):
         """Server name to state, as placement sees it; empty when placement gives no answer."""

@@ -8,6 +8,7 @@
 
 #include <array>
 
+#include "common/copies.h"
 #include "tests/lab/verbs_ends.h"
 #include "tests/unit/transport_sockets.h"
 #include "transport/verbs/verbs_hello.h"
@@ -67,6 +68,14 @@ TEST_F(VerbsLiar, MoreReceivesBackThanThereAreBreaksTheStream) {
   EXPECT_EQ(Receive().bytes, 5U);
   Say({.returned = 1, .bytes = 5}, 5);
   EXPECT_EQ(Receive().error, EPROTO);
+}
+
+TEST_F(VerbsLiar, WhatIsCopiedOutOfAMessageIsCounted) {
+  const uint64_t before = CopiedBytes();
+  Say({.returned = 0, .bytes = 5}, 5);
+  EXPECT_EQ(CopiedBytes() - before, 0U);
+  EXPECT_EQ(Receive().bytes, 5U);
+  EXPECT_EQ(CopiedBytes() - before, 5U);
 }
 
 TEST_F(VerbsLiar, ALengthThatIsNotTheMessagesBreaksTheStream) {

@@ -128,6 +128,7 @@ class Banned(TreeTest):
         "env": ['auto e = getenv("A");'],
         "sleep": ["sleep(1);", "usleep(1);", "std::this_thread::sleep_for(x);"],
         "hash": ["std::hash<int> h;"],
+        "copy": ["std::memcpy(a, b, n);", "memmove(a, b, n);", "std::copy(a, b, c);", "std::copy_n(a, n, c);"],
         "throw": ['throw 1;'],
         "unordered": ["std::unordered_map<int, std::vector<int>> map_; void F() { for (auto& [a, b] : map_) G(a); }",
                       "absl::flat_hash_set<int> s; auto i = s.begin();"],
@@ -140,6 +141,12 @@ class Banned(TreeTest):
                     tree = self.tree({"server/x.cc": f"{LICENCE}{line}\n"})
                     self.red(banned.banned_calls(tree, self.allow("")), "server/x.cc:2", rule + ":")
                     self.green(banned.banned_calls(tree, self.allow(f"server/x: {rule} — a reason of some length\n")))
+
+    def test_copies_are_counted_where_state_passes(self):
+        line = f"{LICENCE}std::memcpy(a, b, n);\n"
+        for name in ("server/x.cc", "client/core/x.cc", "transport/tcp/x.cc"):
+            self.red(banned.banned_calls(self.tree({name: line}), self.allow("")), f"{name}:2", "copy:")
+        self.green(banned.banned_calls(self.tree({"common/x.cc": line, "client/cli/x.cc": line}), self.allow("")))
 
     def test_words_in_comments_strings_and_members_are_not_calls(self):
         text = LICENCE + ('// time(nullptr), rand(), throw\nconst char* a = "std::thread open(";\nauto b = disk.open(x);\n'

@@ -53,6 +53,20 @@ TEST_F(ClientLibrary, GivesBackEveryByteThatWasWrittenInOddPieces) {
   EXPECT_EQ(end->local_bytes, content.size());
 }
 
+TEST_F(ClientLibrary, CopiesEachByteOnceIntoASaveAndOnceOutOfARestore) {
+  const std::vector<std::byte> content = Content(kShardBytes, 1);
+  const uint64_t before = CopiedBytes();
+  ASSERT_TRUE(Saved(content).Wait(5000));
+  EXPECT_EQ(CopiedBytes() - before, kShardBytes);
+  Restore restore = Begun();
+  std::vector<std::byte> back(content.size());
+  ASSERT_TRUE(restore.Read(0, 0, back).ok());
+  EXPECT_EQ(CopiedBytes() - before, 2 * kShardBytes);
+  ASSERT_TRUE(restore.Report(true).ok());
+  ASSERT_TRUE(restore.Wait(5000));
+  EXPECT_EQ(CopiedBytes() - before, 2 * kShardBytes);
+}
+
 TEST_F(ClientLibrary, KeepsAnEmptyShard) {
   SnapshotWriter writer = Saved({});
   EXPECT_TRUE(writer.Wait(5000));

@@ -4,6 +4,7 @@
 // callers that were compiled against an earlier header.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 
@@ -27,6 +28,36 @@ TEST_F(ClientLibrary, ReadsASnapshotByNameInAProcessWithoutAnEpoch) {
   auto newest = other->BeginRead({.job = "gpt"});
   ASSERT_TRUE(newest) << newest.status().message();
   EXPECT_STREQ(newest->info().name, "8");
+}
+
+// More than is fetched in one go, in ranges that end anywhere, overlap and come in any order.
+TEST_F(ClientLibrary, ReadsRangesOfManyParts) {
+  const std::vector<std::byte> content = Content(40 * kMiB + 12345, 1);
+  ASSERT_TRUE(Saved(content, "7").Wait(5000));
+  auto read = client_.BeginRead({.job = "gpt", .name = "7", .timeout_ms = 20000});
+  ASSERT_TRUE(read) << read.status().message();
+  const std::vector<std::pair<uint64_t, uint64_t>> wanted = {{33 * kMiB + 5, 7 * kMiB + 12340},
+                                                             {0, 1},
+                                                             {100, 20 * kMiB},
+                                                             {15 * kMiB, 2 * kMiB + 1},
+                                                             {17 * kMiB - 1, 2},
+                                                             {20 * kMiB + 100, 0},
+                                                             {31 * kMiB + 77, 2 * kMiB}};
+  std::vector<std::vector<std::byte>> back;
+  std::vector<Range> ranges;
+  for (const auto& [offset, size] : wanted) {
+    back.emplace_back(size);
+    ranges.push_back({0, offset, size, back.back().data()});
+  }
+  const Status status = read->Read(ranges);
+  ASSERT_TRUE(status.ok()) << status.message();
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const auto first = content.begin() + static_cast<ptrdiff_t>(wanted[i].first);
+    EXPECT_TRUE(std::equal(back[i].begin(), back[i].end(), first)) << wanted[i].first;
+  }
+  std::vector<std::byte> all(content.size());
+  ASSERT_TRUE(read->Read(0, 0, all).ok());
+  EXPECT_EQ(all, content);
 }
 
 TEST_F(ClientLibrary, NeitherReportsNorAwaitsARead) {

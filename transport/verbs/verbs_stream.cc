@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/copies.h"
 #include "common/errors.h"
 #include "common/status_macros.h"
 #include "transport/outcome.h"
@@ -196,7 +197,7 @@ IoResult VerbsStream::Core::Send(std::span<const ByteSpan> pieces) {
       const ByteSpan some =
           pieces[piece].subspan(offset, std::min(left.size(), pieces[piece].size() - offset));
       if (!some.empty()) {
-        std::memcpy(left.data(), some.data(), some.size());
+        CopyState(left.data(), some.data(), some.size());
       }
       left = left.subspan(some.size());
       offset += some.size();
@@ -227,7 +228,7 @@ IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
     Arrived& first = arrived_.front();
     GEMEL_CHECK_LT(first.next, first.end);
     const size_t bytes = std::min(into.size(), first.end - first.next);
-    std::memcpy(into.data(), Slot(first.slot).data() + first.next, bytes);
+    CopyState(into.data(), Slot(first.slot).data() + first.next, bytes);
     first.next += bytes;
     got.bytes += bytes;
     into = into.subspan(bytes);

@@ -106,6 +106,9 @@ inline Token DrawToken() {
   return token;
 }
 
+// Bytes of state that the library copied in this process's memory so far; only grows.
+inline uint64_t CopiedBytes() { return gemel_copied_bytes(); }
+
 // Plain structures of gemel.h. Sizes are bytes, names ending in _ms milliseconds.
 using Epoch = gemel_epoch;
 using Listed = gemel_listed;

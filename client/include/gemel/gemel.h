@@ -79,6 +79,11 @@ GEMEL_API void gemel_status_free(gemel_status* status);
 /* "0.1.0": of the library that is loaded. Static. */
 GEMEL_API const char* gemel_version(void);
 
+/* Bytes of state that the library copied from one place in this process's memory to another, since
+ * it was loaded, over all clients: 1 for each byte written, 1 for each byte read. Only grows; for
+ * measurements take the difference. Any thread. */
+GEMEL_API uint64_t gemel_copied_bytes(void);
+
 /* 16 unpredictable bytes, written to `token`: what one incarnation of a job shares. One rank draws
  * it and gives it to all others (a broadcast); a program of one process draws its own. */
 GEMEL_API void gemel_token_draw(uint8_t token[16]);
@@ -341,9 +346,9 @@ typedef struct gemel_restore_end {
   uint64_t local_bytes; /* that were in this host's memory already */
   uint64_t peer_bytes;  /* that came over the network */
   double begin_ms;      /* until the snapshot was chosen */
-  double fetch_ms;      /* until the bytes were on this host */
-  double copy_ms;       /* verifying and copying them out */
-  double agree_ms;      /* until all ranks had verified */
+  double fetch_ms; /* waited until the bytes were on this host; those before are copied meanwhile */
+  double copy_ms;  /* verifying and copying them out */
+  double agree_ms; /* until all ranks had verified */
 } gemel_restore_end;
 
 /* Returns when every rank has verified or the record moved; on a rank that reported otherwise also

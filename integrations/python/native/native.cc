@@ -136,6 +136,8 @@ NB_MODULE(_native, module) {
   nb::set_leak_warnings(false);
   module.doc() = "The client library of Gemel. See gemel.torch for what training programs use.";
   module.attr("__version__") = gemel_version();
+  module.def("copied_bytes", &gemel_copied_bytes,
+             "Bytes of state that the library copied in this process's memory so far.");
   RememberMainThread();
   BindWriter(module);
   BindRestore(module);

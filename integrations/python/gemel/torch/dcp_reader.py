@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
-from gemel import clients, names
+from gemel import clients, copies, names
 from gemel.errors import FailedPrecondition, InvalidArgument, Unavailable
 from gemel.torch import dcp_metadata, dcp_source, reshard, values
 from gemel.torch.dcp_metadata import OPAQUE, Stored
@@ -187,6 +187,7 @@ class _Target:
     def give(self, planner: LoadPlanner) -> None:
         if self._host is not self._tensor:
             self._tensor.copy_(self._host)
+            copies.add(self._host.nbytes)
         planner.commit_tensor(self._item, self._tensor)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gemel import copies
 from gemel.errors import DataLoss, InvalidArgument
 from gemel.torch import layout as fmt
 from gemel.torch import reshard, shard, values
@@ -75,6 +76,7 @@ def fill(record, layouts: list[fmt.Layout], state: torch_state.State, near: int)
     with torch.no_grad():
         for local, target in staged:
             local.copy_(target)
+            copies.add(target.nbytes)
 
 
 def _refuse_unused(index: dict, state: torch_state.State) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gemel import copies
 from gemel.torch import layout as fmt
 from gemel.torch import values
 from gemel.torch.state import Piece
@@ -61,14 +62,15 @@ def write(shard: Shard, writer) -> None:
             source = source()
         if entry.data_bytes <= _PACK_BYTES_MAX:
             packed.extend(source if isinstance(source, bytes) else values.tensor_bytes(source))
+            copies.add(entry.data_bytes)
         if entry.data_bytes > _PACK_BYTES_MAX or len(packed) > _PACK_BYTES_MAX:
-            writer.write(start, bytes(packed))
+            writer.write(start, packed)
             start, packed = start + len(packed), bytearray()
         if entry.data_bytes > _PACK_BYTES_MAX:
             _write_large(writer, start, source)
             start += entry.data_bytes
     if packed:
-        writer.write(start, bytes(packed))
+        writer.write(start, packed)
 
 
 def _write_large(writer, offset: int, source) -> None:

@@ -17,6 +17,7 @@ from collections import Counter, OrderedDict
 
 import torch
 
+from gemel import copies
 from gemel.errors import InvalidArgument
 from gemel.torch.layout import CODE_OF_DTYPE, DTYPES, NDIM_MAX
 
@@ -118,12 +119,19 @@ def _encode_tensor(value: torch.Tensor, path: str, out: list[bytes]) -> None:
 def tensor_bytes(value: torch.Tensor) -> bytes:
     """The elements of a dense tensor, row by row, as bytes."""
     host = host_tensor(value)
+    copies.add(host.nbytes)
     return ctypes.string_at(host.data_ptr(), host.nbytes) if host.nbytes else b""
 
 
 def host_tensor(value: torch.Tensor) -> torch.Tensor:
     """The tensor in host memory, row by row, as its bytes say; itself when it is so already."""
-    return value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    host = value.detach()
+    for step in (torch.Tensor.cpu, torch.Tensor.resolve_conj, torch.Tensor.resolve_neg, torch.Tensor.contiguous):
+        made = step(host)
+        if made is not host:
+            copies.add(made.nbytes)
+        host = made
+    return host
 
 
 class _Reader:
