@@ -2,10 +2,10 @@
 #include "transport/hedge.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "common/check.h"
+#include "common/copies.h"
 #include "common/errors.h"
 #include "common/points.h"
 #include "common/xxh3.h"
@@ -118,7 +118,7 @@ Task<void> HedgedRead::RunSecond(std::shared_ptr<HedgedRead> self, Source source
     read = self->Check(there);
     if (read.ok()) {
       self->StopLoser(&self->first_);  // a fence: invariant (2)
-      std::memcpy(self->wanted_.place.data(), there.data(), bytes);
+      CopyState(self->wanted_.place.data(), there.data(), bytes);
       read = self->Check(self->wanted_.place);
     }
     if (read.ok()) {

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
 #include "common/check.h"
+#include "common/copies.h"
 #include "common/crc32c.h"
 #include "common/errors.h"
 #include "common/sync.h"
@@ -285,7 +285,7 @@ bool StreamConnection::Consume(ByteSpan bytes) {
   while (!bytes.empty()) {
     const MutableByteSpan target = reader_.Target();
     const size_t some = std::min(target.size(), bytes.size());
-    std::memcpy(target.data(), bytes.data(), some);
+    CopyState(target.data(), bytes.data(), some);
     bytes = bytes.subspan(some);
     if (!OnBytes(some)) {
       return false;
