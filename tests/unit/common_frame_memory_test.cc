@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "common/frame_memory.h"
-
 #include <gtest/gtest.h>
 
 #include <cstring>
 #include <set>
 #include <thread>
 #include <vector>
+
+#include "common/frame_memory.h"
 
 namespace gemel::internal {
 namespace {
