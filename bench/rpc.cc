@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <string>
@@ -127,7 +128,7 @@ double Quantile(std::vector<double> values, double part) {
     return 0;
   }
   std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(part * static_cast<double>(values.size() - 1) + 0.5)];
+  return values[static_cast<size_t>(std::lround(part * static_cast<double>(values.size() - 1)))];
 }
 
 int MeasureAll(size_t pairs, double seconds, size_t cores) {

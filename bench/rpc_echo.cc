@@ -207,6 +207,7 @@ class EchoCaller final : public End, public Caller {
 // (listening socket, port)
 std::pair<int, int> Listen() {
   const int listening = socket(AF_INET, SOCK_STREAM, 0);
+  GEMEL_CHECK_GE(listening, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -219,6 +220,7 @@ std::pair<int, int> Listen() {
 
 int Connect(int port) {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  GEMEL_CHECK_GE(fd, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

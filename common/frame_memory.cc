@@ -71,7 +71,7 @@ void FrameMemory::Give(void* frame, size_t bytes) {
     ::operator delete(frame);
     return;
   }
-  static thread_local const AtThreadEnd at_thread_end;
+  static thread_local AtThreadEnd at_thread_end;
   static_cast<void>(at_thread_end);
   Kept& size = kept[SizeOf(bytes)];
   size.first = ::new (frame) Free{size.first};

@@ -60,6 +60,24 @@ TEST_P(EpollLoopTest, RunsTheEndOfATurnBehindItsPostsAndBeforeTheNextOnes) {
   EXPECT_THAT(order, ElementsAre(1, 2, 3, 4));
 }
 
+TEST_P(EpollLoopTest, RunsTheEndOfATurnBeforeItLooksAtDescriptors) {
+  std::vector<int> order;
+  const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  loop_->Watch(fd, EPOLLIN, [&](uint32_t /*events*/) {
+    loop_->Unwatch(fd);
+    order.push_back(2);
+  });
+  loop_->Post([&] {
+    const uint64_t one = 1;
+    EXPECT_EQ(write(fd, &one, sizeof one), static_cast<ssize_t>(sizeof one));
+    loop_->AtTurnEnd([&] { order.push_back(1); });
+  });
+  ASSERT_TRUE(RunLoop(loop_.get(), [&] { return order.size() == 2; }));
+  EXPECT_THAT(order, ElementsAre(1, 2));
+  close(fd);
+}
+
 TEST_P(EpollLoopTest, DoesNotParkBeforeTheEndOfATurnThatHasNotBegun) {
   bool ended = false;
   loop_->AtTurnEnd([&] {
