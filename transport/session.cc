@@ -251,6 +251,9 @@ Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Requ
 // Requests leave in the order of their calls: none overtakes one whose task has not begun.
 void Session::Begin(PendingCall* call, Request request) {
   OutgoingFrame frame = FrameOf(call->op, std::move(request));
+  if (call->stop != nullptr) {
+    frame.unwanted = {call->stop, &call->stop->stopped_};
+  }
   if (sends_spawned_ == 0 && connection_->TrySend(frame)) {
     call->sent = true;
     return;

@@ -492,6 +492,7 @@ TEST_P(SessionTest, ARequestThatIsStoppedBeforeItLeavesIsNotSent) {
        drained < kFrameHeaderBytes + kChunkBytes && loop_->Now() < end;) {
     const ssize_t some = recv(raw.get(), drain.data(), drain.size(), MSG_DONTWAIT);
     drained += some > 0 ? static_cast<size_t>(some) : 0;
+    Settle();
   }
   EXPECT_EQ(recv(raw.get(), drain.data(), drain.size(), MSG_DONTWAIT), -1) << "nothing follows";
   RawSend(raw, ReplyWire(FrameType::kWrite, 1, "done"));
