@@ -9,8 +9,9 @@
 // reader reads from each in turn; with hedges a late read goes to the other process as well, within
 // the budget, and the loser is cancelled. What is drawn is drawn by the processes, anew for each.
 //
-// Printed: the median of the pairs and their spread. Ends with 1 when a target is missed: p99 / p50
-// <= 2.5 with <= 2.5 % more requests.
+// Printed: the median of the pairs and their spread. The share of stalls is that of p99: without
+// hedges it is now below and now within them, p99.9 is always. Ends with 1 when a target is missed:
+// p99 / p50 <= 2.5 and p99.9 / p50 <= 3.5 with <= 2.5 % more requests.
 #include "transport/hedge.h"
 
 #include <fmt/format.h>
@@ -50,8 +51,9 @@ constexpr double kSigma = 0.25;
 constexpr uint64_t kStallPercent = 1;
 constexpr double kStallLeast = 10;
 constexpr double kStallMost = 40;
-constexpr double kTailTarget = 2.5;   // p99 / p50
-constexpr double kExtraTarget = 2.5;  // percent of the requests
+constexpr double kTailTarget = 2.5;     // p99 / p50
+constexpr double kFarTailTarget = 3.5;  // p99.9 / p50
+constexpr double kExtraTarget = 2.5;    // percent of the requests
 
 std::vector<std::byte> Content() {
   std::vector<std::byte> content(kBytes);
@@ -379,6 +381,8 @@ bool Measure(Reading* reading, size_t pairs, size_t reads, const std::string& js
   }
   const std::vector<Target> targets = {
       {"hedged: p99 / p50", Quantile(tails.at("hedged: p99 / p50").values, 0.5), kTailTarget},
+      {"hedged: p99.9 / p50", Quantile(tails.at("hedged: p99.9 / p50").values, 0.5),
+       kFarTailTarget},
       {"hedged: extra requests, %", Quantile(extra.values, 0.5), kExtraTarget}};
   bool met = true;
   for (const Target& target : targets) {

@@ -392,7 +392,8 @@ Task<absl::Status> ShardFetch::ReadChunk(Source* source, std::shared_ptr<Object>
     co_return error::Unavailable("{} is fetched anew", wanted_.shard.ToString());
   }
   const auto second = std::make_shared<ServerId>();
-  const std::shared_ptr<HedgedRead> read = NewRead({source->member, object, chunk}, second);
+  const TimePoint now = fetches_->seams_.loop->Now();
+  const std::shared_ptr<HedgedRead> read = NewRead({source->member, object, chunk, now}, second);
   const ServerId first = source->member.server;
   const absl::Status result = co_await read->Result();
   if (object_ == object && result.ok()) {
@@ -434,7 +435,9 @@ HedgedRead::Source ShardFetch::SourceOf(const Reading& reading) {
   };
 }
 
-// The source that would have it first, if there is one beside the first that may and is not slow.
+// The source that would have it first, if there is one beside the first that may, is not slow, and
+// keeps nobody waiting as long as the first does: otherwise the reads of who does well would be
+// hedged to who is stuck.
 HedgedRead::Source ShardFetch::SecondFor(const Reading& first, ServerId* second) {
   const auto work = work_.find(first.chunk);
   if (waiting_now_ == 0 || object_ != first.object || work == work_.end()) {
@@ -444,7 +447,9 @@ HedgedRead::Source ShardFetch::SecondFor(const Reading& first, ServerId* second)
   const Source* best = nullptr;
   for (const auto& [server, source] : sources_) {
     const SourcePace& pace = *fetches_->PaceOf(server);
-    if (server == first.member.server || !MayRead(source, work->second) || pace.IsLate(now) ||
+    const Duration oldest = pace.OldestAge(now);
+    const bool stuck = oldest > Duration::zero() && oldest >= now - first.began;
+    if (server == first.member.server || !MayRead(source, work->second) || stuck ||
         pace.OnProbation(now)) {
       continue;
     }
@@ -457,7 +462,7 @@ HedgedRead::Source ShardFetch::SecondFor(const Reading& first, ServerId* second)
   }
   GEMEL_CHECK(best->member.server != first.member.server) << first.member.ToString();
   *second = best->member.server;
-  return SourceOf({best->member, first.object, first.chunk});
+  return SourceOf({best->member, first.object, first.chunk, now});
 }
 
 Task<absl::Status> ShardFetch::ReadFrom(Reading from, HedgedRead::Into into) {

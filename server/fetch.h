@@ -102,6 +102,7 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
     PeerMember member;
     std::shared_ptr<Object> object;
     uint32_t chunk = 0;
+    TimePoint began{};
   };
 
   struct ChunkWork {

@@ -52,6 +52,11 @@ class LanePace {
 
   size_t under_way() const { return began_.size(); }
 
+  // How long the oldest slice under way has taken; zero: there is none.
+  Duration OldestAge(TimePoint now) const {
+    return began_.empty() ? Duration::zero() : now - began_.front();
+  }
+
   // Smoothed time that one slice takes, without those ahead of it; zero: none has arrived yet.
   Duration slice_time() const { return slice_time_; }
 

@@ -42,8 +42,8 @@ class SourcePace {
   // How long one more slice would take; zero: nobody knows.
   Duration Expected() const { return pace_.Expected(); }
 
-  // Its oldest read under way is late by its own times.
-  bool IsLate(TimePoint now) const { return pace_.IsLate(now); }
+  // How long its oldest read under way has taken; zero: there is none.
+  Duration OldestAge(TimePoint now) const { return pace_.OldestAge(now); }
 
   bool IsIdleSince(TimePoint now) const { return pace_.under_way() == 0 && forgotten_at_ <= now; }
 
