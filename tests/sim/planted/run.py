@@ -170,7 +170,7 @@ class Bench:
         return finding
 
     def replay(self, name, known):
-        """Only what found it before; when the simulator has changed since, a short search."""
+        """Only what found it before; when the simulator has changed since, a short search, then the tests."""
         overlay = self.overlay(name)
         started = time.monotonic()
         if known.by == "sim":
@@ -179,7 +179,11 @@ class Bench:
             if what and not run_seed(self.clean, known.seed):
                 return dataclasses.replace(known, what=what, seconds=time.monotonic() - started)
             print(f"    seed {known.seed} no longer finds {name}: looking again; run with --record to keep what is found")
-            return campaign(program, self.clean, dataclasses.replace(self.options, minutes=MOVED_MINUTES))
+            finding = campaign(program, self.clean, dataclasses.replace(self.options, minutes=MOVED_MINUTES))
+            if finding.by != "nothing":
+                return finding
+            by_test = tests_of(self.build, overlay)
+            return dataclasses.replace(by_test, seeds=finding.seeds, seconds=time.monotonic() - started)
         if known.by == "crash":
             return crashes_of(self.build, overlay, known.seed)
         program_name = known.test.split(" ")[0]
