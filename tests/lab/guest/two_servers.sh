@@ -71,17 +71,17 @@ from_rdma_to_tcp() {
   first="${server}"
   serve 3 verbs://10.99.0.2:0,tcp://127.0.0.1:0
   second="${server}"
-  save cut 7 2
-  save cut 8 2 &
+  save before 7 2
+  save cut 7 2 &
   saving=$!
   sleep 0.2
   for end in v0 v1; do tc qdisc replace dev "${end}" root netem loss 100%; done
   wait "${saving}" || die "the save in which the cable was cut failed"
   say "saved while the cable was cut"
-  save cut 9 2
+  save after 7 2
   say "saved over the other path"
   kill -KILL "${first}"
-  "${BIN}/gemel" export cut@9 "${LAB_OUT}/back-cut" --address "unix://${FOLDER}/3.sock" || die "the restore failed"
+  "${BIN}/gemel" export after@7 "${LAB_OUT}/back-cut" --address "unix://${FOLDER}/3.sock" || die "the restore failed"
   say "restored what went over the other path"
   kill "${second}"
   wait "${second}"
