@@ -14,6 +14,7 @@ constexpr uint32_t kWeight = 64;
 constexpr uint64_t kTotalMax = uint64_t{4096} * kWeight;
 constexpr uint64_t kLookEvery = 32;  // reads
 constexpr int64_t kUnknownFactor = 4;
+constexpr Duration kLongest = 1h;  // that counts: no deadline is longer
 
 }  // namespace
 
@@ -51,7 +52,7 @@ void ReadTimes::Record(Duration took) {
     }
   }
   if (recorded_ < kReadTimesMin) {
-    longest_ = std::max(longest_, took);
+    longest_ = std::max(longest_, std::min(took, kLongest));
     patience_ = std::max(kPatienceFirst, kUnknownFactor * longest_);
   } else if (recorded_ % kLookEvery == 0) {
     patience_ = Late();
