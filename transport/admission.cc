@@ -150,8 +150,7 @@ void Admission::Give(TimePoint now) {
   for (const auto& [id, credit] : risen) {
     const auto still = transfers_.find(id);
     if (still != transfers_.end()) {
-      const Given given = still->second.given;
-      given(credit);
+      still->second.given(credit);
     }
   }
 }
