@@ -7,18 +7,6 @@
 namespace gemel::internal {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kKeeps = false;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr bool kKeeps = false;
-#else
-constexpr bool kKeeps = true;
-#endif
-#else
-constexpr bool kKeeps = true;
-#endif
-
 struct Free {
   Free* next;
 };
@@ -50,6 +38,15 @@ struct AtThreadEnd {
 constexpr size_t SizeOf(size_t bytes) { return (bytes - 1) / FrameMemory::kStepBytes; }
 
 }  // namespace
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool FrameMemory::kKeeps = false;
+#elif defined(__has_feature)
+constexpr bool FrameMemory::kKeeps =
+    !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer);
+#else
+constexpr bool FrameMemory::kKeeps = true;
+#endif
 
 void* FrameMemory::Take(size_t bytes) {
   if (!kKeeps || bytes > kFrameBytesMax) {

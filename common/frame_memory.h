@@ -18,6 +18,7 @@ class FrameMemory {
   static constexpr size_t kStepBytes = 64;
   static constexpr size_t kFrameBytesMax = 2048;  // a larger one is malloc's
   static constexpr size_t kKeptFrames = 256;
+  static const bool kKeeps;  // frames that come back; false under a sanitizer
 
   static void* Take(size_t bytes);
   static void Give(void* frame, size_t bytes);

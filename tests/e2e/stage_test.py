@@ -24,14 +24,16 @@ writer.seal()
 print(writer.wait(30.0)["redundancy"])
 """
 
-# Stages and stays until it is killed.
+# Stages and stays until it is killed. A seal makes as much memory ready for the next save, when there is room.
 STAGER = """
 import sys
 from gemel import _native
-client = _native.Client(sys.argv[1])
-stage = client.open_stage(int(sys.argv[2]), 0, 10.0)
-stage.write(0, bytes(int(sys.argv[2])))
-stage.seal()
+address, nbytes, seals = sys.argv[1:]
+client = _native.Client(address)
+stage = client.open_stage(int(nbytes), 0, 10.0)
+stage.write(0, bytes(int(nbytes)))
+if seals == "seals":
+    stage.seal()
 print(stage.id.hex(), flush=True)
 sys.stdin.read()
 """
@@ -112,10 +114,13 @@ def test_a_stage_that_cannot_be_opened_is_named(shared):
 def test_a_stage_is_freed_when_its_process_dies(shared):
     nbytes = 100 << 20  # of 256 MiB: two fit, three do not
     client = _native.Client(shared.sockets[2])
-    stagers = [subprocess.Popen([sys.executable, "-c", STAGER, shared.sockets[2], str(nbytes)], env=environment(),
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    stagers = []
     try:
-        assert all(len(stager.stdout.readline().strip()) == 32 for stager in stagers)
+        for seals in ("writes", "seals"):  # one after the other: there is no room for more than the two
+            stagers.append(subprocess.Popen([sys.executable, "-c", STAGER, shared.sockets[2], str(nbytes), seals],
+                                            env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                            text=True))
+            assert len(stagers[-1].stdout.readline().strip()) == 32
         with pytest.raises(errors.ResourceExhausted, match=str(nbytes)):
             client.open_stage(nbytes, 0, 0.3)
         stagers[0].kill()
