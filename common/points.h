@@ -111,6 +111,7 @@ namespace gemel {
   X(kTierListLate, "server.tier-list-late")          \
   X(kReadLaneOne, "server.read-lane-one")            \
   X(kHedgeAtOnce, "transport.hedge-at-once")         \
+  X(kLaneFenced, "transport.lane-fenced")            \
   X(kProbationSoon, "transport.probation-soon")      \
   X(kCommitLate, "placement.commit-late")            \
   X(kPauseAfterWrite, "placement.pause-after-write") \

@@ -99,8 +99,8 @@ void Peers::Drop(Peer* peer, const absl::Status& why) {
   peer->changed->NotifyAll();
 }
 
-// Makes `peer` one path for each address of the member; what led to another incarnation ends. How
-// long an address that failed is left alone stays.
+// Makes `peer` its paths, some for each address of the member; what led to another incarnation
+// ends. How long an address that failed is left alone stays.
 void Peers::LeadTo(Peer* peer, const PeerMember& member) {
   GEMEL_CHECK(!IsConnecting(*peer)) << member.ToString();
   const std::vector<std::shared_ptr<Path>> before = peer->paths;
@@ -110,16 +110,18 @@ void Peers::LeadTo(Peer* peer, const PeerMember& member) {
     addresses.push_back(member.data_address);  // connecting says what is wrong with it
   }
   for (const std::string& address : addresses) {
-    auto path = std::make_shared<Path>();
-    path->lane = std::make_shared<Lane>(address, peer->changed);
-    for (const std::shared_ptr<Path>& old : before) {
-      if (old->lane->address == address) {
-        path->delay = old->delay;
-        path->retry_at = old->retry_at;
-        path->last_error = old->last_error;
+    for (size_t lane = 0; lane < LanesTo(address); ++lane) {
+      auto path = std::make_shared<Path>();
+      path->lane = std::make_shared<Lane>(address, peer->changed);
+      for (const std::shared_ptr<Path>& old : before) {
+        if (old->lane->address == address) {
+          path->delay = old->delay;
+          path->retry_at = old->retry_at;
+          path->last_error = old->last_error;
+        }
       }
+      peer->paths.push_back(std::move(path));
     }
-    peer->paths.push_back(std::move(path));
   }
   GEMEL_CHECK(!peer->paths.empty()) << member.ToString();
   peer->incarnation = member.incarnation;

@@ -2,9 +2,9 @@
 //
 // Peers: the lanes from this server to others, a session each, and whom they lost.
 //
-// A member has one lane for each of its data addresses. A session is used only after both sides
-// said hello and each found the cluster and the incarnation it expected: what placement's map names
-// is what answers.
+// A member has one lane for each of its data addresses, or as many as fill it (LanesTo()). A
+// session is used only after both sides said hello and each found the cluster and the incarnation
+// it expected: what placement's map names is what answers.
 //
 // Thread safety: one loop.
 // Ownership: sessions and lanes are shared with the calls on them. CloseAll() before destruction,

@@ -122,6 +122,7 @@ absl::Status SlabPool::InheritSlab(uint32_t slab, const FormerSlab& former) {
   taken.state = claimed ? SlabState::kInUse : unclaimed;
   slabs_.push_back(std::move(taken));
   Describe(slab, claimed ? entry : SlabEntry());
+  ShowToNet(slab);  // a former life has touched it
   return absl::OkStatus();
 }
 
@@ -375,7 +376,17 @@ bool SlabPool::TouchStep(uint32_t slab) {
     memory[at] = std::byte{0};
   }
   touched.warm_bytes = end;
+  if (end == options_.slab_bytes) {
+    ShowToNet(slab);
+  }
   return end < options_.slab_bytes;
+}
+
+// Only what is present: a device that registers memory waits for each page of it.
+void SlabPool::ShowToNet(uint32_t slab) {
+  if (seams_.net != nullptr && !std::exchange(slabs_[slab].shown, true)) {
+    seams_.net->AddMemory(slabs_[slab].mapping->bytes());
+  }
 }
 
 absl::Status SlabPool::WarmFirst() {

@@ -153,6 +153,7 @@ class SlabPool : public std::enable_shared_from_this<SlabPool> {
     HolderKey named = kServerHolder;  // by its entry
     uint64_t generation = 0;
     uint64_t warm_bytes = 0;  // populated so far; content may be anything
+    bool shown = false;       // to the net
   };
 
   SlabPool(const ServerSeams& seams, const Options& options,
@@ -168,6 +169,7 @@ class SlabPool : public std::enable_shared_from_this<SlabPool> {
   uint64_t WarmFreeBytes() const;
   uint32_t ColdFreeSlab() const;
   bool TouchStep(uint32_t slab);
+  void ShowToNet(uint32_t slab);
   absl::Status NoMemory(HolderKey holder, uint64_t count) const;
   void SetGauges();
 

@@ -20,6 +20,11 @@ std::vector<std::string> SplitAddresses(std::string_view addresses) {
   return parts;
 }
 
+size_t LanesTo(std::string_view address) {
+  constexpr size_t kQueuePairs = 4;
+  return address.starts_with("verbs://") ? kQueuePairs : 1;
+}
+
 Task<absl::Status> ProbeAny(Loop* loop, Net* net, std::string addresses, TimePoint deadline) {
   const std::vector<std::string> paths = SplitAddresses(addresses);
   if (paths.size() <= 1) {

@@ -18,6 +18,11 @@ inline constexpr size_t kAddressesMax = 16;
 // "tcp://127.0.0.1:7611,tcp://127.0.0.2:7611" → its two parts.
 std::vector<std::string> SplitAddresses(std::string_view addresses);
 
+// How many lanes to that one address are worth while. A queue pair reads one payload at a time, and
+// the network chooses its path by its source port: several fill a link, and spread. A TCP
+// connection alone fills what one loop can.
+size_t LanesTo(std::string_view address);
+
 // Net::Probe() of all at once: OK when somebody listens at one of them; Unavailable only when
 // nobody does at any.
 Task<absl::Status> ProbeAny(Loop* loop, Net* net, std::string addresses, TimePoint deadline);

@@ -36,6 +36,12 @@ MutableByteSpan FrameReader::Target() {
 
 absl::StatusOr<FrameProgress> FrameReader::Advance(size_t bytes) {
   filled_ += bytes;
+  if (fenced_) {
+    DropWhenRevoked();
+  }
+  if (fenced_) {
+    SetFence(nullptr);
+  }
   switch (state_) {
     case State::kHeader:
       GEMEL_CHECK_LE(filled_, kFrameHeaderBytes);
@@ -98,9 +104,18 @@ void FrameReader::Place(Placement placement) {
   filled_ = 0;
 }
 
+void FrameReader::SetFence(std::function<void()> fence) {
+  GEMEL_CHECK(state_ == State::kPayload && !frame_.payload_dropped);
+  fenced_ = fence != nullptr;
+  if (placement_.revocation != nullptr) {
+    placement_.revocation->SetFence(std::move(fence));
+  }
+}
+
 void FrameReader::DropWhenRevoked() {
-  if (!frame_.payload_dropped && placement_.revoked != nullptr && *placement_.revoked) {
+  if (!frame_.payload_dropped && placement_.revoked()) {
     frame_.payload_dropped = true;
+    fenced_ = false;
     placement_ = Placement();
   }
 }

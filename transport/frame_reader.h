@@ -10,14 +10,15 @@
 // Thread safety: one loop.
 // Invariants:
 //   (1) nothing is read or allocated before the header's checksum and limits hold;
-//   (2) bytes go to Placement::place only while *revoked is false, asked at every Target(): a
-//   caller
-//       that asks, receives and advances in one step never writes revoked memory;
+//   (2) bytes go to Placement::place only while it is not revoked, asked at every Target(): a
+//       caller that asks, receives and advances in one step never writes revoked memory; one that
+//       does not sets a fence;
 //   (3) the handles that came with a frame are as many as its header says, or the frame is refused;
 //   (4) any bytes are safe input. After an error the reader is of no further use.
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -45,6 +46,12 @@ class FrameReader {
   // Handles that arrived with the last bytes; before their Advance().
   absl::Status AddHandles(Handles handles);
 
+  // Whoever writes to Target() after it has returned, until the next Advance(): `fence` ends that
+  // when the place is revoked, and the next Target() is another. REQUIRES: Target() is a place.
+  void SetFence(std::function<void()> fence);
+
+  bool fenced() const { return fenced_; }
+
   // Only at kPlace. REQUIRES: the place is empty or holds the payload.
   void Place(Placement placement);
   // Only at kFrame.
@@ -70,6 +77,7 @@ class FrameReader {
   std::array<std::byte, kFrameHeaderBytes> header_bytes_{};
   IncomingFrame frame_;
   Placement placement_;
+  bool fenced_ = false;
   std::unique_ptr<std::byte[]> scratch_;  // made when the first payload is dropped
 };
 

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -25,11 +26,34 @@ namespace gemel {
 
 using Handles = std::vector<std::shared_ptr<SharedHandle>>;
 
-// Where the bytes of one payload go. The owner of the memory revokes by setting *revoked: what has
-// not yet arrived is then read into scratch and dropped, so revoking is a fence.
+// How the owner of a place takes it back. When Revoke() has returned nothing is written there any
+// more: what has not yet arrived is read into scratch and dropped.
+class Revocation {
+ public:
+  void Revoke() {
+    revoked_ = true;
+    if (fence_ != nullptr) {
+      std::exchange(fence_, nullptr)();
+    }
+  }
+
+  bool revoked() const { return revoked_; }
+
+  // Of a writer that cannot ask before every byte: `fence` ends its writing, within Revoke().
+  // Null: there is none any more. REQUIRES: not revoked.
+  void SetFence(std::function<void()> fence) { fence_ = std::move(fence); }
+
+ private:
+  bool revoked_ = false;
+  std::function<void()> fence_;
+};
+
+// Where the bytes of one payload go.
 struct Placement {
-  MutableByteSpan place;  // empty: drop the payload
-  std::shared_ptr<bool> revoked = nullptr;
+  MutableByteSpan place;                             // empty: drop the payload
+  std::shared_ptr<Revocation> revocation = nullptr;  // null: it is not taken back
+
+  bool revoked() const { return revocation != nullptr && revocation->revoked(); }
 };
 
 struct OutgoingFrame {
@@ -114,6 +138,11 @@ class Net {
   // AlreadyExists when the address is taken (says by what, where the system tells).
   virtual absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string address,
                                                            AcceptCallback accept) = 0;
+
+  // Memory that payloads come from and go to, present in whole, that stays as long as this and its
+  // connections: a fabric may register it, and move them without a copy. It may take some
+  // milliseconds.
+  virtual void AddMemory(MutableByteSpan /*memory*/) {}
 };
 
 }  // namespace gemel

@@ -56,6 +56,8 @@ Task<absl::Status> RealNet::Probe(std::string address, TimePoint deadline) {
   co_return co_await Net::Probe(std::move(address), deadline);
 }
 
+void RealNet::AddMemory(MutableByteSpan memory) { verbs_.AddMemory(memory); }
+
 absl::StatusOr<std::unique_ptr<Listener>> RealNet::Listen(std::string address,
                                                           AcceptCallback accept) {
   GEMEL_CHECK(accept != nullptr);

@@ -35,6 +35,7 @@ class RealNet final : public Net {
   Task<absl::Status> Probe(std::string address, TimePoint deadline) override;
   absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string address,
                                                    AcceptCallback accept) override;
+  void AddMemory(MutableByteSpan memory) override;
 
  private:
   EpollLoop* const loop_;

@@ -87,11 +87,10 @@ void RegionTable::SetCredit(uint64_t region, uint32_t slices) {
 
 // Empties a slice that is placing.
 void RegionTable::Revoke(Region* region, Slice* slice) {
-  GEMEL_CHECK(slice->state == SliceState::kPlacing && slice->revoked != nullptr);
+  GEMEL_CHECK(slice->state == SliceState::kPlacing && slice->revocation != nullptr);
   GEMEL_CHECK_GT(region->taken, 0U);
   region->taken -= 1;
-  *slice->revoked = true;
-  slice->revoked = nullptr;
+  std::exchange(slice->revocation, nullptr)->Revoke();
   slice->lane = nullptr;
   slice->state = SliceState::kEmpty;
 }
@@ -127,8 +126,8 @@ absl::StatusOr<Placement> RegionTable::BeginPlacing(const FrameHeader& header,
   region->taken += 1;
   slice.state = SliceState::kPlacing;
   slice.lane = arrival.lane;
-  slice.revoked = std::make_shared<bool>(false);
-  return Placement{SpanOf(*region, header.offset, header.payload_bytes), slice.revoked};
+  slice.revocation = std::make_shared<Revocation>();
+  return Placement{SpanOf(*region, header.offset, header.payload_bytes), slice.revocation};
 }
 
 absl::Status RegionTable::FinishPlacing(const FrameHeader& header, const Digest128& expected,
@@ -143,7 +142,7 @@ absl::Status RegionTable::FinishPlacing(const FrameHeader& header, const Digest1
   }
   const Digest128 found = Xxh3_128(SpanOf(*region, header.offset, header.payload_bytes));
   slice.lane = nullptr;
-  slice.revoked = nullptr;
+  slice.revocation = nullptr;
   if (found != expected) {
     slice.state = SliceState::kEmpty;
     region->taken -= 1;

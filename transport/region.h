@@ -101,7 +101,7 @@ class RegionTable {
   struct Slice {
     SliceState state = SliceState::kEmpty;
     const void* lane = nullptr;  // who places it
-    std::shared_ptr<bool> revoked;
+    std::shared_ptr<Revocation> revocation;
     Digest128 digest;
   };
 

@@ -137,8 +137,8 @@ struct Session::PendingCall {
   explicit PendingCall(Loop* loop) : changed(loop) {}
 
   void Revoke() const {
-    if (revoked != nullptr) {
-      *revoked = true;
+    if (revocation != nullptr) {
+      revocation->Revoke();
     }
   }
 
@@ -146,9 +146,9 @@ struct Session::PendingCall {
   FrameType type = FrameType::kProbe;
   std::shared_ptr<CallStop> stop;  // null: nobody stops it
   MutableByteSpan into;
-  std::shared_ptr<bool> revoked;  // null when `into` is empty: nothing is placed
-  bool sent = false;              // the request has reached LOCAL, or never will
-  bool failed = false;            // the session ended
+  std::shared_ptr<Revocation> revocation;  // null when `into` is empty: nothing is placed
+  bool sent = false;                       // the request has reached LOCAL, or never will
+  bool failed = false;                     // the session ended
   std::optional<absl::StatusOr<Reply>> result;
   WaitQueue changed;
 
@@ -213,7 +213,7 @@ Task<absl::StatusOr<Reply>> Session::RunCall(std::shared_ptr<Session> self, Requ
   call.stop = request.stop;
   call.into = reply_into;
   if (!reply_into.empty()) {
-    call.revoked = std::make_shared<bool>(false);
+    call.revocation = std::make_shared<Revocation>();
   }
   if (call.stop != nullptr) {
     GEMEL_CHECK(call.stop->stop_call_ == nullptr) << "of another call";
@@ -378,7 +378,7 @@ Placement Session::PlaceReplyPayload(const FrameHeader& header) {
                                  peer_, header.op, header.payload_bytes, call->into.size()));
     return Placement();
   }
-  return Placement{call->into.first(header.payload_bytes), call->revoked};
+  return Placement{call->into.first(header.payload_bytes), call->revocation};
 }
 
 void Session::OnFrame(IncomingFrame frame) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <utility>
 
 #include "common/check.h"
@@ -44,7 +45,8 @@ struct StreamConnection::Sending {
         header(EncodeFrameHeader(HeaderOf(frame))),
         done(connection->loop_),
         owner(connection) {
-    position = owner->sendings_.insert(owner->sendings_.end(), this);
+    owner->sendings_.push_back(this);
+    position = std::prev(owner->sendings_.end());
   }
 
   Sending(const Sending&) = delete;
@@ -54,8 +56,7 @@ struct StreamConnection::Sending {
     if (owner == nullptr) {
       return;
     }
-    StreamConnection* connection = std::exchange(owner, nullptr);
-    connection->sendings_.erase(position);
+    StreamConnection* connection = Unlink();
     if (written > 0) {
       connection->Close(error::Cancelled("a frame to {} was given up after {} bytes",
                                          connection->peer_, written));
@@ -81,9 +82,19 @@ struct StreamConnection::Sending {
 
   // No longer read: `status` is what Send() returns.
   void Finish(absl::Status status) {
-    owner->sendings_.erase(position);
-    owner = nullptr;
+    Unlink();
     done.Set(std::move(status));
+  }
+
+  // All of it is written, and `end` is where it ends in what the connection wrote.
+  void MoveToHeld(uint64_t its_end) {
+    end = its_end;
+    owner->held_.splice(owner->held_.end(), owner->sendings_, position);
+  }
+
+  StreamConnection* Unlink() {
+    (end == 0 ? owner->sendings_ : owner->held_).erase(position);
+    return std::exchange(owner, nullptr);
   }
 
   const OutgoingFrame frame;
@@ -92,6 +103,7 @@ struct StreamConnection::Sending {
   StreamConnection* owner;  // null when finished
   std::list<Sending*>::iterator position;
   size_t written = 0;
+  uint64_t end = 0;  // in what the connection wrote; 0: it is not written yet
 };
 
 StreamConnection::StreamConnection(Loop* loop, std::unique_ptr<ByteStream> stream, std::string peer,
@@ -195,6 +207,9 @@ void StreamConnection::Close(absl::Status why) {
     static_cast<void>(stream_->Send(copied, Handles()));  // as much as there is room for
   }
   stream_.reset();
+  while (!held_.empty()) {
+    held_.front()->Finish(why);
+  }
   while (!sendings_.empty()) {
     sendings_.front()->Finish(why);
   }
@@ -218,6 +233,7 @@ void StreamConnection::WatchStream() {
 
 void StreamConnection::OnReady(uint32_t ready) {
   GEMEL_CHECK(open() && events_ != nullptr);
+  FinishReleased();
   if ((ready & EPOLLOUT) != 0) {
     WriteSome();
   }
@@ -247,6 +263,12 @@ bool StreamConnection::ReadStep() {
   if (got.error != 0) {
     if (!got.blocked()) {
       Close(StatusOfErrno(got.error, fmt::format("receiving from {}", peer_)));
+    } else if (got.lands && !reader_.fenced()) {
+      reader_.SetFence([this, alive = std::weak_ptr<bool>(alive_)] {
+        if (const auto there = alive.lock(); there != nullptr && *there && open()) {
+          stream_->StopLanding();
+        }
+      });
     }
     return false;
   }
@@ -377,6 +399,7 @@ IoResult StreamConnection::WriteOnce() {
 }
 
 void StreamConnection::OnWritten(size_t bytes) {
+  written_ += bytes;
   const size_t copied = std::min(bytes, Unwritten().size());
   outbox_written_ += copied;
   bytes -= copied;
@@ -391,8 +414,16 @@ void StreamConnection::OnWritten(size_t bytes) {
     head->written += some;
     bytes -= some;
     if (head->written == head->total()) {
-      head->Finish(absl::OkStatus());
+      head->MoveToHeld(written_ - bytes);
     }
+  }
+  FinishReleased();
+}
+
+void StreamConnection::FinishReleased() {
+  const uint64_t released = held_.empty() ? 0 : written_ - stream_->Held();
+  while (!held_.empty() && held_.front()->end <= released) {
+    held_.front()->Finish(absl::OkStatus());
   }
 }
 

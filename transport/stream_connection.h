@@ -8,7 +8,7 @@
 // handles travel nothing is read ahead: they belong to a reception.
 // Writing: small frames given to TrySend() are copied, and leave at the end of the loop's turn or
 // with the next Send(). Whatever waits leaves with one vectored write each time the stream has
-// room.
+// room. A Send() whose bytes the stream holds (ByteStream::Held()) ends when it does no longer.
 //
 // Thread safety: the loop's thread.
 // Ownership: owns the stream. Nodes of Send() live in their coroutine frames and unlink themselves.
@@ -17,8 +17,8 @@
 //   (1) after Close() or destruction no source of a Send() is read and no Placement is written;
 //   (2) `events` is told only from the loop's queue or its stream, never from within Send(),
 //       Start() or Close(); it may close or destroy the connection from any event;
-//   (3) frames leave whole and in order: a Send() destroyed in the middle of its frame closes the
-//       connection;
+//   (3) frames leave whole and in order: a Send() destroyed in the middle of its frame, or while
+//       the stream holds it, closes the connection;
 //   (4) copied frames go before every Send() in progress: TrySend() takes none while one is, or
 //       while the stream has no room. Close() still offers them to the stream;
 //   (5) a frame with handles begins a write of its own, so that they travel with its first byte.
@@ -82,6 +82,7 @@ class StreamConnection final : public Connection {
   void WriteSome();
   IoResult WriteOnce();
   void OnWritten(size_t bytes);
+  void FinishReleased();
   ByteSpan Unwritten() const;
   void PostClosed();
 
@@ -96,8 +97,10 @@ class StreamConnection final : public Connection {
   std::array<std::byte, kReadAheadBytes> read_ahead_;  // all consumed before the next reception
   std::vector<std::byte> outbox_;                      // copied frames
   size_t outbox_written_ = 0;
-  bool flush_is_due_ = false;  // at the end of this turn
-  std::list<Sending*> sendings_;
+  bool flush_is_due_ = false;     // at the end of this turn
+  std::list<Sending*> sendings_;  // of which bytes are left
+  std::list<Sending*> held_;      // written, and the stream holds them
+  uint64_t written_ = 0;          // bytes that the stream took
   // False once the destructor ran: events may destroy the connection under its own feet.
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

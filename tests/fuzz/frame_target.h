@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "common/check.h"
@@ -78,7 +80,11 @@ class FrameTarget {
     if (progress == FrameProgress::kPlace) {
       CheckHeader(reader_.header());
       place_.resize(drop_ ? 0 : reader_.header().payload_bytes);
-      reader_.Place(Placement{place_, std::make_shared<bool>(revoke_)});
+      auto revocation = std::make_shared<Revocation>();
+      if (revoke_) {
+        revocation->Revoke();
+      }
+      reader_.Place(Placement{place_, std::move(revocation)});
     }
     if (progress != FrameProgress::kFrame) {
       return 0;

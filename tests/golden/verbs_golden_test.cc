@@ -26,7 +26,7 @@ TEST(VerbsGolden, HelloBytes) {
   hello.slot_bytes = 0x00010000;
   const std::string hex =
       "47454d56"                                  // magic "GEMV"
-      "01"                                        // version
+      "02"                                        // version
       "05"                                        // packets of 4096 bytes
       "0201"                                      // lid
       "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"          // gid
@@ -35,19 +35,40 @@ TEST(VerbsGolden, HelloBytes) {
       "10000000"                                  // slots
       "00000100"                                  // bytes of each
       "0000000000000000000000000000000000000000"  // unused
-      "d1fe2dea";                                 // crc32c
+      "28ee1e4d";                                 // crc32c
   EXPECT_EQ(BytesToHex(EncodeVerbsHello(hello)), hex);
 }
 
 TEST(VerbsGolden, PreludeBytes) {
   std::vector<std::byte> message(kVerbsPreludeBytes + 4);
-  EncodeVerbsPrelude({.returned = 0x0102, .bytes = 4}, message);
+  EncodeVerbsPrelude({.returned = 0x0102, .bytes = 4, .read = 0x0304}, message);
   EXPECT_EQ(BytesToHex(AsText(message)),
-            "01"          // version
-            "00"          // unused
-            "0201"        // receives given back
-            "04000000"    // bytes of the stream
-            "00000000");  // which they are
+            "02"            // version
+            "00"            // no reference
+            "0201"          // receives given back
+            "04000000"      // bytes of the stream
+            "0403"          // references read
+            "000000000000"  // unused
+            "00000000");    // the bytes
+}
+
+TEST(VerbsGolden, ReferenceBytes) {
+  std::vector<std::byte> message(kVerbsPreludeBytes + 4 + kVerbsReferenceBytes);
+  VerbsPrelude prelude{.bytes = 4};
+  prelude.reference = {.place = {.address = 0x0102030405060708, .key = 0x11121314},
+                       .bytes = 0x212223};
+  EXPECT_EQ(EncodeVerbsPrelude(prelude, message), message.size());
+  EXPECT_EQ(BytesToHex(AsText(message)),
+            "02"                // version
+            "01"                // a reference
+            "0000"              // receives given back
+            "04000000"          // bytes of the stream
+            "0000"              // references read
+            "000000000000"      // unused
+            "00000000"          // the bytes
+            "0807060504030201"  // address
+            "14131211"          // key
+            "23222100");        // bytes there
 }
 
 TEST(VerbsGolden, LimitsAreThoseOfTheDocument) {
@@ -55,6 +76,7 @@ TEST(VerbsGolden, LimitsAreThoseOfTheDocument) {
   EXPECT_EQ(kVerbsSlotsMax, 1024U);
   EXPECT_EQ(kVerbsSlotBytesMin, 256U);
   EXPECT_EQ(kVerbsSlotBytesMax, 1U << 20);
+  EXPECT_EQ(kVerbsReferredBytesMax, 1U << 20);
 }
 
 }  // namespace

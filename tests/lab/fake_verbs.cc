@@ -397,14 +397,17 @@ void FakeVerbs::CarryOut(QueuePair* pair) {
 ibv_wc_status FakeVerbs::Execute(QueuePair* pair, Request* request) {
   if (pair->fault) {
     const Fault fault = *std::exchange(pair->fault, std::nullopt);
+    const bool reads = request->work.opcode == IBV_WR_RDMA_READ;
     const bool writes = request->work.opcode == IBV_WR_RDMA_WRITE ||
                         request->work.opcode == IBV_WR_RDMA_WRITE_WITH_IMM;
     const uint64_t bytes = std::min<uint64_t>(fault.landing_bytes, BytesOf(request->work));
     const QueuePair* responder = Find(pair->peer);
-    if (writes && bytes > 0 && responder != nullptr &&
+    if ((reads || writes) && bytes > 0 && responder != nullptr &&
         MayReach(*responder, request->work.wr.rdma.rkey, request->work.wr.rdma.remote_addr, bytes,
-                 IBV_ACCESS_REMOTE_WRITE)) {
-      std::memcpy(At(request->work.wr.rdma.remote_addr), At(request->piece.addr), bytes);
+                 reads ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE)) {
+      std::byte* there = At(request->work.wr.rdma.remote_addr);
+      std::byte* here = At(request->piece.addr);
+      std::memcpy(reads ? here : there, reads ? there : here, bytes);
     }
     return fault.status;
   }

@@ -39,7 +39,7 @@ class FakeVerbs {
   const VerbsCalls& calls() const { return calls_; }
 
   // The next request of that queue pair that is carried out ends so, if it is still there; of a
-  // write the first `landing_bytes` are at their place then.
+  // write or a read the first `landing_bytes` are at their place then.
   void FailNext(uint32_t queue_pair, ibv_wc_status status, uint64_t landing_bytes);
   // The next doorbell of that queue pair takes only `taken` requests of the chain.
   void RefuseNext(uint32_t queue_pair, size_t taken);

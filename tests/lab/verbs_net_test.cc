@@ -4,9 +4,11 @@
 // happens when a queue pair breaks.
 #include <gmock/gmock.h>
 
+#include "common/copies.h"
 #include "tests/lab/verbs_ends.h"
 #include "tests/unit/transport_sockets.h"
 #include "transport/verbs/verbs_hello.h"
+#include "transport/verbs/verbs_references.h"
 
 namespace gemel {
 namespace {
@@ -23,13 +25,13 @@ struct Hearer {
   Hearer() {
     recorder.place = [this](const FrameHeader& header) {
       landing.emplace_back(header.payload_bytes);
-      return Placement{.place = landing.back(), .revoked = revoked};
+      return Placement{.place = landing.back(), .revocation = revocation};
     };
   }
 
   Recorder recorder;
   std::deque<std::vector<std::byte>> landing;
-  std::shared_ptr<bool> revoked = std::make_shared<bool>(false);
+  std::shared_ptr<Revocation> revocation = std::make_shared<Revocation>();
 };
 
 class VerbsNet {
@@ -60,6 +62,13 @@ class VerbsNet {
   }
 
   bool RunUntil(const std::function<bool()>& done) { return RunLoop(loop_.get(), done); }
+
+  // All that is ready or posted.
+  void Turn() {
+    bool turned = false;
+    loop_->Post([&turned] { turned = true; });
+    ASSERT_TRUE(RunUntil([&turned] { return turned; }));
+  }
 
   // Until nothing has happened for a while.
   void Settle() {
@@ -132,7 +141,10 @@ TEST_P(VerbsFabrics, AFrameWithAPayloadArrivesAtItsPlaceAndIsAnswered) {
 TEST_P(VerbsFabrics, FramesOfAllSizesGoBothWaysAtOnceInOrder) {
   Connect();
   const std::vector<std::byte> source = Pattern(3 * kChunkBytes / 4);
-  const std::vector<size_t> sizes = {0, 1, 100, 65'463, 65'464, 65'465, 200'000, source.size()};
+  constexpr size_t kMessage =
+      VerbsOptions().slot_bytes - kVerbsPreludeBytes - kVerbsReferenceBytes - kFrameHeaderBytes;
+  const std::vector<size_t> sizes = {
+      0, 1, 100, kMessage - 1, kMessage, kMessage + 1, 200'000, source.size()};
   constexpr uint64_t kFrames = 64;
   for (uint64_t op = 0; op < kFrames; ++op) {
     const size_t bytes = sizes[op % sizes.size()];
@@ -168,7 +180,7 @@ TEST_P(VerbsFabrics, WhoOnlyListensGivesReceivesBack) {
 
 TEST_P(VerbsFabrics, RevokedMemoryIsNotWrittenAnyMore) {
   Connect();
-  *answerer_.revoked = true;
+  answerer_.revocation->Revoke();
   const std::vector<std::byte> payload = Pattern(200'000);
   Send(calling_.get(), 1, "revoked", payload);
   ASSERT_TRUE(RunUntil([this] { return !answerer_.recorder.frames.empty(); }));
@@ -216,6 +228,135 @@ TEST_P(VerbsFabrics, NobodyListeningIsUnavailableAndNamesTheAddress) {
       RunTask(loop_.get(), net_->Connect(address, Add(loop_->Now(), Duration(20s))));
   EXPECT_EQ(none.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(MessageOf(none.status())), HasSubstr(address.substr(8)));
+}
+
+// Source and place in memory that the devices know: neither side copies a payload.
+class VerbsMemory : public VerbsNet {
+ protected:
+  explicit VerbsMemory(const std::string& fabric, VerbsOptions options = {}, uint64_t seed = 1)
+      : VerbsNet(fabric, options, seed) {
+    net_->AddMemory(places_);
+    Connect();
+    net_->AddMemory(Source());  // now that the device is open
+    answerer_.recorder.place = [this](const FrameHeader& header) {
+      placing_ = true;
+      return Placement{PlaceOf(header.op).first(header.payload_bytes), answerer_.revocation};
+    };
+  }
+
+  static MutableByteSpan Source() {
+    static std::vector<std::byte> source = Pattern(kPayloads * kPayloadBytes);
+    return source;
+  }
+
+  static ByteSpan SourceOf(uint64_t op) {
+    return Source().subspan(op * kPayloadBytes, kPayloadBytes);
+  }
+
+  MutableByteSpan PlaceOf(uint64_t op) {
+    return MutableByteSpan(places_).subspan(op * kPayloadBytes, kPayloadBytes);
+  }
+
+  static constexpr size_t kPayloadBytes = 100'000;
+  static constexpr uint64_t kPayloads = 40;
+
+  std::vector<std::byte> places_ = std::vector<std::byte>(kPayloads * kPayloadBytes);
+  bool placing_ = false;
+};
+
+class VerbsMemories : public VerbsMemory, public ::testing::TestWithParam<std::string> {
+ protected:
+  VerbsMemories() : VerbsMemory(GetParam(), {.slots = 64}) {}
+};
+
+TEST_P(VerbsMemories, PayloadsGoFromPlaceToPlaceWithoutACopy) {
+  const uint64_t before = CopiedBytes();
+  std::vector<std::shared_ptr<std::optional<absl::Status>>> sent;
+  constexpr uint64_t kFrames = kVerbsReferencesMax;
+  for (uint64_t op = 0; op < kFrames; ++op) {
+    sent.push_back(Send(calling_.get(), op, "body", SourceOf(op)));
+  }
+  ASSERT_TRUE(RunUntil([&] { return answerer_.recorder.frames.size() == kFrames; }));
+  EXPECT_LT(CopiedBytes() - before, kFrames * 2000);
+  for (uint64_t op = 0; op < kFrames; ++op) {
+    EXPECT_TRUE(SameBytes(answerer_.recorder.frames[op].payload, SourceOf(op))) << op;
+    ASSERT_TRUE(RunUntil([&] { return sent[op]->has_value(); })) << op;
+    EXPECT_TRUE((*sent[op])->ok());
+  }
+}
+
+// More at once than there are windows: the others are copied.
+TEST_P(VerbsMemories, MoreThanThereAreWindowsArriveToo) {
+  const uint64_t before = CopiedBytes();
+  for (uint64_t op = 0; op < kPayloads; ++op) {
+    Send(calling_.get(), op, "", SourceOf(op));
+  }
+  ASSERT_TRUE(RunUntil([&] { return answerer_.recorder.frames.size() == kPayloads; }));
+  EXPECT_GT(CopiedBytes() - before, 2 * kPayloadBytes);
+  for (uint64_t op = 0; op < kPayloads; ++op) {
+    EXPECT_TRUE(SameBytes(answerer_.recorder.frames[op].payload, SourceOf(op))) << op;
+  }
+}
+
+TEST_P(VerbsMemories, WhatIsDroppedIsNotWaitedFor) {
+  answerer_.revocation->Revoke();
+  auto sent = Send(calling_.get(), 3, "", SourceOf(3));
+  ASSERT_TRUE(RunUntil([&] { return !answerer_.recorder.frames.empty() && sent->has_value(); }));
+  EXPECT_TRUE((*sent)->ok());
+  EXPECT_TRUE(answerer_.recorder.frames[0].payload_dropped);
+  EXPECT_TRUE(SameBytes(PlaceOf(3), std::vector<std::byte>(kPayloadBytes)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Fabrics, VerbsMemories, ValuesIn(Fabrics()),
+                         [](const auto& test) { return test.param; });
+
+// A place that is revoked at some moment while payloads land.
+class VerbsRevoking final : public VerbsMemory {
+ public:
+  explicit VerbsRevoking(uint64_t seed) : VerbsMemory("fake", {.slots = 8}, seed), random_(seed) {}
+
+  // Whether the connection had to end.
+  bool Go() {
+    constexpr uint64_t kFrames = 3;
+    std::vector<std::shared_ptr<std::optional<absl::Status>>> sent;
+    for (uint64_t op = 0; op < kFrames; ++op) {
+      sent.push_back(Send(calling_.get(), op, "", SourceOf(op)));
+    }
+    EXPECT_TRUE(RunUntil([this] { return placing_; }));
+    for (uint64_t turns = random_.Below(12); turns > 0; --turns) {
+      Turn();
+    }
+    answerer_.revocation->Revoke();
+    const std::vector<std::byte> was = places_;
+    EXPECT_TRUE(RunUntil(
+        [this] { return Ended(answerer_) || answerer_.recorder.frames.size() == kFrames; }));
+    const bool ended = Ended(answerer_);
+    EXPECT_TRUE(SameBytes(places_, was)) << "a revoked place was written";
+    answering_.reset();
+    EXPECT_TRUE(RunUntil([&] {
+      return std::all_of(sent.begin(), sent.end(),
+                         [](const auto& one) { return one->has_value(); });
+    })) << "a source is held for ever";
+    for (const IncomingFrame& frame : answerer_.recorder.frames) {
+      EXPECT_TRUE(frame.payload_dropped || SameBytes(frame.payload, SourceOf(frame.header.op)));
+    }
+    return ended;
+  }
+
+ private:
+  Random random_;
+};
+
+TEST(VerbsRevocations, FenceAtAnyMoment) {
+  uint64_t ended = 0;
+  constexpr uint64_t kSeeds = 300;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    VerbsRevoking run(seed);
+    ended += run.Go() ? 1 : 0;
+    ASSERT_FALSE(testing::Test::HasFailure()) << "seed " << seed;
+  }
+  EXPECT_GT(ended, kSeeds / 20);
+  EXPECT_LT(ended, kSeeds - kSeeds / 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Fabrics, VerbsFabrics, ValuesIn(Fabrics()),

@@ -3,6 +3,9 @@
 // SlabPool, SlabDirectory and ObjectTable.
 #include <gtest/gtest.h>
 
+#include <set>
+#include <vector>
+
 #include "common/merkle.h"
 #include "server/byte_size.h"
 #include "server/limits.h"
@@ -12,9 +15,10 @@ namespace gemel::testing {
 namespace {
 
 struct Pool {
-  explicit Pool(uint64_t memory = 8 * kMiB, uint64_t slab = 2 * kMiB)
+  explicit Pool(uint64_t memory = 8 * kMiB, uint64_t slab = 2 * kMiB, Net* net = nullptr)
       : world(3), life(&world, "host") {
     seams.loop = &life.loop;
+    seams.net = net;
     seams.host = &life.host;
     seams.metrics = &metrics;
     seams.events = &events;
@@ -133,6 +137,48 @@ TEST(SlabPool, PopulatesAheadOfTheWatermarkInTheBackground) {
   p.life.loop.Spawn(p.pool->KeepWarm(&gate));
   p.world.RunFor(100ms);
   EXPECT_EQ(p.world.world.machine("host")->Memories("gemel-slab").size(), 2U);
+  p.life.Run([](Gate* closing) -> Task<bool> {
+    co_await closing->Close();
+    co_return true;
+  }(&gate));
+}
+
+// A net that is shown memory, and does nothing else.
+class ShownNet final : public Net {
+ public:
+  Task<absl::StatusOr<std::unique_ptr<Connection>>> Connect(std::string /*address*/,
+                                                            TimePoint /*deadline*/) override {
+    co_return error::Unavailable("nobody is here");
+  }
+
+  absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string /*address*/,
+                                                   AcceptCallback /*accept*/) override {
+    return error::Unavailable("nobody is here");
+  }
+
+  void AddMemory(MutableByteSpan memory) override { shown.push_back(memory); }
+
+  std::vector<MutableByteSpan> shown;
+};
+
+TEST(SlabPool, ShowsTheNetASlabOnceWhenItIsWarm) {
+  ShownNet net;
+  Pool p(8 * kMiB, 2 * kMiB, &net);
+  const auto cold = p.pool->Take(kServerHolder, 2 * kMiB);
+  EXPECT_TRUE(net.shown.empty()) << "its pages are not there yet";
+  Gate gate(&p.life.loop);
+  p.life.loop.Spawn(p.pool->KeepWarm(&gate));
+  p.world.RunFor(100ms);
+  p.pool->Release(cold->front());
+  p.world.RunFor(2s);
+  ASSERT_EQ(net.shown.size(), p.pool->slabs());
+  std::set<const std::byte*> different;
+  for (const MutableByteSpan memory : net.shown) {
+    EXPECT_EQ(memory.size(), 2 * kMiB);
+    different.insert(memory.data());
+  }
+  EXPECT_EQ(different.size(), net.shown.size());
+  EXPECT_TRUE(different.contains(p.pool->bytes(cold->front()).data()));
   p.life.Run([](Gate* closing) -> Task<bool> {
     co_await closing->Close();
     co_return true;

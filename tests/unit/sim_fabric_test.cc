@@ -109,15 +109,17 @@ TEST_F(SimFabric, APayloadLandsAtItsPlaceAndARevokeFallsInBetween) {
   int cut_in_between = 0;
   for (uint64_t op = 1; op <= 40; ++op) {
     std::vector<std::byte> place(kChunkBytes);
-    auto revoked = std::make_shared<bool>(false);
+    auto revocation = std::make_shared<Revocation>();
     bool placing = false;
     link_.server_events.choose = [&](const FrameHeader&) {
       placing = true;
-      return Placement{place, revoked};
+      return Placement{place, revocation};
     };
     Post(FrameOf(FrameType::kWrite, op, "", payload));
     ASSERT_TRUE(world_.RunUntil([&] { return placing; }));
-    *revoked = link_.server_events.frames.size() < op;
+    if (link_.server_events.frames.size() < op) {
+      revocation->Revoke();
+    }
     const std::vector<std::byte> before = place;
     ASSERT_TRUE(ServerHas(op));
     const IncomingFrame& frame = link_.server_events.frames.back();

@@ -27,6 +27,9 @@ struct Script {
   int error = 0;
   std::string arrived;
   std::vector<MutableByteSpan> targets;  // of receptions that gave something
+  size_t held = 0;                       // of what was written
+  bool lands = false;                    // what is long comes by itself, and has not
+  int stopped = 0;                       // landings
   uint32_t watched = 0;
   ByteStream::ReadyCallback ready;
 
@@ -45,7 +48,7 @@ class ScriptedStream final : public ByteStream {
 
   IoResult Receive(MutableByteSpan into, Handles* /*handles*/) override {
     if (script_->arrived.empty()) {
-      return {.error = EAGAIN};
+      return {.error = EAGAIN, .lands = script_->lands && into.size() > kReadAheadBytes};
     }
     const size_t some = std::min(into.size(), script_->arrived.size());
     std::memcpy(into.data(), script_->arrived.data(), some);
@@ -70,6 +73,10 @@ class ScriptedStream final : public ByteStream {
     script_->writes.push_back(write);
     return {.bytes = write.bytes.size()};
   }
+
+  void StopLanding() override { script_->stopped += 1; }
+
+  size_t Held() const override { return script_->held; }
 
   void Watch(uint32_t events, ReadyCallback ready) override {
     script_->watched = events;
@@ -111,6 +118,14 @@ class BatchingTest : public SocketTest {
     script_.room = room;
     const ByteStream::ReadyCallback ready = script_.ready;
     ready(EPOLLOUT);
+  }
+
+  // So many at the end are held from now on.
+  void Hold(size_t bytes) {
+    script_.held = bytes;
+    const ByteStream::ReadyCallback ready = script_.ready;
+    ready(0);
+    Settle();
   }
 
   void Arrive(std::string bytes) {
@@ -322,18 +337,111 @@ TEST_F(BatchingTest, APayloadIsReceivedWhereItGoesFromTheEndOfWhatWasReadAhead) 
 
 TEST_F(BatchingTest, WhatWasReadAheadIsNotWrittenOnceRevoked) {
   std::vector<std::byte> place(1000);
-  auto revoked = std::make_shared<bool>(false);
-  recorder_.place = [&](const FrameHeader&) { return Placement{place, revoked}; };
+  auto revocation = std::make_shared<Revocation>();
+  recorder_.place = [&](const FrameHeader&) { return Placement{place, revocation}; };
   const ByteSpan payload = ByteSpan(payload_).first(place.size());
   const std::string wire = WireOf(Large(1, payload));
   Arrive(wire.substr(0, wire.size() - 100));
   EXPECT_TRUE(SameBytes(ByteSpan(place).first(900), payload.first(900)));
-  *revoked = true;
+  revocation->Revoke();
   std::fill(place.begin(), place.end(), std::byte{0});
   Arrive(wire.substr(wire.size() - 100) + WireOf(Small(2)));
   ASSERT_EQ(recorder_.frames.size(), 2U);
   EXPECT_TRUE(recorder_.frames[0].payload_dropped);
   EXPECT_TRUE(std::ranges::all_of(place, [](std::byte b) { return b == std::byte{0}; }));
+}
+
+TEST_F(BatchingTest, ASendEndsWhenTheStreamHoldsItNoMore) {
+  const size_t small = WireOf(Small(2)).size();
+  script_.held = kChunkBytes;
+  const auto first = StartSend(Large(1, payload_));
+  script_.held += small;
+  loop_->Post([this] { EXPECT_TRUE(TrySend(Small(2))); });
+  Settle();
+  script_.held += kChunkBytes;
+  const auto third = StartSend(Large(3, ByteSpan(payload_)));
+  EXPECT_EQ(script_.writes.size(), 3U) << "what is held holds nobody up";
+  EXPECT_FALSE(first->has_value());
+  Hold(small + kChunkBytes);
+  ASSERT_TRUE(first->has_value());
+  EXPECT_TRUE((*first)->ok());
+  EXPECT_FALSE(third->has_value());
+  Hold(1);
+  EXPECT_FALSE(third->has_value());
+  Hold(0);
+  ASSERT_TRUE(third->has_value());
+  EXPECT_TRUE((*third)->ok());
+}
+
+TEST_F(BatchingTest, ASendThatIsDestroyedWhileItIsHeldEndsTheConnection) {
+  script_.held = kChunkBytes;
+  // The task lives on a loop of its own, which ends.
+  auto other = *EpollLoop::Create();
+  const auto sent = gemel::Start(other.get(), connection_->Send(Large(1, payload_)));
+  bool turned = false;
+  other->Post([&turned] { turned = true; });
+  ASSERT_TRUE(RunLoop(other.get(), [&turned] { return turned; }));
+  EXPECT_EQ(script_.writes.size(), 1U);
+  ASSERT_FALSE(sent->has_value());
+  other->Shutdown();
+  Settle();
+  ASSERT_EQ(recorder_.closed.size(), 1U);
+  EXPECT_EQ(recorder_.closed[0].code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(BatchingTest, AnEndEndsWhatIsHeld) {
+  script_.held = kChunkBytes;
+  const auto sent = StartSend(Large(1, payload_));
+  connection_->Close(error::Aborted("enough"));
+  Settle();
+  ASSERT_TRUE(sent->has_value());
+  EXPECT_EQ((*sent)->code(), absl::StatusCode::kAborted);
+}
+
+TEST_F(BatchingTest, APlaceThatIsRevokedStopsTheLandingThere) {
+  std::vector<std::byte> place(kChunkBytes);
+  auto revocation = std::make_shared<Revocation>();
+  recorder_.place = [&](const FrameHeader&) { return Placement{place, revocation}; };
+  script_.lands = true;
+  const std::string wire = WireOf(Large(1, payload_));
+  const size_t before = wire.size() - kChunkBytes;
+  Arrive(wire.substr(0, before));
+  Arrive("");
+  EXPECT_EQ(script_.stopped, 0);
+  revocation->Revoke();
+  EXPECT_EQ(script_.stopped, 1);
+  Arrive(wire.substr(before));
+  ASSERT_EQ(recorder_.frames.size(), 1U);
+  EXPECT_TRUE(recorder_.frames[0].payload_dropped);
+}
+
+TEST_F(BatchingTest, WhatHasLandedIsStoppedNoMore) {
+  std::vector<std::byte> place(kChunkBytes);
+  auto revocation = std::make_shared<Revocation>();
+  recorder_.place = [&](const FrameHeader&) { return Placement{place, revocation}; };
+  script_.lands = true;
+  const std::string wire = WireOf(Large(1, payload_));
+  const size_t before = wire.size() - kChunkBytes;
+  Arrive(wire.substr(0, before));
+  Arrive("");
+  Arrive(wire.substr(before));
+  ASSERT_EQ(recorder_.frames.size(), 1U);
+  EXPECT_TRUE(SameBytes(recorder_.frames[0].payload, payload_));
+  revocation->Revoke();
+  EXPECT_EQ(script_.stopped, 0);
+}
+
+TEST_F(BatchingTest, ARevocationThatComesAfterTheConnectionStopsNothing) {
+  std::vector<std::byte> place(kChunkBytes);
+  auto revocation = std::make_shared<Revocation>();
+  recorder_.place = [&](const FrameHeader&) { return Placement{place, revocation}; };
+  script_.lands = true;
+  const std::string wire = WireOf(Large(1, payload_));
+  Arrive(wire.substr(0, wire.size() - kChunkBytes));
+  Arrive("");
+  connection_.reset();
+  revocation->Revoke();
+  EXPECT_EQ(script_.stopped, 0);
 }
 
 TEST_F(BatchingTest, MayBeDestroyedFromAnEventWithMoreReadAhead) {

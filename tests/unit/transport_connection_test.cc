@@ -265,13 +265,13 @@ TEST_F(StreamConnectionTest, HandlesOverABareSocketAreRefused) {
 TEST_F(StreamConnectionTest, PayloadGoesStraightToItsPlaceAndStopsWhenRevoked) {
   const std::vector<std::byte> payload = Pattern(kChunkBytes);
   std::vector<std::byte> place(kChunkBytes);
-  auto revoked = std::make_shared<bool>(false);
-  recorder_.place = [&](const FrameHeader&) { return Placement{place, revoked}; };
+  auto revocation = std::make_shared<Revocation>();
+  recorder_.place = [&](const FrameHeader&) { return Placement{place, revocation}; };
   const std::string wire = WireOf(FrameWith(FrameType::kWrite, 1, "", payload));
   constexpr size_t kFirst = 64 + 1000;
   RawSend(raw_, wire.substr(0, kFirst));
   ASSERT_TRUE(RunUntil([&] { return place[999] == payload[999]; }));
-  *revoked = true;
+  revocation->Revoke();
   std::fill(place.begin(), place.end(), std::byte{0});
   size_t at = kFirst;
   for (const TimePoint end = In(20s); recorder_.frames.empty() && loop_->Now() < end;) {

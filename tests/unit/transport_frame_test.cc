@@ -164,9 +164,9 @@ TEST(FrameReader, RevokedPlaceIsNotWrittenFromThatByteOn) {
   const std::string wire = WireOf(FrameWith(FrameType::kWrite, 5, "", payload));
   FrameReader reader;
   std::vector<std::byte> place(200);
-  const Placement placement{place, std::make_shared<bool>(false)};
+  const Placement placement{place, std::make_shared<Revocation>()};
   EXPECT_FALSE(Feed(&reader, wire.substr(0, 164), 1000, placement).ok());
-  *placement.revoked = true;
+  placement.revocation->Revoke();
   const std::vector<std::byte> before = place;
   auto frame = Feed(&reader, wire.substr(164), 1000, placement);
   ASSERT_TRUE(frame.ok());
@@ -180,11 +180,11 @@ TEST(FrameReader, RevocationAfterTheLastByteStillDropsThePayload) {
   const std::string wire = WireOf(FrameWith(FrameType::kWrite, 5, "", payload));
   FrameReader reader;
   std::vector<std::byte> place(10);
-  const Placement placement{place, std::make_shared<bool>(false)};
+  const Placement placement{place, std::make_shared<Revocation>()};
   EXPECT_FALSE(Feed(&reader, wire.substr(0, wire.size() - 1), 1000, placement).ok());
   const MutableByteSpan target = reader.Target();
   target[0] = static_cast<std::byte>(wire.back());
-  *placement.revoked = true;
+  placement.revocation->Revoke();
   EXPECT_EQ(*reader.Advance(1), FrameProgress::kFrame);
   EXPECT_TRUE(reader.Take().payload_dropped);
 }

@@ -130,6 +130,8 @@ TEST(Addresses, AreSplitAtCommas) {
             (std::vector<std::string>{"tcp://a:1", "verbs://b:2"}));
   EXPECT_EQ(SplitAddresses(",tcp://a:1,"), std::vector<std::string>{"tcp://a:1"});
   EXPECT_TRUE(SplitAddresses("").empty());
+  EXPECT_EQ(LanesTo("tcp://127.0.0.1:1"), 1U);
+  EXPECT_EQ(LanesTo("verbs://10.0.0.1:1"), 4U);
 }
 
 }  // namespace

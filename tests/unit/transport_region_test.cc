@@ -105,7 +105,7 @@ TEST_F(RegionTableTest, OfTwoLanesRacingForOneSliceTheFirstWins) {
   // The loser cannot finish what is not its own, and does not disturb the winner.
   EXPECT_EQ(table_.FinishPlacing(Slice(0), Xxh3_128(Content(0)), two_).code(),
             absl::StatusCode::kFailedPrecondition);
-  EXPECT_FALSE(*first->revoked);
+  EXPECT_FALSE(first->revoked());
   std::ranges::copy(Content(0), first->place.begin());
   EXPECT_TRUE(table_.FinishPlacing(Slice(0), Xxh3_128(Content(0)), one_).ok());
   EXPECT_EQ(Begin(Slice(0), two_), absl::StatusCode::kAlreadyExists);
@@ -132,7 +132,7 @@ TEST_F(RegionTableTest, AbandonedSliceIsRevokedAndFreeForAnother) {
   table_.AbandonLane(two_);
   EXPECT_EQ(State(0), SliceState::kPlacing);
   table_.AbandonLane(one_);
-  EXPECT_TRUE(*placement->revoked);
+  EXPECT_TRUE(placement->revoked());
   EXPECT_EQ(State(0), SliceState::kEmpty);
   EXPECT_EQ(State(1), SliceState::kPlaced);
   EXPECT_TRUE(Put(0, two_).ok());
@@ -144,7 +144,7 @@ TEST_F(RegionTableTest, ClosingIsAFence) {
   auto placement = table_.BeginPlacing(Slice(0), {one_});
   ASSERT_TRUE(placement.ok());
   ASSERT_TRUE(table_.Close(grant_.region, grant_.generation).ok());
-  EXPECT_TRUE(*placement->revoked);
+  EXPECT_TRUE(placement->revoked());
   EXPECT_EQ(table_.FinishPlacing(Slice(0), Xxh3_128(Content(0)), one_).code(),
             absl::StatusCode::kNotFound);
   EXPECT_EQ(Begin(Slice(0), one_), absl::StatusCode::kNotFound);
@@ -184,7 +184,7 @@ TEST_F(RegionTableTest, WhatIsSentAgainTakesALateSliceOverAndNoPlacedOne) {
       << "on the same lane the first one is still coming";
   auto again = table_.BeginPlacing(Slice(0), {two_, {}, true});
   ASSERT_TRUE(again.ok()) << again.status();
-  EXPECT_TRUE(*late->revoked) << "what the late lane still brings goes to scratch";
+  EXPECT_TRUE(late->revoked()) << "what the late lane still brings goes to scratch";
   EXPECT_EQ(table_.FinishPlacing(Slice(0), Xxh3_128(Content(0)), one_).code(),
             absl::StatusCode::kFailedPrecondition);
   std::ranges::copy(Content(0), again->place.begin());

@@ -13,7 +13,7 @@
 //   (1) frames arrive whole and in the order of Enqueue, whatever the link does, or the end closes;
 //   (2) no byte is read from a sender's payload after LOCAL, an error, or the sender's death, and
 //   none
-//       is written to a place whose owner has set *revoked, nor after the end is closed;
+//       is written to a place that its owner has revoked, nor after the end is closed;
 //   (3) at most kWindowBytes are on the way to an end; then its sender waits, as with a full
 //   socket.
 #pragma once

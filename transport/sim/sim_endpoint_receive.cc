@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/points.h"
 #include "transport/sim/sim_endpoint.h"
 
 namespace gemel {
@@ -214,8 +215,7 @@ void SimEndpoint::LandUpTo(uint64_t end) {
   GEMEL_CHECK_LE(start, end);
   GEMEL_CHECK_LE(end, landing_->frame.payload.size());
   landing_->landed_bytes = end;
-  const bool revoked = placement.revoked != nullptr && *placement.revoked;
-  if (placement.place.empty() || revoked || start == end) {
+  if (placement.place.empty() || placement.revoked() || start == end) {
     return;
   }
   std::memcpy(placement.place.data() + start, landing_->frame.payload.data() + start, end - start);
@@ -231,6 +231,14 @@ void SimEndpoint::FinishLanding() {
          TellPeer::kYes);
     return;
   }
+  // A place that is taken back in the middle costs the lane where the device writes by itself
+  // (docs/decisions/0016).
+  if (landing_->placement.revoked() && landing_->landed_bytes < landing_->frame.payload.size() &&
+      Buggify(BuggifySite::kLaneFenced)) {
+    Shut(error::Unavailable("what {} sent was landing, and is wanted no more", peer_),
+         TellPeer::kYes);
+    return;
+  }
   LandUpTo(landing_->frame.payload.size());
   HandOut();
 }
@@ -242,8 +250,7 @@ void SimEndpoint::HandOut() {
   IncomingFrame frame;
   frame.header = landed->header;
   const uint64_t payload_bytes = landed->frame.payload.size();
-  const bool revoked = placement.revoked != nullptr && *placement.revoked;
-  frame.payload_dropped = payload_bytes > 0 && (placement.place.empty() || revoked);
+  frame.payload_dropped = payload_bytes > 0 && (placement.place.empty() || placement.revoked());
   if (payload_bytes > 0 && !frame.payload_dropped) {
     frame.payload = placement.place.first(payload_bytes);
   }

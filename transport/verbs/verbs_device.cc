@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <utility>
 
 #include "common/check.h"
 #include "common/errors.h"
+#include "common/status_macros.h"
 #include "transport/outcome.h"
 
 namespace gemel {
@@ -55,7 +57,13 @@ bool VerbsRegion::Holds(ByteSpan bytes) const {
   return at_most(begin, bytes.data()) && at_most(bytes.data() + bytes.size(), begin + mr_->length);
 }
 
-VerbsWindow::~VerbsWindow() { CheckFreed(ibv_dealloc_mw(window_), "ibv_dealloc_mw"); }
+VerbsWindow::~VerbsWindow() { Free(); }
+
+void VerbsWindow::Free() {
+  if (window_ != nullptr) {
+    CheckFreed(ibv_dealloc_mw(std::exchange(window_, nullptr)), "ibv_dealloc_mw");
+  }
+}
 
 absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::Find(const VerbsCalls* calls,
                                                                const std::string& name,
@@ -109,6 +117,7 @@ absl::StatusOr<std::unique_ptr<VerbsDevice>> VerbsDevice::OpenAt(const VerbsCall
 }
 
 VerbsDevice::~VerbsDevice() {
+  memory_.clear();
   if (domain_ != nullptr) {
     CheckFreed(calls_->dealloc_pd(domain_), "ibv_dealloc_pd");
   }
@@ -180,6 +189,22 @@ absl::StatusOr<std::unique_ptr<VerbsRegion>> VerbsDevice::Register(MutableByteSp
         name(), bytes.size());
   }
   return StatusOfErrno(error, fmt::format("registering {} bytes with {}", bytes.size(), name()));
+}
+
+absl::Status VerbsDevice::AddMemory(MutableByteSpan memory) {
+  GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<VerbsRegion> region, Register(memory));
+  const bool added =
+      memory_.emplace(reinterpret_cast<uintptr_t>(memory.data()), std::move(region)).second;
+  GEMEL_CHECK(added) << "memory that was added before";
+  return absl::OkStatus();
+}
+
+const VerbsRegion* VerbsDevice::RegionOf(ByteSpan bytes) const {
+  const auto after = memory_.upper_bound(reinterpret_cast<uintptr_t>(bytes.data()));
+  if (after == memory_.begin() || !std::prev(after)->second->Holds(bytes)) {
+    return nullptr;
+  }
+  return std::prev(after)->second.get();
 }
 
 absl::StatusOr<std::unique_ptr<VerbsWindow>> VerbsDevice::MakeWindow() {

@@ -11,6 +11,7 @@
 
 #include <infiniband/verbs.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -59,13 +60,17 @@ class VerbsWindow {
   VerbsWindow& operator=(const VerbsWindow&) = delete;
   ~VerbsWindow();
 
+  // The device knows it no more, whatever is bound; it may not be bound again. Before its queue
+  // pair is destroyed, when requests of that may name it still.
+  void Free();
+
   // What a peer names: that of the last binding asked for, every one has another.
   uint32_t key() const { return key_; }
 
  private:
   friend class VerbsQueuePair;
 
-  ibv_mw* const window_;  // its key: that of the last binding told, by which the device finds it
+  ibv_mw* window_;  // its key: that of the last binding told, by which the device finds it
   uint32_t key_;
   bool binding_ = false;  // asked for, not told: until then the window stays
 };
@@ -86,6 +91,11 @@ class VerbsDevice {
   // ResourceExhausted, naming the limit to raise, when the pages may not be pinned.
   absl::StatusOr<std::unique_ptr<VerbsRegion>> Register(MutableByteSpan bytes);
   absl::StatusOr<std::unique_ptr<VerbsWindow>> MakeWindow();
+
+  // Registers `memory` for the life of the device. Errors as Register().
+  absl::Status AddMemory(MutableByteSpan memory);
+  // That holds all of `bytes`, of what was added; else null.
+  const VerbsRegion* RegionOf(ByteSpan bytes) const;
 
   const VerbsCalls& calls() const { return *calls_; }
 
@@ -121,6 +131,7 @@ class VerbsDevice {
   ibv_mtu mtu_ = IBV_MTU_1024;
   uint16_t lid_ = 0;  // InfiniBand only
   ibv_gid_entry gid_{};
+  std::map<uintptr_t, std::unique_ptr<VerbsRegion>> memory_;  // by its first byte
 };
 
 }  // namespace gemel

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "common/check.h"
 #include "common/errors.h"
@@ -97,6 +98,7 @@ struct VerbsFabric::State {
       : loop(loop), events(events), options(options) {}
 
   absl::StatusOr<std::shared_ptr<VerbsDevice>> DeviceAt(const TcpAddress& own);
+  void AddMemory(VerbsDevice* device, MutableByteSpan added);
   // With its receives posted; for the side whose end of the TCP connection `socket` is.
   absl::StatusOr<std::unique_ptr<VerbsStream>> MakeStream(const Descriptor& socket,
                                                           const std::string& peer);
@@ -110,6 +112,8 @@ struct VerbsFabric::State {
   EventSink* const events;
   const VerbsOptions options;
   std::map<std::string, std::shared_ptr<VerbsDevice>> devices;  // by address
+  std::vector<MutableByteSpan> memory;                          // of AddMemory()
+  bool unpinned = false;                                        // some could not be registered
 };
 
 // Of one listener, which holds them: those that are being answered when it goes find nobody.
@@ -129,7 +133,18 @@ absl::StatusOr<std::shared_ptr<VerbsDevice>> VerbsFabric::State::DeviceAt(const 
     GEMEL_ASSIGN_OR_RETURN(calls, LoadVerbs());
   }
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<VerbsDevice> opened, VerbsDevice::OpenAt(calls, gid));
+  for (const MutableByteSpan added : memory) {
+    AddMemory(opened.get(), added);
+  }
   return devices.emplace(key, std::move(opened)).first->second;
+}
+
+void VerbsFabric::State::AddMemory(VerbsDevice* device, MutableByteSpan added) {
+  const absl::Status status = device->AddMemory(added);
+  if (!status.ok() && !std::exchange(unpinned, true) && events != nullptr) {
+    events->Emit(Severity::kWarning, "verbs_copies",
+                 ToText(status) + "; payloads in memory that is not pinned are copied");
+  }
 }
 
 absl::StatusOr<std::unique_ptr<VerbsStream>> VerbsFabric::State::MakeStream(
@@ -215,6 +230,14 @@ Task<void> VerbsFabric::Admit(std::shared_ptr<State> state, std::weak_ptr<Caller
   } else if (state->events != nullptr &&
              connection.status().code() != absl::StatusCode::kUnavailable) {  // a caller that left
     state->events->Emit(Severity::kWarning, "connection_refused", ToText(connection.status()));
+  }
+}
+
+void VerbsFabric::AddMemory(MutableByteSpan memory) {
+  GEMEL_CHECK(!memory.empty());
+  state_->memory.push_back(memory);
+  for (const auto& [address, device] : state_->devices) {
+    state_->AddMemory(device.get(), memory);
   }
 }
 

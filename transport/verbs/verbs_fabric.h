@@ -29,7 +29,7 @@ namespace gemel {
 struct VerbsOptions {
   const VerbsCalls* calls = nullptr;  // null: libibverbs, loaded at the first use
   uint32_t slots = 16;                // of a connection, in each direction
-  uint32_t slot_bytes = 64 * kKiB;
+  uint32_t slot_bytes = 16 * kKiB;    // frames' heads, and payloads that go by copy
 };
 
 inline constexpr Duration kVerbsHelloWithin = 5s;
@@ -46,6 +46,9 @@ class VerbsFabric {
   Task<absl::Status> Probe(std::string host_and_port, TimePoint deadline);
   absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& host_and_port,
                                                    Net::AcceptCallback accept);
+  // As Net, for all devices, also those that are used later. What cannot be pinned is told once,
+  // and copied.
+  void AddMemory(MutableByteSpan memory);
 
  private:
   struct State;

@@ -17,6 +17,7 @@ constexpr uint32_t kMagic = 0x564d4547;  // "GEMV" on the wire
 constexpr size_t kGidBytes = 16;
 constexpr size_t kCheckedBytes = kVerbsHelloBytes - sizeof(uint32_t);
 constexpr size_t kUnusedBytes = 20;
+constexpr size_t kUnusedPreludeBytes = 6;
 
 absl::Status CheckHello(const VerbsHello& hello, uint8_t mtu) {
   if (mtu < IBV_MTU_256 || mtu > IBV_MTU_4096) {
@@ -84,27 +85,58 @@ absl::StatusOr<VerbsHello> DecodeVerbsHello(ByteSpan bytes) {
   return hello;
 }
 
-void EncodeVerbsPrelude(const VerbsPrelude& prelude, MutableByteSpan into) {
-  GEMEL_CHECK_GE(into.size(), kVerbsPreludeBytes);
+size_t EncodeVerbsPrelude(const VerbsPrelude& prelude, MutableByteSpan message) {
+  const size_t reference_bytes = prelude.reference.has_value() ? kVerbsReferenceBytes : 0;
+  const size_t bytes = kVerbsPreludeBytes + prelude.bytes + reference_bytes;
+  GEMEL_CHECK_GE(message.size(), bytes);
   Encoder encoder;
-  encoder.Int(kVerbsVersion).Int(uint8_t{0}).Int(prelude.returned).Int(prelude.bytes);
-  const std::string bytes = encoder.Take();
-  GEMEL_CHECK_EQ(bytes.size(), kVerbsPreludeBytes);
-  std::memcpy(into.data(), bytes.data(), bytes.size());
+  encoder.Int(kVerbsVersion).Int(static_cast<uint8_t>(prelude.reference.has_value()));
+  encoder.Int(prelude.returned).Int(prelude.bytes).Int(prelude.read);
+  encoder.Raw(std::string(kUnusedPreludeBytes, '\0'));
+  const std::string head = encoder.Take();
+  GEMEL_CHECK_EQ(head.size(), kVerbsPreludeBytes);
+  std::memcpy(message.data(), head.data(), head.size());
+  if (prelude.reference.has_value()) {
+    Encoder tail;
+    tail.Int(prelude.reference->place.address).Int(prelude.reference->place.key);
+    tail.Int(prelude.reference->bytes);
+    const std::string reference = tail.Take();
+    GEMEL_CHECK_EQ(reference.size(), kVerbsReferenceBytes);
+    std::memcpy(message.data() + kVerbsPreludeBytes + prelude.bytes, reference.data(),
+                reference.size());
+  }
+  return bytes;
 }
 
 absl::StatusOr<VerbsPrelude> DecodeVerbsPrelude(ByteSpan message) {
   Decoder decoder(message);
   VerbsPrelude prelude;
   const auto version = decoder.Int<uint8_t>("version");
-  const auto unused = decoder.Int<uint8_t>("unused");
+  const auto references = decoder.Int<uint8_t>("references");
   prelude.returned = decoder.Int<uint16_t>("returned");
   prelude.bytes = decoder.Int<uint32_t>("bytes");
-  if (message.size() < kVerbsPreludeBytes || version != kVerbsVersion || unused != 0 ||
-      prelude.bytes != message.size() - kVerbsPreludeBytes) {
+  prelude.read = decoder.Int<uint16_t>("read");
+  const std::string_view unused = decoder.Raw(kUnusedPreludeBytes, "unused");
+  const size_t behind = references * kVerbsReferenceBytes;
+  if (message.size() < kVerbsPreludeBytes || version != kVerbsVersion || references > 1 ||
+      unused != std::string(kUnusedPreludeBytes, '\0') ||
+      message.size() - kVerbsPreludeBytes != prelude.bytes + behind) {
     return error::InvalidArgument(
-        "a message of {} bytes over verbs says version {} and {} bytes of the stream",
-        message.size(), version, prelude.bytes);
+        "a message of {} bytes over verbs says version {}, {} bytes of the stream and {} "
+        "references",
+        message.size(), version, prelude.bytes, references);
+  }
+  if (references == 1) {
+    Decoder tail(message.last(kVerbsReferenceBytes));
+    VerbsReference& reference = prelude.reference.emplace();
+    reference.place.address = tail.Int<uint64_t>("address");
+    reference.place.key = tail.Int<uint32_t>("key");
+    reference.bytes = tail.Int<uint32_t>("bytes");
+    GEMEL_RETURN_IF_ERROR(tail.Finish("reference"));
+    if (reference.bytes == 0 || reference.bytes > kVerbsReferredBytesMax) {
+      return error::InvalidArgument("a reference of {} bytes; 1 to {} may be", reference.bytes,
+                                    kVerbsReferredBytesMax);
+    }
   }
   return prelude;
 }

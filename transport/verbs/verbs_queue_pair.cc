@@ -346,6 +346,12 @@ void VerbsQueuePair::Break() {
   }
 }
 
+void VerbsQueuePair::Fence() {
+  broken_ = true;
+  chain_.clear();
+  DestroyQueuePair();
+}
+
 void VerbsQueuePair::DestroyQueuePair() {
   if (queue_pair_ != nullptr) {
     CheckFreed(device_->calls().destroy_qp(std::exchange(queue_pair_, nullptr)), "ibv_destroy_qp");

@@ -126,6 +126,9 @@ class VerbsQueuePair {
   void Arm();
   // Breaks the connection: what is under way is told with an error, unless it had ended.
   void Break();
+  // Breaks it, and when it returns the device reads and writes no memory of a request any more;
+  // what is under way is told by the next Poll(). REQUIRES: windows bound to it are free.
+  void Fence();
 
   // Can be read when something has ended or arrived since Arm(); -1 without with_events.
   int event_descriptor() const { return events_ == nullptr ? -1 : events_->fd; }

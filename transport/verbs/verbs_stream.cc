@@ -18,6 +18,7 @@
 #include "transport/outcome.h"
 #include "transport/stream_socket.h"
 #include "transport/verbs/verbs_outcome.h"
+#include "transport/verbs/verbs_references.h"
 
 namespace gemel {
 namespace {
@@ -53,7 +54,9 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
   void Open(Descriptor socket);
   VerbsHello hello() const;
   IoResult Receive(MutableByteSpan into);
+  void StopLanding();
   IoResult Send(std::span<const ByteSpan> pieces);
+  size_t Held() const;
   void Watch(uint32_t events, ReadyCallback ready);
   void Close();
 
@@ -62,6 +65,24 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
     uint64_t slot = 0;
     size_t next = 0;  // offset in the slot
     size_t end = 0;
+    std::optional<VerbsReference> reference = std::nullopt;  // behind them: what is left of it
+  };
+
+  // A read of some bytes of the first reference.
+  struct Landing {
+    MutableByteSpan into;  // the caller's, or a part of the last slot
+    bool is_callers = false;
+    bool ended = false;
+  };
+
+  // What Send() has not taken yet.
+  struct Pieces {
+    std::span<const ByteSpan> left;
+    size_t offset = 0;  // in the first
+
+    ByteSpan first() const { return left.front().subspan(offset); }
+
+    void Skip(size_t bytes);
   };
 
   MutableByteSpan Slot(uint64_t index) const {
@@ -70,12 +91,21 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
 
   MutableByteSpan SlotToSend(uint64_t index) const { return Slot(options_.slots + index); }
 
+  MutableByteSpan SlotToLand() const { return Slot(uint64_t{2} * options_.slots); }
+
+  // Of the user's.
+  bool UsesMemory() const { return landing_.has_value() || references_->oldest().has_value(); }
+
   bool may_send() const { return room_ > kReserved && free_ > kReserved; }
 
   uint32_t Holding() const;
   absl::Status PostReceive(uint64_t slot);
   void GiveBack(uint64_t slot);
+  size_t CopySome(Pieces* pieces, MutableByteSpan into, bool first_too);
   void SendMessage(VerbsPrelude prelude);
+  size_t ReceiveCopied(Arrived* first, MutableByteSpan into);
+  IoResult ReceiveReferred(MutableByteSpan into);
+  void Land(MutableByteSpan into);
   void ReturnReceives();
   void Break(int error, std::string_view why);
   void OnDone(const WorkDone& done);
@@ -93,6 +123,11 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
   std::unique_ptr<std::byte, Free> memory_;  // slots to receive, then slots to send
   std::unique_ptr<VerbsRegion> region_;
   std::unique_ptr<VerbsQueuePair> pair_;  // null once it is released
+  std::unique_ptr<VerbsReferences> references_;
+  uint64_t taken_ = 0;     // bytes of the stream that Send() took
+  bool released_ = false;  // since `ready_` was called last, some are held no more
+  std::optional<Landing> landing_;
+  uint16_t read_ = 0;  // references that were read, and the peer does not know
   Descriptor socket_;
   size_t message_bytes_ = 0;  // of the stream, at most
   uint32_t peer_slots_ = 0;
@@ -113,17 +148,19 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
 absl::Status VerbsStream::Core::Make() {
   GEMEL_CHECK(options_.slots >= kVerbsSlotsMin && options_.slots <= kVerbsSlotsMax);
   GEMEL_CHECK(options_.slot_bytes % kPageBytes == 0 || options_.slot_bytes < kPageBytes);
-  const size_t bytes =
-      DivideUp(size_t{2} * options_.slots * options_.slot_bytes, kPageBytes) * kPageBytes;
+  const size_t slots = size_t{2} * options_.slots + 1;
+  const size_t bytes = DivideUp(slots * options_.slot_bytes, kPageBytes) * kPageBytes;
   memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, bytes)));
   GEMEL_CHECK(memory_ != nullptr) << bytes;
   std::memset(memory_.get(), 0, bytes);
   GEMEL_ASSIGN_OR_RETURN(region_, device_->Register({memory_.get(), bytes}));
   VerbsQueuePair::Options pair;
-  pair.depth = 2 * options_.slots;
+  // Messages, a window's binding and its invalidation, and a read.
+  pair.depth = options_.slots + 2 * kVerbsReferencesMax + 1;
   pair.first_packet = options_.first_packet;
   pair.with_events = true;
   GEMEL_ASSIGN_OR_RETURN(pair_, VerbsQueuePair::Make(device_.get(), pair));
+  references_ = std::make_unique<VerbsReferences>(device_.get(), pair_.get());
   free_ = options_.slots;
   for (uint64_t slot = 0; slot < options_.slots; ++slot) {
     GEMEL_RETURN_IF_ERROR(PostReceive(slot));
@@ -137,7 +174,8 @@ VerbsHello VerbsStream::Core::hello() const {
 
 absl::Status VerbsStream::Core::Connect(const VerbsHello& peer) {
   peer_slots_ = room_ = peer.slots;
-  message_bytes_ = std::min(peer.slot_bytes, options_.slot_bytes) - kVerbsPreludeBytes;
+  message_bytes_ =
+      std::min(peer.slot_bytes, options_.slot_bytes) - kVerbsPreludeBytes - kVerbsReferenceBytes;
   return pair_->Connect(peer.address);
 }
 
@@ -160,14 +198,14 @@ void VerbsStream::Core::GiveBack(uint64_t slot) {
   }
 }
 
-// One message out of the next slot to send, whose bytes are in it.
+// One message out of the next slot to send; bytes of the stream are in it.
 void VerbsStream::Core::SendMessage(VerbsPrelude prelude) {
   GEMEL_CHECK(room_ > 0 && free_ > 0);
   const uint32_t index = std::exchange(next_, (next_ + 1) % options_.slots);
   prelude.returned = static_cast<uint16_t>(std::exchange(owed_, 0));
-  EncodeVerbsPrelude(prelude, SlotToSend(index));
-  const absl::Status taken =
-      pair_->Send(index, SlotToSend(index).first(kVerbsPreludeBytes + prelude.bytes), *region_);
+  prelude.read = std::exchange(read_, uint16_t{0});
+  const size_t bytes = EncodeVerbsPrelude(prelude, SlotToSend(index));
+  const absl::Status taken = pair_->Send(index, SlotToSend(index).first(bytes), *region_);
   if (!taken.ok()) {
     Break(ECONNRESET, ToText(taken));
     return;
@@ -176,11 +214,38 @@ void VerbsStream::Core::SendMessage(VerbsPrelude prelude) {
   free_ -= 1;
 }
 
-// The peer waits for room when we say nothing for long.
+// When we say nothing for long, the peer waits for room, and holds what we have read.
 void VerbsStream::Core::ReturnReceives() {
-  if (error_ == 0 && !ended_ && owed_ >= options_.slots / 2 && room_ > 0 && free_ > 0) {
-    SendMessage({.returned = 0, .bytes = 0});
+  const bool waits = owed_ >= options_.slots / 2 && room_ > 0 && free_ > 0;
+  const bool holds = read_ > 0 && may_send();  // what is reserved is for receives
+  if (error_ == 0 && !ended_ && (waits || holds)) {
+    SendMessage({});
   }
+}
+
+void VerbsStream::Core::Pieces::Skip(size_t bytes) {
+  offset += bytes;
+  while (!left.empty() && offset >= left.front().size()) {
+    offset -= left.front().size();
+    left = left.subspan(1);
+  }
+}
+
+// What fits into `into`, up to what may go by reference; of the first piece in any case some when
+// it is `first_too`.
+size_t VerbsStream::Core::CopySome(Pieces* pieces, MutableByteSpan into, bool first_too) {
+  size_t copied = 0;
+  while (!pieces->left.empty() && copied < into.size()) {
+    const ByteSpan first = pieces->first();
+    if (!std::exchange(first_too, false) && references_->MayRefer(first)) {
+      break;
+    }
+    const ByteSpan some = first.first(std::min(into.size() - copied, first.size()));
+    CopyState(into.data() + copied, some.data(), some.size());
+    copied += some.size();
+    pieces->Skip(some.size());
+  }
+  return copied;
 }
 
 IoResult VerbsStream::Core::Send(std::span<const ByteSpan> pieces) {
@@ -188,29 +253,27 @@ IoResult VerbsStream::Core::Send(std::span<const ByteSpan> pieces) {
   if (error_ != 0 || ended_) {
     return {.error = error_ != 0 ? error_ : EPIPE};
   }
+  Pieces next{.left = pieces};
+  next.Skip(0);
   IoResult sent;
-  size_t piece = 0;
-  size_t offset = 0;  // in it
-  while (piece < pieces.size() && may_send() && error_ == 0) {
-    MutableByteSpan left = SlotToSend(next_).subspan(kVerbsPreludeBytes, message_bytes_);
-    while (piece < pieces.size() && !left.empty()) {
-      const ByteSpan some =
-          pieces[piece].subspan(offset, std::min(left.size(), pieces[piece].size() - offset));
-      if (!some.empty()) {
-        CopyState(left.data(), some.data(), some.size());
-      }
-      left = left.subspan(some.size());
-      offset += some.size();
-      if (offset == pieces[piece].size()) {
-        piece += 1;
-        offset = 0;
-      }
+  while (!next.left.empty() && may_send() && error_ == 0) {
+    VerbsPrelude prelude;
+    const MutableByteSpan into = SlotToSend(next_).subspan(kVerbsPreludeBytes, message_bytes_);
+    size_t bytes = CopySome(&next, into, false);
+    if (!next.left.empty()) {
+      prelude.reference = references_->Refer(next.first(), taken_ + bytes);
     }
-    const size_t bytes = message_bytes_ - left.size();
-    if (bytes > 0) {
-      SendMessage({.returned = 0, .bytes = static_cast<uint32_t>(bytes)});
-      sent.bytes += bytes;
+    if (bytes == 0 && !prelude.reference.has_value()) {
+      bytes = CopySome(&next, into, true);
     }
+    prelude.bytes = static_cast<uint32_t>(bytes);
+    if (prelude.reference.has_value()) {
+      next.Skip(prelude.reference->bytes);
+      bytes += prelude.reference->bytes;
+    }
+    SendMessage(prelude);
+    sent.bytes += bytes;
+    taken_ += bytes;
   }
   pair_->Ring();
   if (pair_->broken()) {
@@ -222,18 +285,26 @@ IoResult VerbsStream::Core::Send(std::span<const ByteSpan> pieces) {
   return sent;
 }
 
+size_t VerbsStream::Core::Held() const {
+  const std::optional<uint64_t> oldest = references_->oldest();
+  return oldest.has_value() ? taken_ - *oldest : 0;
+}
+
 IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
   IoResult got;
-  while (!into.empty() && !arrived_.empty()) {
+  while (got.bytes < into.size() && !arrived_.empty()) {
     Arrived& first = arrived_.front();
-    GEMEL_CHECK_LT(first.next, first.end);
-    const size_t bytes = std::min(into.size(), first.end - first.next);
-    CopyState(into.data(), Slot(first.slot).data() + first.next, bytes);
-    first.next += bytes;
-    got.bytes += bytes;
-    into = into.subspan(bytes);
-    if (first.next == first.end) {
-      GiveBack(first.slot);
+    if (first.next < first.end) {
+      got.bytes += ReceiveCopied(&first, into.subspan(got.bytes));
+    } else if (got.bytes > 0) {
+      break;
+    } else {
+      got = ReceiveReferred(into);
+      if (got.bytes == 0) {
+        return got;
+      }
+    }
+    if (first.next == first.end && !first.reference.has_value()) {
       arrived_.pop_front();
     }
   }
@@ -244,6 +315,75 @@ IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
   }
   got.error = ended_ ? 0 : error_ != 0 ? error_ : EAGAIN;
   return got;
+}
+
+size_t VerbsStream::Core::ReceiveCopied(Arrived* first, MutableByteSpan into) {
+  const size_t bytes = std::min(into.size(), first->end - first->next);
+  CopyState(into.data(), Slot(first->slot).data() + first->next, bytes);
+  first->next += bytes;
+  if (first->next == first->end) {
+    GiveBack(first->slot);
+  }
+  return bytes;
+}
+
+// Of the first reference, which is next.
+IoResult VerbsStream::Core::ReceiveReferred(MutableByteSpan into) {
+  if (error_ != 0 || ended_) {  // the peer's memory is out of reach
+    return {.error = error_ != 0 ? error_ : ECONNRESET};
+  }
+  if (!landing_.has_value()) {
+    Land(into);
+  }
+  GEMEL_CHECK(!landing_->is_callers || landing_->into.data() == into.data());
+  if (!landing_->ended) {
+    return {.error = error_ != 0 ? error_ : EAGAIN, .lands = landing_->is_callers};
+  }
+  IoResult got{.bytes = std::min(into.size(), landing_->into.size())};
+  if (!landing_->is_callers) {
+    CopyState(into.data(), landing_->into.data(), got.bytes);
+    landing_->into = landing_->into.subspan(got.bytes);
+  }
+  if (landing_->is_callers || landing_->into.empty()) {
+    landing_.reset();
+  }
+  std::optional<VerbsReference>& reference = arrived_.front().reference;
+  reference->place.address += got.bytes;
+  reference->bytes -= static_cast<uint32_t>(got.bytes);
+  if (reference->bytes == 0) {
+    reference.reset();
+    read_ += 1;
+  }
+  return got;
+}
+
+// Reads what comes next to where it belongs, or on the way there into a slot, which is registered.
+void VerbsStream::Core::Land(MutableByteSpan into) {
+  const VerbsReference& reference = *arrived_.front().reference;
+  const VerbsRegion* region = device_->RegionOf(into);
+  Landing& landing = landing_.emplace();
+  landing.is_callers = region != nullptr;
+  landing.into = landing.is_callers ? into : SlotToLand();
+  landing.into = landing.into.first(std::min<size_t>(landing.into.size(), reference.bytes));
+  const absl::Status taken =
+      pair_->Read(0, landing.into, landing.is_callers ? *region : *region_, reference.place);
+  if (!taken.ok()) {
+    Break(ECONNRESET, ToText(taken));
+  }
+  pair_->Ring();
+}
+
+void VerbsStream::Core::StopLanding() {
+  if (pair_ == nullptr || !landing_.has_value() || !landing_->is_callers) {
+    return;
+  }
+  if (!landing_->ended) {
+    Break(ECONNABORTED, "what it was landing is wanted no more");
+    references_->Free();
+    pair_->Fence();
+    DispatchSoon();
+  }
+  landing_.reset();
 }
 
 void VerbsStream::Core::Break(int error, std::string_view why) {
@@ -268,11 +408,22 @@ void VerbsStream::Core::OnMessage(uint64_t slot, size_t bytes) {
     return;
   }
   room_ += prelude->returned;
+  if (prelude->read > 0) {
+    released_ = true;
+    if (!references_->OnRead(prelude->read)) {
+      Break(EPROTO, "more was read than it was let read");
+      return;
+    }
+  }
   if (prelude->bytes == 0) {
     GiveBack(slot);
-    return;
   }
-  arrived_.push_back({.slot = slot, .next = kVerbsPreludeBytes, .end = message.size()});
+  if (prelude->bytes > 0 || prelude->reference.has_value()) {
+    arrived_.push_back({.slot = slot,
+                        .next = kVerbsPreludeBytes,
+                        .end = kVerbsPreludeBytes + prelude->bytes,
+                        .reference = prelude->reference});
+  }
 }
 
 void VerbsStream::Core::OnDone(const WorkDone& done) {
@@ -283,6 +434,10 @@ void VerbsStream::Core::OnDone(const WorkDone& done) {
     GEMEL_CHECK_LE(free_, options_.slots);
   } else if (done.kind == WorkKind::kReceived && error_ == 0) {
     OnMessage(done.id, done.bytes);
+  } else if (done.kind == WorkKind::kRead && landing_.has_value()) {
+    landing_->ended = true;
+  } else if (done.kind == WorkKind::kInvalidate) {
+    references_->OnInvalidated(done.id);
   } else if (done.kind == WorkKind::kTold) {
     Break(EPROTO, "a write was told, and none was asked for");
   }
@@ -336,7 +491,8 @@ void VerbsStream::Core::DispatchSoon() {
 
 uint32_t VerbsStream::Core::Holding() const {
   const bool over = error_ != 0 || ended_;
-  uint32_t holding = over || !arrived_.empty() ? uint32_t{EPOLLIN} : 0;
+  const bool lands = landing_.has_value() && !landing_->ended;
+  uint32_t holding = over || (!arrived_.empty() && !lands) ? uint32_t{EPOLLIN} : 0;
   holding |= over || may_send() ? uint32_t{EPOLLOUT} : 0;
   return holding & interest_;
 }
@@ -344,7 +500,8 @@ uint32_t VerbsStream::Core::Holding() const {
 void VerbsStream::Core::Dispatch() {
   const std::shared_ptr<Core> self = shared_from_this();
   Gather();
-  if (const uint32_t holding = Holding(); holding != 0 && ready_ != nullptr) {
+  const bool released = std::exchange(released_, false);
+  if (const uint32_t holding = Holding(); (holding != 0 || released) && ready_ != nullptr) {
     const ReadyCallback ready = ready_;  // which may replace itself, or end the stream
     ready(holding);
   }
@@ -355,7 +512,7 @@ void VerbsStream::Core::Dispatch() {
 
 void VerbsStream::Core::Close() {
   ready_ = nullptr;
-  if (!socket_.valid() || error_ != 0 || ended_ || pair_->under_way() == 0) {
+  if (!socket_.valid() || error_ != 0 || ended_ || UsesMemory() || pair_->under_way() == 0) {
     Release();
     return;
   }
@@ -387,12 +544,14 @@ void VerbsStream::Core::Release() {
     const VerbsCounts& counts = pair_->counts();
     options_.events->Emit(
         Severity::kInfo, "verbs_closed",
-        fmt::format("the queue pair to {}: {} messages, {} doorbells, {} signalled, {} inline",
+        fmt::format("the queue pair to {}: {} requests, {} doorbells, {} signalled, {} inline, {} "
+                    "referred to",
                     options_.peer, counts.requests, counts.doorbells, counts.signalled,
-                    counts.inlined));
+                    counts.inlined, references_->made()));
   }
   // First the queue pair: no byte of this process is read by the device when the peer hears of the
   // end.
+  references_->Free();
   pair_.reset();
   region_.reset();
   socket_.Reset();
@@ -422,6 +581,10 @@ IoResult VerbsStream::Receive(MutableByteSpan into, Handles* /*handles*/) {
   GEMEL_CHECK(!into.empty());
   return core_->Receive(into);
 }
+
+void VerbsStream::StopLanding() { core_->StopLanding(); }
+
+size_t VerbsStream::Held() const { return core_->Held(); }
 
 IoResult VerbsStream::Send(std::span<const ByteSpan> pieces, const Handles& handles) {
   GEMEL_CHECK(handles.empty());

@@ -4,20 +4,27 @@
 // into a receive that the peer has posted: a prelude, then bytes of the stream. A prelude gives
 // back receives that were posted again, so nobody sends what the other has no room for.
 //
+// A long piece whose memory the device knows (VerbsDevice::AddMemory()) is not sent: the message
+// ends with a reference to it, and whoever receives it reads it, one-sidedly, to where it belongs
+// (docs/decisions/0016). So memory is written only by the process that owns it.
+//
 // The TCP connection over which the two found each other stays: its end is the peer's, at once also
 // when the peer's process is killed; a queue pair says so only by silence.
 //
-// Bytes are copied once on each side, into registered slots and out of them; the device reads and
-// writes nothing else, so memory that a frame goes to is fenced as it is on tcp.
+// All other bytes are copied once on each side, into registered slots and out of them.
 //
 // Thread safety: the loop's thread.
 // Ownership: shares the device. A stream that is destroyed with messages under way lingers until
 // the peer's device has them all, kVerbsLingerMax at most.
 // Invariants:
 //   (1) messages under way and not given back are never more than the receives of the peer;
-//   (2) bytes that arrived before the connection broke are received before the error.
+//   (2) bytes that arrived before the connection broke are received before the error, but for
+//       those of references;
+//   (3) the device writes into memory of a Receive() only from when it landed until its bytes are
+//       returned, or StopLanding(), which ends the queue pair when it must;
+//   (4) the peer may read memory of a Send() only while it is held.
 // Errors of IoResult: ETIMEDOUT (the peer's device is silent), EPROTO (it says nonsense),
-// ECONNRESET.
+// ECONNABORTED (StopLanding()), ECONNRESET.
 #pragma once
 
 #include <memory>
@@ -41,7 +48,7 @@ class VerbsStream final : public ByteStream {
  public:
   struct Options {
     uint32_t slots = 16;  // of each direction
-    uint32_t slot_bytes = 64 * kKiB;
+    uint32_t slot_bytes = 16 * kKiB;
     uint32_t first_packet = 0;
     EventSink* events = nullptr;  // may be null: then what broke a queue pair is not told
     std::string peer;             // for events
@@ -61,7 +68,9 @@ class VerbsStream final : public ByteStream {
   void Open(Descriptor socket);
 
   IoResult Receive(MutableByteSpan into, Handles* handles) override;
+  void StopLanding() override;
   IoResult Send(std::span<const ByteSpan> pieces, const Handles& handles) override;
+  size_t Held() const override;
   void Watch(uint32_t events, ReadyCallback ready) override;
 
  private:
