@@ -398,49 +398,43 @@ TEST_F(BatchingTest, AnEndEndsWhatIsHeld) {
   EXPECT_EQ((*sent)->code(), absl::StatusCode::kAborted);
 }
 
-TEST_F(BatchingTest, APlaceThatIsRevokedStopsTheLandingThere) {
-  std::vector<std::byte> place(kChunkBytes);
-  auto revocation = std::make_shared<Revocation>();
-  recorder_.place = [&](const FrameHeader&) { return Placement{place, revocation}; };
-  script_.lands = true;
-  const std::string wire = WireOf(Large(1, payload_));
-  const size_t before = wire.size() - kChunkBytes;
-  Arrive(wire.substr(0, before));
-  Arrive("");
+// A frame whose payload comes to its place by itself.
+class LandingTest : public BatchingTest {
+ protected:
+  LandingTest() {
+    recorder_.place = [this](const FrameHeader&) { return Placement{place_, revocation_}; };
+    script_.lands = true;
+    Arrive(wire_.substr(0, wire_.size() - kChunkBytes));
+    Arrive("");
+  }
+
+  void Land() { Arrive(wire_.substr(wire_.size() - kChunkBytes)); }
+
+  const std::string wire_ = WireOf(Large(1, payload_));
+  std::vector<std::byte> place_ = std::vector<std::byte>(kChunkBytes);
+  const std::shared_ptr<Revocation> revocation_ = std::make_shared<Revocation>();
+};
+
+TEST_F(LandingTest, StopsWhenItsPlaceIsRevoked) {
   EXPECT_EQ(script_.stopped, 0);
-  revocation->Revoke();
+  revocation_->Revoke();
   EXPECT_EQ(script_.stopped, 1);
-  Arrive(wire.substr(before));
+  Land();
   ASSERT_EQ(recorder_.frames.size(), 1U);
   EXPECT_TRUE(recorder_.frames[0].payload_dropped);
 }
 
-TEST_F(BatchingTest, WhatHasLandedIsStoppedNoMore) {
-  std::vector<std::byte> place(kChunkBytes);
-  auto revocation = std::make_shared<Revocation>();
-  recorder_.place = [&](const FrameHeader&) { return Placement{place, revocation}; };
-  script_.lands = true;
-  const std::string wire = WireOf(Large(1, payload_));
-  const size_t before = wire.size() - kChunkBytes;
-  Arrive(wire.substr(0, before));
-  Arrive("");
-  Arrive(wire.substr(before));
+TEST_F(LandingTest, IsStoppedNoMoreWhenItIsThere) {
+  Land();
   ASSERT_EQ(recorder_.frames.size(), 1U);
   EXPECT_TRUE(SameBytes(recorder_.frames[0].payload, payload_));
-  revocation->Revoke();
+  revocation_->Revoke();
   EXPECT_EQ(script_.stopped, 0);
 }
 
-TEST_F(BatchingTest, ARevocationThatComesAfterTheConnectionStopsNothing) {
-  std::vector<std::byte> place(kChunkBytes);
-  auto revocation = std::make_shared<Revocation>();
-  recorder_.place = [&](const FrameHeader&) { return Placement{place, revocation}; };
-  script_.lands = true;
-  const std::string wire = WireOf(Large(1, payload_));
-  Arrive(wire.substr(0, wire.size() - kChunkBytes));
-  Arrive("");
+TEST_F(LandingTest, IsOverWithItsConnection) {
   connection_.reset();
-  revocation->Revoke();
+  revocation_->Revoke();
   EXPECT_EQ(script_.stopped, 0);
 }
 

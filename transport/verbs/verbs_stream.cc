@@ -361,12 +361,12 @@ IoResult VerbsStream::Core::ReceiveReferred(MutableByteSpan into) {
 void VerbsStream::Core::Land(MutableByteSpan into) {
   const VerbsReference& reference = *arrived_.front().reference;
   const VerbsRegion* region = device_->RegionOf(into);
-  Landing& landing = landing_.emplace();
-  landing.is_callers = region != nullptr;
-  landing.into = landing.is_callers ? into : SlotToLand();
-  landing.into = landing.into.first(std::min<size_t>(landing.into.size(), reference.bytes));
+  const bool is_callers = region != nullptr;
+  const MutableByteSpan place = is_callers ? into : SlotToLand();
+  landing_ = Landing{.into = place.first(std::min<size_t>(place.size(), reference.bytes)),
+                     .is_callers = is_callers};
   const absl::Status taken =
-      pair_->Read(0, landing.into, landing.is_callers ? *region : *region_, reference.place);
+      pair_->Read(0, landing_->into, is_callers ? *region : *region_, reference.place);
   if (!taken.ok()) {
     Break(ECONNRESET, ToText(taken));
   }
