@@ -24,6 +24,7 @@
 #include "common/errors.h"
 #include "common/real_disk.h"
 #include "common/real_process.h"
+#include "common/scheduling.h"
 #include "common/status_macros.h"
 #include "server/config.h"
 #include "server/keeper/keeper_link.h"
@@ -115,6 +116,7 @@ struct Running {
 absl::Status Run(const ServerConfig& config, const Running& running, bool* stop) {
   EpollLoop* const loop = running.loop;
   Server* const server = running.server;
+  PreferShortSlices();
   TaskResult<absl::Status> started;
   loop->Spawn(TaskResult<absl::Status>::Run(server->Start(), &started));
   loop->RunUntil([&] { return started.value.has_value() || *stop; }, kTimeNever);

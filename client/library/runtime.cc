@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "common/scheduling.h"
 #include "transport/local/real_host.h"
 #include "transport/real_net.h"
 
@@ -35,6 +36,7 @@ absl::StatusOr<std::shared_ptr<Runtime>> Runtime::Start(Options options) {
 
 // Invariant (1).
 void Runtime::RunLoop() {
+  PreferShortSlices();
   net_ = std::make_unique<RealNet>(loop_.get(), nullptr, RealNet::Options());
   host_ = std::make_unique<RealHost>(loop_.get());
   core_ = std::make_unique<ClientCore>(loop_.get(), net_.get(), host_.get(), options_.address);
