@@ -281,7 +281,7 @@ absl::StatusOr<std::vector<uint32_t>> SlabPool::Take(HolderKey holder, uint64_t 
   GEMEL_CHECK(holder == kServerHolder || living_.contains(holder)) << "holder " << holder;
   GEMEL_CHECK_GT(bytes, 0U);
   const uint64_t count = DivideUp(bytes, options_.slab_bytes);
-  const std::vector<uint32_t> picked =
+  std::vector<uint32_t> picked =
       count <= slabs_max_ ? Pick(holder, count) : std::vector<uint32_t>();
   if (picked.size() < count) {
     return NoMemory(holder, count);

@@ -260,22 +260,8 @@ bool StreamConnection::ReadStep() {
   const bool ahead = !with_handles && target.size() < kReadAheadBytes;
   const MutableByteSpan into = ahead ? MutableByteSpan(read_ahead_) : target;
   const IoResult got = stream_->Receive(into, with_handles ? &handles : nullptr);
-  if (got.error != 0) {
-    if (!got.blocked()) {
-      Close(StatusOfErrno(got.error, fmt::format("receiving from {}", peer_)));
-    } else if (got.lands && !reader_.fenced()) {
-      reader_.SetFence([this, alive = std::weak_ptr<bool>(alive_)] {
-        if (const auto there = alive.lock(); there != nullptr && *there && open()) {
-          stream_->StopLanding();
-        }
-      });
-    }
-    return false;
-  }
   if (got.bytes == 0) {
-    Close(reader_.inside_frame()
-              ? error::Unavailable("{} ended the connection: cut inside a frame", peer_)
-              : error::Unavailable("{} ended the connection", peer_));
+    OnNothing(got);
     return false;
   }
   if (!ahead) {
@@ -284,6 +270,29 @@ bool StreamConnection::ReadStep() {
   // Fewer bytes than there was room for were all there are.
   const bool more = got.bytes == into.size();
   return Consume(into.first(got.bytes)) && more;
+}
+
+void StreamConnection::OnNothing(const IoResult& got) {
+  if (got.blocked()) {
+    if (got.lands && !reader_.fenced()) {
+      FenceLanding();
+    }
+  } else if (got.error != 0) {
+    Close(StatusOfErrno(got.error, fmt::format("receiving from {}", peer_)));
+  } else {
+    Close(reader_.inside_frame()
+              ? error::Unavailable("{} ended the connection: cut inside a frame", peer_)
+              : error::Unavailable("{} ended the connection", peer_));
+  }
+}
+
+// A revocation may come after this connection.
+void StreamConnection::FenceLanding() {
+  reader_.SetFence([this, alive = std::weak_ptr<bool>(alive_)] {
+    if (const auto there = alive.lock(); there != nullptr && *there && open()) {
+      stream_->StopLanding();
+    }
+  });
 }
 
 // False when the connection is closed.

@@ -74,6 +74,8 @@ class StreamConnection final : public Connection {
   void OnReady(uint32_t ready);
   void ReadSome();
   bool ReadStep();
+  void OnNothing(const IoResult& got);
+  void FenceLanding();
   bool TakeHandles(const IoResult& got, Handles handles);
   bool Consume(ByteSpan bytes);
   bool OnBytes(size_t bytes);

@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "coverage"
 FOLDER = "transport/verbs/"
+OBJECTS = "/gemel_transport.dir/verbs/"
 PROGRAMS = ("verbs_test", "transport_test")
 
 
@@ -41,7 +42,7 @@ def counted():
     """{file: {line: times it was run}} of what lies in FOLDER."""
     found = {}
     for data in sorted(BUILD.rglob("*.gcda")):
-        if FOLDER not in str(data):
+        if OBJECTS not in str(data):
             continue
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(["gcov", "--json-format", data], cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -63,7 +64,7 @@ def main():
         data.unlink()
     for program in PROGRAMS:
         subprocess.run([BUILD / "bin" / program, "--gtest_brief=1"], check=True)
-    files = counted()
+    files = {name: lines for name, lines in counted().items() if lines}
     if not files:
         raise SystemExit(f"error: nothing of {FOLDER} was counted")
     for name, lines in sorted(files.items()):
