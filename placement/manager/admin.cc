@@ -142,20 +142,29 @@ absl::StatusOr<Committed*> PlacementCore::FindSnapshot(Job* job, const std::stri
                          names.empty() ? "none" : names);
 }
 
-// A person's word ends a persist; a restore and readers are waited for.
-absl::Status PlacementCore::CheckRemovable(Job* job, const model::SnapshotOrder& order) {
-  Committed& snapshot = job->snapshots.at(order);
-  snapshot.rewrites.clear();
-  if (snapshot.persist.has_value() && !snapshot.persist->recording) {
-    GiveUpPersist(job, &snapshot, error::Aborted("it is removed by a person"));
-  }
-  if (IsPinned(*job, order)) {
+// A restore and readers are waited for, and a persist whose record is just being written.
+absl::Status PlacementCore::CheckRemovable(const Job& job, const model::SnapshotOrder& order) {
+  const Committed& snapshot = job.snapshots.at(order);
+  if (IsRead(job, order)) {
     return error::FailedPrecondition(
         "{} is being restored in epoch {} or read by {} readers; wait until they are done",
-        snapshot.record.snapshot.ToString(), job->record.epoch.ToString(),
-        job->reads.contains(order) ? job->reads.at(order) : 0);
+        snapshot.record.snapshot.ToString(), job.record.epoch.ToString(),
+        job.reads.contains(order) ? job.reads.at(order) : 0);
+  }
+  if (snapshot.persist.has_value() && snapshot.persist->recording) {
+    return error::FailedPrecondition("{} is just becoming PERSISTED; try again",
+                                     snapshot.record.snapshot.ToString());
   }
   return absl::OkStatus();
+}
+
+// A person's word ends it, once it is sure that nothing refuses that word.
+void PlacementCore::EndPersist(Job* job, const model::SnapshotOrder& order) {
+  Committed& snapshot = job->snapshots.at(order);
+  snapshot.rewrites.clear();
+  if (snapshot.persist.has_value()) {
+    GiveUpPersist(job, &snapshot, error::Aborted("it is removed by a person"));
+  }
 }
 
 // Some of them, by one transaction that makes `record` the job's.
@@ -164,7 +173,10 @@ Task<absl::Status> PlacementCore::RemovePart(Job* job, JobRecord record,
   GEMEL_CHECK_LE(part.size(), kLeavingMax) << job->name;
   Txn txn;
   for (const model::SnapshotOrder& order : part) {
-    GEMEL_CO_RETURN_IF_ERROR(CheckRemovable(job, order));
+    GEMEL_CO_RETURN_IF_ERROR(CheckRemovable(*job, order));
+  }
+  for (const model::SnapshotOrder& order : part) {
+    EndPersist(job, order);
     const SnapshotId& id = job->snapshots.at(order).record.snapshot;
     txn.deletes.push_back(StoredSnapshotKey(id.job, id.epoch, id.sequence));
     txn.deletes.push_back(PersistedKey(id.job, id.epoch, id.sequence));
@@ -198,7 +210,7 @@ Task<absl::StatusOr<uint32_t>> PlacementCore::Remove(Job* job, std::string name)
     record.removed_generation = std::max(record.removed_generation, id.epoch.generation);
   }
   for (const model::SnapshotOrder& order : removed) {
-    GEMEL_CO_RETURN_IF_ERROR(CheckRemovable(job, order));
+    GEMEL_CO_RETURN_IF_ERROR(CheckRemovable(*job, order));
   }
   GEMEL_CHECK_LE(removed.size(), job->snapshots.size()) << job->name;
   // Oldest first: until the last part is gone `latest` and the job stay as they are.

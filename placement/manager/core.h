@@ -347,6 +347,8 @@ class PlacementCore {
   Task<absl::Status> RetireOnce(Job* job);
   std::vector<model::RetentionEntry> Entries(const Job& job) const;
   bool IsPinned(const Job& job, const model::SnapshotOrder& order) const;
+  // By a restore of the present epoch or by readers.
+  static bool IsRead(const Job& job, const model::SnapshotOrder& order);
   static void SetLeaving(Job* job, const std::vector<model::SnapshotOrder>& orders, bool leaving);
   Task<absl::Status> WriteLeaving(Job* job, JobRecord record, Txn more,
                                   std::vector<model::SnapshotOrder> leaving);
@@ -475,7 +477,8 @@ class PlacementCore {
   void FillSnapshotInfo(const Job& job, const Committed& snapshot, pb::SnapshotInfo* out) const;
   absl::StatusOr<Committed*> FindSnapshot(Job* job, const std::string& name);
   Task<absl::StatusOr<uint32_t>> Remove(Job* job, std::string name);
-  absl::Status CheckRemovable(Job* job, const model::SnapshotOrder& order);
+  static absl::Status CheckRemovable(const Job& job, const model::SnapshotOrder& order);
+  void EndPersist(Job* job, const model::SnapshotOrder& order);
   Task<absl::Status> RemovePart(Job* job, JobRecord record, std::vector<model::SnapshotOrder> part);
 
   // recover.cc

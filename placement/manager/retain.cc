@@ -18,9 +18,13 @@ constexpr Duration kRarePause = 50ms;  // where the simulator lets the manager p
 
 bool PlacementCore::IsPinned(const Job& job, const model::SnapshotOrder& order) const {
   const auto found = job.snapshots.find(order);
-  if (job.reads.contains(order) ||
-      (found != job.snapshots.end() &&
-       (found->second.persist.has_value() || !found->second.rewrites.empty()))) {
+  const bool written = found != job.snapshots.end() &&
+                       (found->second.persist.has_value() || !found->second.rewrites.empty());
+  return written || IsRead(job, order);
+}
+
+bool PlacementCore::IsRead(const Job& job, const model::SnapshotOrder& order) {
+  if (job.reads.contains(order)) {
     return true;
   }
   if (!job.restore.has_value()) {

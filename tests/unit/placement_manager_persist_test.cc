@@ -520,6 +520,25 @@ TEST_F(PlacementPersist, APersistThatIsGivenUpTakesNothingWholeOffADisk) {
   EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "2")) << cluster.events.All();
 }
 
+TEST_F(PlacementPersist, ARemovalThatIsRefusedEndsNone) {
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = true;
+  }
+  ASSERT_TRUE(cluster.Save(run, "1").ok());
+  cluster.Run(1s);
+  const JobRun reader = cluster.NewRun();
+  ASSERT_EQ(Cluster::NameOf(*cluster.Begin(reader, 0, 2)), "1");
+  pb::RemoveSnapshotsRequest remove;
+  *remove.mutable_caller() = Cluster::Person();
+  remove.set_job("gpt");
+  const auto refused = cluster.Call<pb::RemoveSnapshotsReply>("RemoveSnapshots", remove);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  for (const auto& server : cluster.servers) {
+    server->disk_hangs = false;
+  }
+  EXPECT_TRUE(cluster.RunUntilPersisted("gpt", "1")) << cluster.events.All();
+}
+
 TEST_F(PlacementPersist, WhatIsWholeOnDiskWaitsForAMetaStoreThatRefusesIt) {
   for (const auto& server : cluster.servers) {
     server->disk_hangs = true;
