@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <iterator>
 #include <utility>
 
 #include "common/check.h"
@@ -45,8 +44,7 @@ struct StreamConnection::Sending {
         header(EncodeFrameHeader(HeaderOf(frame))),
         done(connection->loop_),
         owner(connection) {
-    owner->sendings_.push_back(this);
-    position = std::prev(owner->sendings_.end());
+    position = owner->sendings_.insert(owner->sendings_.end(), this);
   }
 
   Sending(const Sending&) = delete;
