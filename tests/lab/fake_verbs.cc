@@ -126,6 +126,10 @@ int FakeVerbs::FreeDomain(ibv_pd* pd) {
 }
 
 ibv_mr* FakeVerbs::RegisterRegion(ibv_pd* pd, void* address, size_t bytes, int access) {
+  if (!present->pins_) {
+    errno = ENOMEM;
+    return nullptr;
+  }
   auto region = std::make_unique<Region>();
   region->handle = {.context = pd->context, .pd = pd, .addr = address, .length = bytes};
   region->handle.lkey = region->handle.rkey = present->next_key_ += 0x100;

@@ -44,6 +44,9 @@ class FakeVerbs {
   // The next doorbell of that queue pair takes only `taken` requests of the chain.
   void RefuseNext(uint32_t queue_pair, size_t taken);
 
+  // From now on no more memory may be pinned.
+  void PinNoMore() { pins_ = false; }
+
   // From now on the device takes and tells nothing: every call of it fails with EIO.
   void Die() { dead_ = true; }
 
@@ -140,6 +143,7 @@ class FakeVerbs {
   VerbsCalls calls_;
   Random random_;
   bool dead_ = false;
+  bool pins_ = true;
   ibv_device device_{};
   ibv_device* list_[2] = {};
   ibv_context context_{};

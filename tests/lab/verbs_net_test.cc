@@ -451,6 +451,22 @@ TEST_F(VerbsCallers, AnAddressOfNoDeviceSaysWhichThereAre) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(VerbsCallers, WhatCannotBePinnedIsToldOnceAndCopied) {
+  Connect();
+  fake_->PinNoMore();
+  std::vector<std::byte> source = Pattern(200'000);
+  std::vector<std::byte> more(4096);
+  net_->AddMemory(source);
+  net_->AddMemory(more);
+  ASSERT_EQ(events_.names, std::vector<std::string>{"verbs_copies"});
+  EXPECT_THAT(events_.texts[0], HasSubstr("ulimit -l"));
+  const uint64_t before = CopiedBytes();
+  Send(calling_.get(), 1, "", source);
+  ASSERT_TRUE(RunUntil([this] { return !answerer_.recorder.frames.empty(); }));
+  EXPECT_TRUE(SameBytes(answerer_.recorder.frames[0].payload, source));
+  EXPECT_GE(CopiedBytes() - before, source.size());
+}
+
 class VerbsBroken : public VerbsNet, public ::testing::TestWithParam<int> {
  protected:
   VerbsBroken() : VerbsNet("fake") {}
