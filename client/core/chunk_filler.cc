@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/copies.h"
 #include "common/errors.h"
+#include "common/status_macros.h"
 
 namespace gemel {
 
@@ -19,21 +20,71 @@ ChunkFiller::ChunkFiller(const std::vector<MutableByteSpan>& places, uint64_t by
   GEMEL_CHECK_EQ(chunks_.size(), digests_.size());
 }
 
-absl::Status ChunkFiller::AppendAt(uint64_t offset, ByteSpan source) {
+absl::Status ChunkFiller::CheckNext(uint64_t offset, uint64_t size) const {
   if (offset != appended_) {
     return error::InvalidArgument(
-        "{} bytes at offset {}, and {} were written so far: a shard is written front to back",
-        source.size(), offset, appended_);
+        "{} bytes at offset {}, and {} were written so far: a shard is written front to back", size,
+        offset, appended_);
   }
+  if (size > bytes_ - appended_) {
+    return error::InvalidArgument(
+        "{} bytes at offset {} are more than the {} bytes the shard was opened with", size,
+        appended_, bytes_);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChunkFiller::AppendAt(uint64_t offset, ByteSpan source) {
+  GEMEL_RETURN_IF_ERROR(CheckNext(offset, source.size()));
   return Append(source);
 }
 
-absl::Status ChunkFiller::Append(ByteSpan source) {
-  if (source.size() > bytes_ - appended_) {
-    return error::InvalidArgument(
-        "{} bytes at offset {} are more than the {} bytes the shard was opened with", source.size(),
-        appended_, bytes_);
+absl::Status ChunkFiller::AppendFrom(DeviceStream* device, uint64_t offset, ByteSpan source) {
+  GEMEL_RETURN_IF_ERROR(CheckNext(offset, source.size()));
+  absl::Status status = AppendPieces(device, source);
+  device->Drain();
+  return status;
+}
+
+absl::Status ChunkFiller::AppendPieces(DeviceStream* device, ByteSpan source) {
+  const uint64_t begin = appended_;
+  const uint64_t end = begin + source.size();
+  uint64_t started = begin;
+  for (size_t under_way = 0; appended_ < end; --under_way) {
+    for (; started < end && under_way < DeviceStream::kUnderWayMax; ++under_way) {
+      const MutableByteSpan piece = PieceAt(started, end);
+      GEMEL_RETURN_IF_ERROR(device->Start(piece, source.data() + (started - begin)));
+      started += piece.size();
+    }
+    GEMEL_RETURN_IF_ERROR(device->AwaitOldest());
+    Landed(PieceAt(appended_, end));
   }
+  return absl::OkStatus();
+}
+
+// What is copied at a time: to the end of the chunk, or of the source.
+MutableByteSpan ChunkFiller::PieceAt(uint64_t at, uint64_t end) const {
+  const MutableByteSpan rest = chunks_[at / kChunkBytes].subspan(at % kChunkBytes);
+  return rest.first(std::min<uint64_t>(rest.size(), end - at));
+}
+
+void ChunkFiller::Landed(MutableByteSpan piece) {
+  const auto chunk = static_cast<uint32_t>(appended_ / kChunkBytes);
+  const size_t at = appended_ % kChunkBytes;
+  CountCopied(piece.size());
+  if (at == 0) {
+    stream_.Reset();
+  }
+  stream_.Update(piece);
+  appended_ += piece.size();
+  if (at + piece.size() == chunks_[chunk].size()) {
+    const Digest128 digest = stream_.Finish();
+    Publish(chunk, digest);
+  }
+}
+
+absl::Status ChunkFiller::Append(ByteSpan source) {
+  GEMEL_RETURN_IF_ERROR(CheckNext(appended_, source.size()));
   while (!source.empty()) {
     source = source.subspan(AppendWithin(source));
   }

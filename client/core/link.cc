@@ -94,7 +94,7 @@ absl::Status Link::Keep(const std::vector<SlabPiece>& pieces, const Handles& han
     }
     Slab& slab = slabs_[piece.slab];
     if (slab.mapping != nullptr) {
-      replaced_.push_back(std::move(slab.mapping));
+      replaced_.push_back(std::exchange(slab, Slab{}));
     }
     slab.memory = handles[next_handle];
     next_handle += 1;
@@ -156,6 +156,22 @@ absl::StatusOr<std::vector<MutableByteSpan>> Link::Place(const std::vector<SlabP
     places.push_back(mapping->bytes().subspan(piece.offset, piece.bytes));
   }
   return places;
+}
+
+Task<bool> Link::Pin(std::shared_ptr<Link> link, std::vector<SlabPiece> pieces, Device* device) {
+  bool all = true;
+  for (const SlabPiece& piece : pieces) {
+    Slab& slab = link->slabs_[piece.slab];
+    const bool asked = slab.pin.has_value() || slab.mapping == nullptr;
+    if (!asked) {
+      slab.pin = device->Pin(slab.mapping->bytes()).value_or(nullptr);
+    }
+    all = all && slab.pin.value_or(nullptr) != nullptr;
+    if (!asked) {
+      co_await link->loop_->Yield();
+    }
+  }
+  co_return all;
 }
 
 absl::Status Link::MakeReadOnly(const std::vector<SlabPiece>& pieces) {

@@ -11,6 +11,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,6 +19,7 @@
 
 #include "absl/status/statusor.h"
 
+#include "client/core/device.h"
 #include "common/fields.h"
 #include "common/loop.h"
 #include "common/status_macros.h"
@@ -83,6 +85,11 @@ class Link : public std::enable_shared_from_this<Link> {
   // Drops the writable mappings of these slabs: one system call a slab (amendment 6).
   absl::Status MakeReadOnly(const std::vector<SlabPiece>& pieces);
 
+  // Registers the slabs of `pieces` with `device`, each once while it is mapped: some ms a slab the
+  // first time, so other work of the loop goes between them. False: the device refused one of them,
+  // and will not be asked again. REQUIRES: they are mapped; the caller holds UseMemory().
+  static Task<bool> Pin(std::shared_ptr<Link> link, std::vector<SlabPiece> pieces, Device* device);
+
   // Held by who fills or reads the mapped memory: none of it is unmapped meanwhile. Let go of on
   // the loop.
   std::shared_ptr<void> UseMemory() const { return use_; }
@@ -102,6 +109,7 @@ class Link : public std::enable_shared_from_this<Link> {
   struct Slab {
     std::shared_ptr<SharedHandle> memory;  // until it is mapped
     std::unique_ptr<Mapping> mapping;
+    std::optional<std::shared_ptr<void>> pin;  // null inside: refused. Goes before the mapping
   };
 
   Loop* const loop_;
@@ -110,7 +118,7 @@ class Link : public std::enable_shared_from_this<Link> {
   std::shared_ptr<Session> session_;
   ClientHelloReply server_;
   std::map<uint32_t, Slab> slabs_;
-  std::vector<std::unique_ptr<Mapping>> replaced_;  // still read by restores in progress
+  std::vector<Slab> replaced_;  // still read by restores in progress
   // Shared: with those who use the memory; it only counts them.
   const std::shared_ptr<int> use_ = std::make_shared<int>(0);
   bool given_up_ = false;

@@ -85,6 +85,12 @@ Task<absl::Status> ShardFill::ReportNew(std::shared_ptr<ShardFill> self) {
   co_return status;
 }
 
+Task<absl::StatusOr<bool>> ShardFill::Pin(std::shared_ptr<ShardFill> fill, Device* device) {
+  // While it is filled its memory stays mapped; after a Stop() nothing is to be registered.
+  const std::shared_ptr<void> use = fill->use_;
+  co_return use != nullptr&& co_await Link::Pin(fill->link_, fill->given_.pieces, device);
+}
+
 absl::Status ShardFill::Finish() {
   GEMEL_CHECK(filling_) << "upload " << given_.upload << " is sealed or aborted already";
   if (!filler_.complete()) {

@@ -38,6 +38,9 @@ class ShardFill : public std::enable_shared_from_this<ShardFill> {
 
   ChunkFiller* filler() { return &filler_; }
 
+  // Before an AppendFrom() of `device`: Link::Pin() of this shard's memory.
+  static Task<absl::StatusOr<bool>> Pin(std::shared_ptr<ShardFill> fill, Device* device);
+
   // Ends writing: drops the writable mappings. FailedPrecondition when bytes are missing.
   absl::Status Finish();
 

@@ -32,6 +32,8 @@ class ShardStage : public std::enable_shared_from_this<ShardStage> {
 
   ChunkFiller* filler() { return fill_->filler(); }
 
+  std::shared_ptr<ShardFill> fill() const { return fill_; }
+
   // Drops the writable mapping; returns when the server knows. It hashes the memory again at the
   // seal of the shard that this becomes. FailedPrecondition when bytes are missing.
   Task<absl::Status> Seal(TimePoint deadline);

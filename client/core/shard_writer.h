@@ -61,6 +61,8 @@ class ShardWriter : public std::enable_shared_from_this<ShardWriter> {
   // Null for what was staged: nothing is left to fill.
   ChunkFiller* filler() { return fill_ != nullptr ? fill_->filler() : nullptr; }
 
+  std::shared_ptr<ShardFill> fill() const { return fill_; }
+
   // The caller's copy on the loop itself: for the simulator and for small shards.
   absl::Status Fill(ByteSpan source) { return filler()->Append(source); }
 

@@ -5,6 +5,7 @@
 
 #include "client/core/shard_stage.h"
 #include "client/library/abi_client.h"
+#include "client/library/abi_cuda.h"
 #include "client/library/abi_status.h"
 #include "common/mutex.h"
 
@@ -57,11 +58,13 @@ absl::Status CheckFilling(const gemel_stage& stage, bool sealed) {
              : absl::OkStatus();
 }
 
-absl::Status Write(gemel_stage* stage, uint64_t offset, ByteSpan data) {
+// Runs `append` for the shard's memory, and nothing of the stage beside it.
+template <typename Append>
+absl::Status Write(gemel_stage* stage, Append&& append) {
   GEMEL_RETURN_IF_ERROR(stage->runtime->Check());
   MutexLock lock(&stage->mutex);
   GEMEL_RETURN_IF_ERROR(CheckFilling(*stage, stage->sealed));
-  return stage->shard->filler()->AppendAt(offset, data);
+  return append(stage->shard->fill());
 }
 
 absl::Status Seal(gemel_stage* stage) {
@@ -118,7 +121,17 @@ gemel_status gemel_stage_open(gemel_client* client, const gemel_stage_options* o
 
 gemel_status gemel_stage_write(gemel_stage* stage, uint64_t offset, const void* data, size_t size) {
   const gemel::ByteSpan bytes(static_cast<const std::byte*>(data), size);
-  return gemel::ToC(gemel::Write(stage, offset, bytes));
+  return gemel::ToC(gemel::Write(stage, [&](const std::shared_ptr<gemel::ShardFill>& fill) {
+    return fill->filler()->AppendAt(offset, bytes);
+  }));
+}
+
+gemel_status gemel_stage_write_cuda(gemel_stage* stage, uint64_t offset, const void* data,
+                                    size_t size, void* stream) {
+  const gemel::CudaSource source{{static_cast<const std::byte*>(data), size}, stream};
+  return gemel::ToC(gemel::Write(stage, [&](const std::shared_ptr<gemel::ShardFill>& fill) {
+    return gemel::AppendCuda(stage->runtime.get(), fill, offset, source);
+  }));
 }
 
 gemel_status gemel_stage_seal(gemel_stage* stage) { return gemel::ToC(gemel::Seal(stage)); }

@@ -7,6 +7,7 @@
 
 #include "client/core/shard_writer.h"
 #include "client/library/abi_client.h"
+#include "client/library/abi_cuda.h"
 #include "client/library/abi_status.h"
 #include "common/mutex.h"
 
@@ -120,16 +121,18 @@ absl::Status CheckFilling(const gemel_writer& writer, WriterState state) {
   return absl::OkStatus();
 }
 
-absl::Status Write(gemel_writer* writer, uint64_t offset, ByteSpan data) {
+// Runs `append` for the shard's memory, and nothing of the writer beside it.
+template <typename Append>
+absl::Status Write(gemel_writer* writer, Append&& append) {
   GEMEL_RETURN_IF_ERROR(writer->runtime->Check());
   MutexLock lock(&writer->mutex);
   GEMEL_RETURN_IF_ERROR(CheckFilling(*writer, writer->state));
-  ChunkFiller* filler = writer->shard->filler();
-  if (filler == nullptr) {
+  const std::shared_ptr<ShardFill> fill = writer->shard->fill();
+  if (fill == nullptr) {
     return error::FailedPrecondition("{} was staged: there is nothing to write, seal it",
                                      writer->shard->snapshot().ToString());
   }
-  return filler->AppendAt(offset, data);
+  return append(fill);
 }
 
 absl::Status Seal(gemel_writer* writer) {
@@ -236,7 +239,17 @@ double gemel_writer_waited_ms(const gemel_writer* writer) {
 gemel_status gemel_writer_write(gemel_writer* writer, uint64_t offset, const void* data,
                                 size_t size) {
   const gemel::ByteSpan bytes(static_cast<const std::byte*>(data), size);
-  return gemel::ToC(gemel::Write(writer, offset, bytes));
+  return gemel::ToC(gemel::Write(writer, [&](const std::shared_ptr<gemel::ShardFill>& fill) {
+    return fill->filler()->AppendAt(offset, bytes);
+  }));
+}
+
+gemel_status gemel_writer_write_cuda(gemel_writer* writer, uint64_t offset, const void* data,
+                                     size_t size, void* stream) {
+  const gemel::CudaSource source{{static_cast<const std::byte*>(data), size}, stream};
+  return gemel::ToC(gemel::Write(writer, [&](const std::shared_ptr<gemel::ShardFill>& fill) {
+    return gemel::AppendCuda(writer->runtime.get(), fill, offset, source);
+  }));
 }
 
 gemel_status gemel_writer_seal(gemel_writer* writer) { return gemel::ToC(gemel::Seal(writer)); }

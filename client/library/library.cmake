@@ -3,9 +3,9 @@
 # templates would leave behind are hidden by the version script.
 set(here ${CMAKE_CURRENT_SOURCE_DIR}/library)
 gemel_library(client_library
-  SOURCES ${here}/abi_client.cc ${here}/abi_copies.cc ${here}/abi_listing.cc ${here}/abi_restore.cc ${here}/abi_stage.cc ${here}/abi_status.cc
+  SOURCES ${here}/abi_client.cc ${here}/abi_copies.cc ${here}/abi_cuda.cc ${here}/abi_listing.cc ${here}/abi_restore.cc ${here}/abi_stage.cc ${here}/abi_status.cc
           ${here}/abi_writer.cc ${here}/fork_guard.cc ${here}/runtime.cc
-  DEPS gemel_client)
+  DEPS gemel_client gemel_cuda)
 target_include_directories(gemel_client_library PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/include)
 
 add_library(libgemel SHARED ${here}/abi_version.cc)

@@ -133,6 +133,12 @@ class SnapshotWriter {
     return Status(gemel_writer_write(handle_.get(), offset, data.data(), data.size()));
   }
 
+  // The same from CUDA memory, as it is after all that `stream` (CUstream; null: the default one)
+  // was given so far.
+  Status WriteCuda(uint64_t offset, const void* data, size_t size, void* stream = nullptr) {
+    return Status(gemel_writer_write_cuda(handle_.get(), offset, data, size, stream));
+  }
+
   // Ends writing; the cluster takes over. GEMEL_FAILED_PRECONDITION when bytes are missing.
   Status Seal() { return Status(gemel_writer_seal(handle_.get())); }
 
@@ -172,6 +178,11 @@ class StageWriter {
   // As SnapshotWriter::Write().
   Status Write(uint64_t offset, std::span<const std::byte> data) {
     return Status(gemel_stage_write(handle_.get(), offset, data.data(), data.size()));
+  }
+
+  // As SnapshotWriter::WriteCuda().
+  Status WriteCuda(uint64_t offset, const void* data, size_t size, void* stream = nullptr) {
+    return Status(gemel_stage_write_cuda(handle_.get(), offset, data, size, stream));
   }
 
   // Ends writing: from here on it may be opened. GEMEL_FAILED_PRECONDITION when bytes are missing.

@@ -84,6 +84,15 @@ GEMEL_API const char* gemel_version(void);
  * measurements take the difference. Any thread. */
 GEMEL_API uint64_t gemel_copied_bytes(void);
 
+/* OK when CUDA memory can be written here. GEMEL_UNIMPLEMENTED: this library was built without
+ * CUDA; GEMEL_FAILED_PRECONDITION: there is no driver, or no device. Loads the driver. Any thread.
+ */
+GEMEL_API gemel_status gemel_cuda_check(void);
+
+/* Bytes, of those written from CUDA memory since the library was loaded, that went through host
+ * memory which the driver would not register: right, but slowly. Any thread. */
+GEMEL_API uint64_t gemel_cuda_unpinned_bytes(void);
+
 /* 16 unpredictable bytes, written to `token`: what one incarnation of a job shares. One rank draws
  * it and gives it to all others (a broadcast); a program of one process draws its own. */
 GEMEL_API void gemel_token_draw(uint8_t token[16]);
@@ -200,6 +209,14 @@ GEMEL_API double gemel_writer_waited_ms(const gemel_writer* writer);
  */
 GEMEL_API gemel_status gemel_writer_write(gemel_writer* writer, uint64_t offset, const void* data,
                                           size_t size);
+/* The same from CUDA memory (DESIGN section 7): `data` is an address of the device, as it is after
+ * all that `stream` (a CUstream or cudaStream_t of that device; null: the default stream) was given
+ * so far. The device copies straight into the server's memory, on a stream of the library's own,
+ * and each MiB is hashed here as it arrives. Returns when all of it has: the memory may change
+ * then. Errors besides: what gemel_cuda_check() says; GEMEL_INVALID_ARGUMENT for other memory;
+ * GEMEL_FAILED_PRECONDITION when the device failed. After these two the shard is to be aborted. */
+GEMEL_API gemel_status gemel_writer_write_cuda(gemel_writer* writer, uint64_t offset,
+                                               const void* data, size_t size, void* stream);
 
 /* Ends writing: the library drops its writable view of the memory and the cluster takes over. The
  * commit is waited for by gemel_writer_wait(). GEMEL_FAILED_PRECONDITION when bytes are missing. */
@@ -246,6 +263,9 @@ GEMEL_API gemel_status gemel_stage_open(gemel_client* client, const gemel_stage_
 /* As gemel_writer_write(). */
 GEMEL_API gemel_status gemel_stage_write(gemel_stage* stage, uint64_t offset, const void* data,
                                          size_t size);
+/* As gemel_writer_write_cuda(). */
+GEMEL_API gemel_status gemel_stage_write_cuda(gemel_stage* stage, uint64_t offset, const void* data,
+                                              size_t size, void* stream);
 
 /* Ends writing: from here on it can be opened under a name. GEMEL_FAILED_PRECONDITION when bytes
  * are missing. */

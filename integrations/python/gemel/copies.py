@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes of state that this process copied in its memory: by the library, and by this package beside it.
 
-A save of tensors that lie in host memory row by row copies each byte once, in the library; what is small, on an
-accelerator or not contiguous is copied here before that. ``total()`` only grows: measurements take the difference.
+A save of tensors that lie in host or CUDA memory row by row copies each byte once, in the library; what is small, on
+another accelerator or not contiguous is copied here before that. ``total()`` only grows: measurements take the difference.
 
 Thread safety: any thread.
 """

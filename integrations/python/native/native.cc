@@ -138,6 +138,11 @@ NB_MODULE(_native, module) {
   module.attr("__version__") = gemel_version();
   module.def("copied_bytes", &gemel_copied_bytes,
              "Bytes of state that the library copied in this process's memory so far.");
+  module.def(
+      "cuda_check", []() { Run(&gemel_cuda_check); },
+      "Raises why no CUDA memory can be written here, if so.");
+  module.def("cuda_unpinned_bytes", &gemel_cuda_unpinned_bytes,
+             "Bytes from CUDA memory that went through host memory the driver would not register.");
   RememberMainThread();
   BindWriter(module);
   BindRestore(module);

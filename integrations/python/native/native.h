@@ -65,7 +65,8 @@ void CopySixteen(const nb::bytes& raw, const char* name, uint8_t* out);
 void WithBytesOf(nb::handle buffer,
                  const std::function<gemel_status(const void* data, size_t size)>& write);
 
-// write() and write_ptr() of what is written in one go: T has Write and WriteBytes.
+// write(), write_ptr() and write_cuda() of what is written in one go: T has Write, WriteBytes and
+// WriteCuda.
 template <typename T>
 void DefineWrites(nb::class_<T>* bound) {
   bound->def("write", &T::Write, nb::arg("offset"), nb::arg("buf"),
@@ -78,6 +79,16 @@ void DefineWrites(nb::class_<T>* bound) {
       },
       nb::arg("offset"), nb::arg("ptr"), nb::arg("nbytes"),
       "Appends nbytes of host memory at address ptr.");
+  bound->def(
+      "write_cuda",
+      [](T& self, uint64_t offset, uintptr_t ptr, size_t nbytes, uintptr_t stream) {
+        // NOLINTBEGIN(performance-no-int-to-ptr): as above
+        self.WriteCuda(offset, reinterpret_cast<const void*>(ptr), nbytes,
+                       reinterpret_cast<void*>(stream));
+        // NOLINTEND(performance-no-int-to-ptr)
+      },
+      nb::arg("offset"), nb::arg("ptr"), nb::arg("nbytes"), nb::arg("stream"),
+      "Appends nbytes of CUDA memory, as it is after all that the stream was given so far.");
 }
 
 // 32 hexadecimal digits, as the command line prints digests.

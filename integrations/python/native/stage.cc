@@ -41,6 +41,11 @@ class Stage {
     Run([&]() { return gemel_stage_write(stage, offset, data, size); });
   }
 
+  void WriteCuda(uint64_t offset, const void* data, size_t size, void* stream) {
+    gemel_stage* stage = handle();
+    Run([&]() { return gemel_stage_write_cuda(stage, offset, data, size, stream); });
+  }
+
   void Seal() {
     gemel_stage* stage = handle();
     Run([&]() { return gemel_stage_seal(stage); });

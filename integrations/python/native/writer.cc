@@ -30,6 +30,10 @@ class Writer {
     });
   }
 
+  void WriteCuda(uint64_t offset, const void* data, size_t size, void* stream) {
+    Run([&]() { return gemel_writer_write_cuda(handle_, offset, data, size, stream); });
+  }
+
   nb::dict Wait(double timeout_s) {
     gemel_commit commit{};
     commit.struct_bytes = sizeof(commit);

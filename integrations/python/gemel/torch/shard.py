@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank's shard: layout, values, tensors; and its way into a Writer.
 
-Tensors go from their own memory to the writer (``write_ptr``), which copies and
-hashes them in one pass. Only what is small, on an accelerator or not contiguous
-goes through a piece of host memory first.
+Tensors go from their own memory to the writer: host memory by ``write_ptr``, which
+copies and hashes it in one pass, CUDA memory by ``write_cuda``: the device copies it
+into the server's memory, and it is hashed as it arrives. Only what is small, on
+another accelerator or not contiguous goes through a piece of host memory first.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from gemel import copies
+from gemel.errors import FailedPrecondition
 from gemel.torch import layout as fmt
 from gemel.torch import values
 from gemel.torch.state import Piece
@@ -77,5 +81,33 @@ def _write_large(writer, offset: int, source) -> None:
     if isinstance(source, bytes):
         writer.write(offset, source)
         return
+    if source.is_cuda and _cuda_is_usable():
+        _write_cuda(writer, offset, source)
+        return
     host = values.host_tensor(source)
     writer.write_ptr(offset, host.data_ptr(), host.nbytes)
+
+
+@functools.cache
+def _cuda_is_usable() -> bool:
+    from gemel import _native
+
+    if torch.version.hip is not None:  # "cuda" is another driver there
+        return False
+    try:
+        _native.cuda_check()
+    except FailedPrecondition as why:
+        warnings.warn(f"tensors of CUDA devices are copied to host memory before they are saved: {why}", stacklevel=2)
+        return False
+    return True
+
+
+def _write_cuda(writer, offset: int, source: torch.Tensor) -> None:
+    from gemel import _native
+
+    with torch.cuda.device(source.device):
+        rows = source.detach().resolve_conj().resolve_neg().contiguous()
+        writer.write_cuda(offset, rows.data_ptr(), rows.nbytes, torch.cuda.current_stream().cuda_stream)
+    if _native.cuda_unpinned_bytes():
+        warnings.warn("the CUDA driver would not register the server's memory: tensors are copied to it slowly. Allow "
+                      "more locked memory (`ulimit -l`, or the container's limit)", stacklevel=2)
