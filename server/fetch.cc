@@ -13,6 +13,8 @@
 namespace gemel {
 namespace {
 
+constexpr uint64_t kSourcesAtOnceMin = 2;  // that may have reads under way, where there are several
+
 // Errors that say nothing about the chunk: the same source may be asked again.
 bool IsTransient(const absl::Status& status) {
   return Control::IsUnknown(status) || status.code() == absl::StatusCode::kResourceExhausted ||
@@ -25,6 +27,36 @@ Fetches::Fetches(const ServerSeams& seams, const Parts& parts, uint64_t repair_b
     : seams_(seams), parts_(parts), budget_(seams.loop, repair_bytes_per_second) {
   GEMEL_CHECK(parts.control != nullptr && parts.objects != nullptr);
   GEMEL_CHECK(parts.peers != nullptr && parts.receipts != nullptr && parts.tier != nullptr);
+  GEMEL_CHECK(parts.admission != nullptr);
+}
+
+// A read is a transfer of one chunk, of a fetch of which `left` chunks are missing: who needs least
+// is first. Returns when it may come.
+Task<uint64_t> Fetches::AwaitTurn(TransferClass of, uint32_t left) {
+  const auto given = std::make_shared<WaitQueue>(seams_.loop);
+  const uint64_t turn =
+      parts_.admission->Begin(of, left, [given](uint32_t /*credit*/) { given->NotifyAll(); });
+  parts_.admission->Want(turn, 1, seams_.loop->Now());
+  if (parts_.admission->credit(turn) == 0) {
+    Sometimes(Situation::kCreditWaited);
+    seams_.metrics
+        ->Counter("gemel_read_waits_total",
+                  "Reads that waited because as much was on its way here as may be.")
+        .Add(1);
+  }
+  while (parts_.admission->credit(turn) == 0 && !gate_->closed()) {
+    co_await given->WaitUntil(Add(seams_.loop->Now(), kCreditLook));
+    parts_.admission->Give(seams_.loop->Now());
+  }
+  co_return turn;
+}
+
+void Fetches::EndTurn(uint64_t turn, bool arrived) {
+  const TimePoint now = seams_.loop->Now();
+  if (arrived && parts_.admission->credit(turn) > 0) {
+    parts_.admission->Arrived(turn, now);
+  }
+  parts_.admission->End(turn, now);
 }
 
 std::shared_ptr<ShardFetch> Fetches::Get(const WantedShard& wanted) {
@@ -326,6 +358,17 @@ uint32_t ShardFetch::OpenFor(const Source& source) const {
   return open;
 }
 
+// Of several sources none reads more than half of what may come: what it has asked for it keeps
+// until it comes, and one that is slow would leave nothing to the others.
+uint64_t ShardFetch::WindowOf(const Source& source) const {
+  if (OnProbation(source)) {
+    return 1;
+  }
+  const uint64_t incoming = fetches_->parts_.admission->slices_max();
+  return sources_.size() == 1 ? kReadWindow
+                              : std::clamp<uint64_t>(incoming / kSourcesAtOnceMin, 1, kReadWindow);
+}
+
 // Every source that has work gets its share of lanes, so that few chunks come from all holders too.
 void ShardFetch::StartLanes() {
   std::map<ServerId, uint32_t> open;
@@ -340,8 +383,7 @@ void ShardFetch::StartLanes() {
   for (const auto& [server, count] : open) {
     Source& source = sources_.at(server);
     const uint64_t share = Buggify(BuggifySite::kReadLaneOne) ? 1 : DivideUp(most, open.size());
-    const uint64_t window = OnProbation(source) ? 1 : kReadWindow;
-    while (source.lanes < std::min<uint64_t>({window, share, count})) {
+    while (source.lanes < std::min<uint64_t>({WindowOf(source), share, count})) {
       source.lanes += 1;
       fetches_->seams_.loop->Spawn(RunLane(shared_from_this(), server));
     }
@@ -370,7 +412,7 @@ Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server
          self->TakeWork(source, &chunk)) {
     const std::shared_ptr<Object> object = self->object_;
     co_await self->AwaitBudget(object);
-    const absl::Status read = co_await self->ReadChunk(&source, object, chunk);
+    const absl::Status read = co_await self->ReadInTurn(&source, object, chunk);
     forgotten = self->object_ != object;
     if (read.ok()) {
       delay.Reset();
@@ -383,6 +425,20 @@ Task<void> ShardFetch::RunLane(std::shared_ptr<ShardFetch> self, ServerId server
   if (forgotten) {
     self->StartLanes();  // it counted as one of the new object's lanes and read none of it
   }
+}
+
+// What comes from the disk is on no path to here.
+Task<absl::Status> ShardFetch::ReadInTurn(Source* source, std::shared_ptr<Object> object,
+                                          uint32_t chunk) {
+  if (IsThisServer(source->member)) {
+    co_return co_await ReadChunk(source, std::move(object), chunk);
+  }
+  const TransferClass of = waiting_now_ > 0 ? TransferClass::kRestore : TransferClass::kRepair;
+  const auto left = static_cast<uint32_t>(std::max<size_t>(1, work_.size()));
+  const uint64_t turn = co_await fetches_->AwaitTurn(of, left);
+  const absl::Status read = co_await ReadChunk(source, std::move(object), chunk);
+  fetches_->EndTurn(turn, read.ok());
+  co_return read;
 }
 
 // `source` is one of sources_, which stay.

@@ -5,11 +5,12 @@
 //
 // A shard that is sealed here is used as it is. Otherwise a partial object is made, its digests are
 // asked of a holder and checked against the shard's root, and reading lanes (kReadWindow a source)
-// pull the chunks that are wanted from one queue; each is checked on arrival. What one source
-// cannot give another one is asked for. What somebody waits for and is late is read again from
-// another source (transport/hedge.h); a source that is slow for a while reads one chunk at a time
-// (transport/source_pace.h). A partial object that is whole becomes a sealed copy and gets a
-// receipt.
+// pull the chunks that are wanted from one queue; each is checked on arrival. No more is read at
+// once than may be on its way to this server, copies of others included (transport/admission.h).
+// What one source cannot give another one is asked for. What somebody waits for and is late is read
+// again from another source (transport/hedge.h); a source that is slow for a while reads one chunk
+// at a time (transport/source_pace.h). A partial object that is whole becomes a sealed copy and
+// gets a receipt.
 //
 // Thread safety: one loop.
 // Ownership: a fetch is shared by all restores of this host that want its shard, and by its lanes.
@@ -39,6 +40,7 @@
 #include "server/receipts.h"
 #include "server/repair_budget.h"
 #include "server/tier.h"
+#include "transport/admission.h"
 #include "transport/hedge.h"
 #include "transport/source_pace.h"
 
@@ -126,9 +128,11 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   Task<absl::Status> DescribeOnDisk(std::shared_ptr<Object> object);
   absl::Status CheckDescription(DescribeReply described, Object* object) const;
   uint32_t OpenFor(const Source& source) const;
+  uint64_t WindowOf(const Source& source) const;
   void StartLanes();
   static Task<void> RunLane(std::shared_ptr<ShardFetch> self, ServerId server);
   bool TakeWork(const Source& source, uint32_t* chunk);
+  Task<absl::Status> ReadInTurn(Source* source, std::shared_ptr<Object> object, uint32_t chunk);
   Task<absl::Status> ReadChunk(Source* source, std::shared_ptr<Object> object, uint32_t chunk);
   std::shared_ptr<HedgedRead> NewRead(const Reading& first, std::shared_ptr<ServerId> second);
   HedgedRead::Source SourceOf(const Reading& reading);
@@ -171,6 +175,7 @@ class Fetches {
     Peers* peers = nullptr;
     Receipts* receipts = nullptr;
     Tier* tier = nullptr;
+    Admission* admission = nullptr;
   };
 
   // `repair_bytes_per_second` 0: no bound.
@@ -185,6 +190,8 @@ class Fetches {
  private:
   friend class ShardFetch;
 
+  Task<uint64_t> AwaitTurn(TransferClass of, uint32_t left);
+  void EndTurn(uint64_t turn, bool arrived);
   SourcePace* PaceOf(const ServerId& server);
   void Count(const HedgedRead::Outcome& outcome);
 

@@ -28,6 +28,8 @@ constexpr std::array kCounters = {
     Name{"gemel_replication_retries_total", "Copies that had to start again."},
     Name{"gemel_replicated_bytes_total", "Bytes placed at other servers."},
     Name{"gemel_slices_again_total", "Slices sent again over another lane."},
+    Name{"gemel_read_waits_total",
+         "Reads that waited because as much was on its way here as may be."},
     Name{"gemel_credit_waits_total",
          "Times a sender waited because as much was on its way here as may be."},
     Name{"gemel_placed_bytes_total", "Bytes that other servers placed here."},

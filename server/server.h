@@ -79,6 +79,8 @@ class Server {
 
   const SlabPool& pool() const { return *pool_; }
 
+  const Admission& admission() const { return *admission_; }
+
   const Identity& identity() const { return *identity_; }
 
   const Uploads& uploads() const { return *uploads_; }

@@ -71,6 +71,8 @@ class Admission {
 
   size_t transfers() const { return transfers_.size(); }
 
+  size_t slices_max() const { return slices_max_; }
+
  private:
   struct Transfer {
     TransferClass of = TransferClass::kRepair;

@@ -22,10 +22,13 @@ struct Reads {
 
 class CountedConnection final : public Connection, private ConnectionEvents {
  public:
-  CountedConnection(std::unique_ptr<Connection> inner, Reads* reads)
-      : inner_(std::move(inner)), reads_(reads) {}
+  CountedConnection(std::unique_ptr<Connection> inner, Reads* reads, Reads* all)
+      : inner_(std::move(inner)), reads_(reads), all_(all) {}
 
-  ~CountedConnection() override { reads_->under_way -= here_; }
+  ~CountedConnection() override {
+    reads_->under_way -= here_;
+    all_->under_way -= here_;
+  }
 
   void Start(ConnectionEvents* events) override {
     events_ = events;
@@ -36,8 +39,10 @@ class CountedConnection final : public Connection, private ConnectionEvents {
     if (frame.header.type == FrameType::kRead) {
       reads_->sent += 1;
       here_ += 1;
-      reads_->under_way += 1;
-      reads_->most = std::max(reads_->most, reads_->under_way);
+      for (Reads* const reads : {reads_, all_}) {
+        reads->under_way += 1;
+        reads->most = std::max(reads->most, reads->under_way);
+      }
     }
     reads_->cancels += frame.header.type == FrameType::kCancel ? 1 : 0;
     return inner_->Send(std::move(frame));
@@ -56,6 +61,7 @@ class CountedConnection final : public Connection, private ConnectionEvents {
     if (frame.header.type == FrameType::kRead && frame.header.is_reply()) {
       here_ -= 1;
       reads_->under_way -= 1;
+      all_->under_way -= 1;
     }
     events_->OnFrame(std::move(frame));
   }
@@ -64,6 +70,7 @@ class CountedConnection final : public Connection, private ConnectionEvents {
 
   const std::unique_ptr<Connection> inner_;
   Reads* const reads_;
+  Reads* const all_;
   size_t here_ = 0;
   ConnectionEvents* events_ = nullptr;
 };
@@ -78,7 +85,7 @@ class CountedNet final : public Net {
     if (!made.ok()) {
       co_return made;
     }
-    co_return std::make_unique<CountedConnection>(*std::move(made), &reads[address]);
+    co_return std::make_unique<CountedConnection>(*std::move(made), &reads[address], &all);
   }
 
   absl::StatusOr<std::unique_ptr<Listener>> Listen(std::string address,
@@ -87,6 +94,7 @@ class CountedNet final : public Net {
   }
 
   std::map<std::string, Reads> reads;
+  Reads all;  // under way and at most: of all addresses
 
  private:
   Net* const real_;
@@ -298,6 +306,39 @@ TEST(Probation, TheOnlyHolderIsReadAsEver) {
   const auto took = h.Fetch(12, 12);
   ASSERT_TRUE(took.ok()) << took.status();
   EXPECT_GT(h.ReadsOf(1).most, 1U);
+}
+
+TEST(ReadTurns, NoHolderHasMoreThanHalfOfWhatMayCome) {
+  Hedging h;
+  ASSERT_TRUE(h.Fetch(2, kChunks - 2).ok());
+  EXPECT_EQ(h.ReadsOf(0).most, kIncomingPerPath / 2);
+  EXPECT_EQ(h.ReadsOf(1).most, kIncomingPerPath / 2);
+  EXPECT_EQ(h.Counted("gemel_read_waits_total"), 0);
+}
+
+TEST(ReadTurns, NoMoreIsReadAtOnceThanMayCome) {
+  Points points;
+  points.fires = {BuggifySite::kCreditScarce};  // one slice
+  Hedging h;
+  h.net->all.most = 0;
+  ASSERT_TRUE(h.Fetch(2, kChunks - 2).ok());
+  EXPECT_EQ(h.net->all.most, 1U);
+  EXPECT_GT(h.Counted("gemel_read_waits_total"), 0);
+  EXPECT_EQ(h.Counted("gemel_fetched_bytes_total"), static_cast<int64_t>(kBytes));
+}
+
+TEST(ReadTurns, AHolderThatIsStuckDoesNotKeepTheTurnsOfOthers) {
+  Points points;
+  points.fires = {BuggifySite::kCreditScarce};
+  Hedging h;
+  h.Stick(1, 1500ms);
+  const auto took = h.Fetch(2, 6);
+  ASSERT_TRUE(took.ok()) << took.status();
+  EXPECT_LE(*took, 600ms);
+  h.Kill(0);  // what is read from it fails
+  EXPECT_TRUE(h.Fetch(8, 12).ok());
+  h.world.RunFor(3s);
+  EXPECT_EQ(h.server(2).admission().transfers(), 0U) << "each turn has ended";
 }
 
 TEST(Features, AreToldToWhoReadsThem) {
