@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch.distributed.checkpoint on Gemel beside its own writers, in one run.
 
-    bench/dcp.py [--mib 1490] [--rounds 5] [--turns 3] [--only TEXT ...]
+    bench/dcp.py [--mib 1490] [--rounds 5] [--turns 3] [--training fsdp] [--only TEXT ...]
 
-Two gloo ranks train with FSDP2 and AdamW. Three questions, each way in turn:
+Two gloo ranks train, tensor-parallel or with FSDP2, and AdamW. Three questions, each way in turn:
   save    dcp.save with Gemel (committed: copies=2, verified) and with FileSystemWriter to tmpfs and to disk; and
           safetensors' save_file of each rank's pieces. The yardstick is memcpy of the same bytes on both ranks at once.
   async   dcp.async_save in a thread and in a process, with torch's stagers and with ours: blocked, and lost in all =
@@ -30,7 +30,7 @@ from pathlib import Path
 import measured
 from gemel import copies
 from measured import Report
-from training import QUIET_STEPS, RANKS, Loop, leave, lost_ms, quiet_turn, run_ranks
+from training import QUIET_STEPS, RANKS, TRAININGS, Loop, leave, lost_ms, quiet_turn, run_ranks
 
 LIMIT_S = 600  # of the ranks of one part, and beyond that:
 TURN_LIMIT_S = 150
@@ -47,6 +47,7 @@ def parse_args():
     parser.add_argument("--mib", type=int, default=1490, help="state over both ranks: parameters and both moments")
     parser.add_argument("--rounds", type=int, default=5, help="of saves and loads")
     parser.add_argument("--turns", type=int, default=3, help="of asynchronous saves")
+    parser.add_argument("--training", choices=TRAININGS, default="tensor", help="what the steps are of")
     parser.add_argument("--skip-process", action="store_true", help="leave the process modes out")
     parser.add_argument("--only", action="append", metavar="TEXT",
                         help="of the asynchronous modes, those with TEXT in their name; may be given again")
@@ -267,7 +268,7 @@ def worker(args):
     warnings.filterwarnings("ignore", message="Detected an existing checkpoint")
     facts = json.loads(args.worker)
     dist.init_process_group("gloo")
-    loop = Loop(args.mib)
+    loop = Loop(args.mib, args.training)
     for _ in range(3):
         loop.step()
     result = measure(args, loop, Ways(loop, {**facts, "disk": os.environ["GEMEL_BENCH_DISK"]}))
@@ -276,11 +277,11 @@ def worker(args):
     leave(dist)
 
 
-def report_of(result, torchs, server_bytes):
+def report_of(training, result, torchs, server_bytes):
     report = Report("dcp")
     median = lambda values: measured.spread(values)["median"]
     servers = server_bytes / result["state_bytes"]
-    report.fact("state", round(result["state_bytes"] / (1 << 20)), f"MiB on {RANKS} ranks, FSDP2, AdamW, gloo")
+    report.fact("state", round(result["state_bytes"] / (1 << 20)), f"MiB on {RANKS} ranks, {TRAININGS[training]}, AdamW, gloo")
     report.row("memcpy of it, both ranks at once", [s * 1e3 for s in result["memcpy"]], "ms")
     for what in ("save", "load"):
         for way, taken in result[what].items():
@@ -338,7 +339,7 @@ def main(args):
     folder = measured.memory_folder()
     disk = tempfile.mkdtemp(prefix="gemel-bench-", dir=measured.ROOT / "build")
     os.environ["GEMEL_BENCH_DISK"] = disk
-    flags = ["--mib", str(args.mib), "--rounds", str(args.rounds), "--turns", str(args.turns)]
+    flags = ["--mib", str(args.mib), "--rounds", str(args.rounds), "--turns", str(args.turns), "--training", args.training]
     flags += ["--skip-process"] if args.skip_process else []
     flags += [flag for text in args.only or () for flag in ("--only", text)]
     limit_s = part_limit_s(args)
@@ -347,7 +348,7 @@ def main(args):
             saved = run_ranks(__file__, flags, made.sockets[:RANKS], folder, limit_s)
         for path in Path(folder).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return report_of(saved, run_ranks(__file__, flags, [], folder, limit_s), all_copied.servers)
+        return report_of(args.training, saved, run_ranks(__file__, flags, [], folder, limit_s), all_copied.servers)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(disk, ignore_errors=True)

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training that saves are measured in: two gloo ranks, FSDP2, AdamW; and how its ranks are started."""
+"""The training that saves are measured in: two gloo ranks, AdamW; and how its ranks are started.
+
+Its layers are tensor-parallel (Megatron's pairs of a column-wise and a row-wise one): what a step sends is small, and both
+cores compute all the time, so that whatever a save does shows. With FSDP2 half of a step is gloo, which sends the
+parameters over loopback, and four steps without a save differ by a second and more: several times what is measured.
+FSDP2 is there by ``training="fsdp"``.
+"""
 
 import json
 import os
@@ -13,6 +19,8 @@ import measured
 
 RANKS = 2
 WIDTH = 2048
+TRAININGS = {"tensor": "tensor parallel", "fsdp": "FSDP2"}
+ROWS = {"tensor": 64, "fsdp": 16}  # of a batch
 STEPS_MAX = 60
 QUIET_STEPS = 4  # between two saves: their steps are what a step takes at that time
 
@@ -20,22 +28,20 @@ QUIET_STEPS = 4  # between two saves: their steps are what a step takes at that 
 class Loop:
     """The training of one rank."""
 
-    def __init__(self, mib):
+    def __init__(self, mib, training="tensor"):
         import torch
         import torch.distributed as dist
         from torch import nn
-        from torch.distributed.fsdp import fully_shard
 
         self.torch, self.dist = torch, dist
         torch.set_num_threads(1)
+        torch.set_flush_denormal(True)  # the second moments are tiny here: half of a step would be their sqrt()
         torch.manual_seed(1)
-        layers = max(1, round(mib * (1 << 20) / 12 / WIDTH ** 2))
+        layers = 2 * max(1, round(mib * (1 << 20) / 24 / WIDTH ** 2))  # pairs
         self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
-        for layer in self.model:
-            fully_shard(layer, reshard_after_forward=False)
-        fully_shard(self.model, reshard_after_forward=False)
+        {"tensor": tensor_parallel, "fsdp": fully_sharded}[training](self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self.batch = torch.randn(16, WIDTH)
+        self.batch = torch.randn(ROWS[training], WIDTH)
         self.state_bytes = layers * WIDTH * WIDTH * 12
         self.before_update = lambda: None  # what must end before the state changes
 
@@ -63,6 +69,22 @@ class Loop:
             steps.append(taken)
         assert all_done, f"the save was not done after {STEPS_MAX} steps"
         return blocked, steps
+
+
+def tensor_parallel(model):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    plan = {str(index): (ColwiseParallel, RowwiseParallel)[index % 2]() for index in range(len(model))}
+    parallelize_module(model, init_device_mesh("cpu", (RANKS,)), plan)
+
+
+def fully_sharded(model):
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in model:
+        fully_shard(layer, reshard_after_forward=False)
+    fully_shard(model, reshard_after_forward=False)
 
 
 def quiet_turn(loop):

@@ -45,7 +45,7 @@ class Runtime final : public Forkable, public std::enable_shared_from_this<Runti
   // comes when nobody waits any more goes to `dispose`, on the loop.
   template <typename T>
   absl::StatusOr<T> Call(std::function<Task<absl::StatusOr<T>>()> make, Duration timeout,
-                         std::function<void(T)> dispose) {
+                         const std::function<void(T)>& dispose) {
     GEMEL_RETURN_IF_ERROR(Check());
     GEMEL_CHECK(!OnOwnThread()) << "the loop cannot wait for itself";
     auto waiting = std::make_shared<Waiting<absl::StatusOr<T>>>();
