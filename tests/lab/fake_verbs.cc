@@ -31,6 +31,7 @@ FakeVerbs::FakeVerbs(uint64_t seed) : random_(seed) {
   context_.ops.dealloc_mw = FreeWindow;
   context_.ops.post_send = PostSend;
   context_.ops.post_recv = PostReceive;
+  context_.ops.post_srq_recv = PostSharedReceive;
   context_.ops.poll_cq = Poll;
   calls_.get_device_list = GetDeviceList;
   calls_.free_device_list = [](ibv_device**) {};
@@ -41,6 +42,8 @@ FakeVerbs::FakeVerbs(uint64_t seed) : random_(seed) {
     *facts = {};
     facts->phys_port_cnt = 1;
     facts->device_cap_flags = IBV_DEVICE_MEM_WINDOW_TYPE_2B;
+    facts->max_srq = present->shared_max_;
+    facts->max_srq_wr = present->shared_receives_max_;
     return 0;
   };
   calls_.query_port = QueryPort;
@@ -62,6 +65,8 @@ FakeVerbs::FakeVerbs(uint64_t seed) : random_(seed) {
   calls_.ack_cq_events = [](ibv_cq*, unsigned) {};
   calls_.create_cq = CreateCompletionQueue;
   calls_.destroy_cq = DestroyCompletionQueue;
+  calls_.create_srq = CreateSharedQueue;
+  calls_.destroy_srq = DestroySharedQueue;
   calls_.create_qp = CreateQueuePair;
   calls_.modify_qp = ModifyQueuePair;
   calls_.destroy_qp = DestroyQueuePair;
@@ -118,6 +123,7 @@ int FakeVerbs::QueryGidEntry(ibv_context* /*context*/, uint32_t port, uint32_t i
 int FakeVerbs::FreeDomain(ibv_pd* pd) {
   const auto is_of_it = [pd](const auto& entry) { return entry.second->handle.pd == pd; };
   if (std::any_of(present->regions_.begin(), present->regions_.end(), is_of_it) ||
+      std::any_of(present->shared_.begin(), present->shared_.end(), is_of_it) ||
       std::any_of(present->pairs_.begin(), present->pairs_.end(), is_of_it) ||
       std::any_of(present->windows_.begin(), present->windows_.end(), is_of_it)) {
     return EBUSY;
@@ -216,12 +222,75 @@ void FakeVerbs::Push(CompletionQueue* queue, const ibv_wc& entry) {
 
 void FakeVerbs::Wake() {
   const bool busy = std::any_of(pairs_.begin(), pairs_.end(),
-                                [](const auto& entry) { return !entry.second->requests.empty(); });
+                                [this](const auto& entry) { return MayGoOn(*entry.second); });
   for (const auto& [handle, queue] : completions_) {
     if (busy) {
       TellEvent(queue.get());
     }
   }
+}
+
+ibv_srq* FakeVerbs::CreateSharedQueue(ibv_pd* pd, ibv_srq_init_attr* wanted) {
+  if (present->shared_.size() >= static_cast<size_t>(present->shared_max_) ||
+      wanted->attr.max_wr > static_cast<uint32_t>(present->shared_receives_max_)) {
+    errno = ENOMEM;
+    return nullptr;
+  }
+  auto shared = std::make_unique<SharedQueue>();
+  shared->handle.context = pd->context;
+  shared->handle.pd = pd;
+  shared->room = wanted->attr.max_wr;
+  ibv_srq* handle = &shared->handle;
+  present->shared_[handle] = std::move(shared);
+  return handle;
+}
+
+int FakeVerbs::DestroySharedQueue(ibv_srq* srq) {
+  for (const auto& [number, pair] : present->pairs_) {
+    if (pair->handle.srq == srq) {
+      return EBUSY;
+    }
+  }
+  return present->shared_.erase(srq) == 0 ? EINVAL : present->dead_ ? EIO : 0;
+}
+
+int FakeVerbs::PostSharedReceive(ibv_srq* srq, ibv_recv_wr* work, ibv_recv_wr** refused) {
+  SharedQueue& shared = *present->shared_.at(srq);
+  for (; work != nullptr; work = work->next) {
+    *refused = work;
+    std::optional<uint64_t>& refuse_after = present->refuse_shared_after_;
+    const bool refuse = refuse_after == 0;
+    if (refuse) {
+      refuse_after.reset();
+    } else if (refuse_after.has_value()) {
+      *refuse_after -= 1;
+    }
+    if (refuse || present->dead_) {
+      return EIO;
+    }
+    if (shared.receives.size() >= shared.room) {
+      return ENOMEM;
+    }
+    shared.receives.emplace_back(work->wr_id, work->num_sge == 0 ? ibv_sge{} : *work->sg_list);
+  }
+  present->Wake();
+  return 0;
+}
+
+size_t FakeVerbs::shared_receives() const {
+  size_t posted = 0;
+  for (const auto& [handle, shared] : shared_) {
+    posted += shared->receives.size();
+  }
+  return posted;
+}
+
+size_t FakeVerbs::pinned_bytes() const {
+  size_t bytes = 0;
+  for (const auto& [key, region] : regions_) {
+    bytes += region->handle.length;
+  }
+  return bytes;
 }
 
 ibv_qp* FakeVerbs::CreateQueuePair(ibv_pd* pd, ibv_qp_init_attr* wanted) {
@@ -231,6 +300,8 @@ ibv_qp* FakeVerbs::CreateQueuePair(ibv_pd* pd, ibv_qp_init_attr* wanted) {
   pair->handle.send_cq = wanted->send_cq;
   pair->handle.recv_cq = wanted->recv_cq;
   pair->handle.qp_num = present->next_number_++;
+  pair->handle.srq = wanted->srq;
+  pair->shared = wanted->srq == nullptr ? nullptr : present->shared_.at(wanted->srq).get();
   pair->room = wanted->cap;
   ibv_qp* handle = &pair->handle;
   present->pairs_[handle->qp_num] = std::move(pair);
@@ -250,6 +321,10 @@ int FakeVerbs::ModifyQueuePair(ibv_qp* qp, ibv_qp_attr* wanted, int mask) {
   }
   if ((mask & IBV_QP_DEST_QPN) != 0) {
     pair->peer = wanted->dest_qp_num;
+  }
+  if ((mask & IBV_QP_RNR_RETRY) != 0) {
+    constexpr uint8_t kForEver = 7;
+    pair->waits_for_receives = wanted->rnr_retry == kForEver;
   }
   if (to == IBV_QPS_ERR) {
     present->Fail(pair);
@@ -333,6 +408,9 @@ int FakeVerbs::PostReceive(ibv_qp* qp, ibv_recv_wr* work, ibv_recv_wr** refused)
   if (present->dead_) {
     return EIO;
   }
+  if (pair->shared != nullptr) {
+    return EINVAL;
+  }
   if (pair->receives.size() >= pair->room.max_recv_wr) {
     return ENOMEM;
   }
@@ -340,6 +418,7 @@ int FakeVerbs::PostReceive(ibv_qp* qp, ibv_recv_wr* work, ibv_recv_wr** refused)
   if (pair->state == IBV_QPS_ERR) {
     present->Fail(pair);
   }
+  present->Wake();
   return 0;
 }
 
@@ -366,7 +445,7 @@ FakeVerbs::QueuePair* FakeVerbs::Find(uint32_t number) {
 bool FakeVerbs::Step() {
   std::vector<QueuePair*> busy;
   for (const auto& [number, pair] : pairs_) {
-    if (!pair->requests.empty()) {
+    if (MayGoOn(*pair)) {
       busy.push_back(pair.get());
     }
   }
@@ -375,6 +454,38 @@ bool FakeVerbs::Step() {
   }
   CarryOut(busy[random_.Below(busy.size())]);
   return true;
+}
+
+// It has a request, which does not wait for a receive of its peer.
+bool FakeVerbs::MayGoOn(const QueuePair& pair) {
+  if (pair.requests.empty()) {
+    return false;
+  }
+  const ibv_wr_opcode opcode = pair.requests.front().work.opcode;
+  QueuePair* responder = Find(pair.peer);
+  const bool delivers = opcode == IBV_WR_SEND || opcode == IBV_WR_RDMA_WRITE_WITH_IMM;
+  return !delivers || !pair.waits_for_receives || pair.fault.has_value() ||
+         pair.state != IBV_QPS_RTS || responder == nullptr ||
+         responder->peer != pair.handle.qp_num || responder->state == IBV_QPS_ERR ||
+         !ReceivesOf(responder).empty();
+}
+
+std::deque<std::pair<uint64_t, ibv_sge>>& FakeVerbs::ReceivesOf(QueuePair* pair) {
+  return pair->shared != nullptr ? pair->shared->receives : pair->receives;
+}
+
+// The first bytes of a message that does not come in whole.
+void FakeVerbs::Arrive(QueuePair* responder, const Request& request, uint64_t bytes) {
+  if (responder->shared == nullptr || responder->arriving.has_value() ||
+      responder->shared->receives.empty() || responder->state == IBV_QPS_ERR) {
+    return;
+  }
+  const auto [id, buffer] = responder->shared->receives.front();
+  responder->shared->receives.pop_front();
+  responder->arriving = id;
+  const bool inlined = (request.work.send_flags & IBV_SEND_INLINE) != 0;
+  std::memcpy(At(buffer.addr), inlined ? request.inlined.data() : At(request.piece.addr),
+              std::min<uint64_t>(bytes, buffer.length));
 }
 
 void FakeVerbs::GoOn() {
@@ -405,13 +516,16 @@ ibv_wc_status FakeVerbs::Execute(QueuePair* pair, Request* request) {
     const bool writes = request->work.opcode == IBV_WR_RDMA_WRITE ||
                         request->work.opcode == IBV_WR_RDMA_WRITE_WITH_IMM;
     const uint64_t bytes = std::min<uint64_t>(fault.landing_bytes, BytesOf(request->work));
-    const QueuePair* responder = Find(pair->peer);
+    QueuePair* responder = Find(pair->peer);
     if ((reads || writes) && bytes > 0 && responder != nullptr &&
         MayReach(*responder, request->work.wr.rdma.rkey, request->work.wr.rdma.remote_addr, bytes,
                  reads ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE)) {
       std::byte* there = At(request->work.wr.rdma.remote_addr);
       std::byte* here = At(request->piece.addr);
       std::memcpy(reads ? here : there, reads ? there : here, bytes);
+    }
+    if (request->work.opcode == IBV_WR_SEND && bytes > 0 && responder != nullptr) {
+      Arrive(responder, *request, bytes);
     }
     return fault.status;
   }
@@ -455,10 +569,11 @@ ibv_wc_status FakeVerbs::Transfer(QueuePair* pair, Request* request) {
 
 ibv_wc_status FakeVerbs::Deliver(QueuePair* responder, const ibv_send_wr& work,
                                  const std::byte* source) {
-  if (responder->receives.empty()) {
+  std::deque<std::pair<uint64_t, ibv_sge>>& receives = ReceivesOf(responder);
+  if (receives.empty()) {
     return IBV_WC_RNR_RETRY_EXC_ERR;
   }
-  const auto [id, buffer] = responder->receives.front();
+  const auto [id, buffer] = receives.front();
   const uint64_t bytes = BytesOf(work);
   ibv_wc told{};
   told.wr_id = id;
@@ -475,7 +590,7 @@ ibv_wc_status FakeVerbs::Deliver(QueuePair* responder, const ibv_send_wr& work,
       std::memcpy(At(buffer.addr), source, bytes);
     }
   }
-  responder->receives.pop_front();
+  receives.pop_front();
   Push(&CompletionsOf(*responder), told);
   if (told.status != IBV_WC_SUCCESS) {
     Fail(responder);
@@ -541,9 +656,15 @@ ibv_wc_status FakeVerbs::InvalidateWindow(const QueuePair& pair, uint32_t key) {
   return IBV_WC_MW_BIND_ERR;
 }
 
-// The error state: what is under way is flushed, one Step() each; receives at once.
+// The error state: what is under way is flushed, one Step() each; receives at once, its own alone.
 void FakeVerbs::Fail(QueuePair* pair) {
   pair->state = IBV_QPS_ERR;
+  if (pair->arriving.has_value() && random_.Chance(1, 2)) {
+    pair->receives.emplace_back(*pair->arriving, ibv_sge{});
+  } else if (pair->arriving.has_value()) {
+    lost_receives_ += 1;
+  }
+  pair->arriving.reset();
   while (!pair->receives.empty()) {
     ibv_wc told{};
     told.wr_id = pair->receives.front().first;

@@ -74,6 +74,43 @@ TEST_F(VerbsLiar, MoreReceivesBackThanThereAreBreaksTheStream) {
   EXPECT_EQ(Receive().error, EPROTO);
 }
 
+TEST_F(VerbsLiar, MoreMessagesThanItHasReceivesBreakTheStream) {
+  const size_t all = fake_.shared_receives();
+  for (uint32_t i = 0; i <= VerbsStream::Options().slots; ++i) {
+    Say({.returned = 0, .bytes = 5}, 5);
+  }
+  EXPECT_EQ(Receive().bytes, 64U);
+  EXPECT_EQ(Receive().bytes, 16U) << "of the messages that it might send";
+  EXPECT_EQ(Receive().error, EPROTO);
+  EXPECT_EQ(fake_.shared_receives(), all);
+}
+
+TEST_F(VerbsLiar, AWriteWithANumberBreaksTheStream) {
+  const size_t all = fake_.shared_receives();
+  ASSERT_TRUE(other_.pair->Write(1, {}, *other_.region, {}, 7).ok());
+  ASSERT_EQ(other_.Next().status, IBV_WC_SUCCESS);
+  ASSERT_TRUE(RunLoop(loop_.get(), [this] { return Receive().error == EPROTO; }));
+  EXPECT_EQ(fake_.shared_receives(), all);
+}
+
+// The other one has no receive, so that a message waits.
+TEST_F(VerbsLiar, AStreamThatLingersKeepsNoReceives) {
+  const size_t all = fake_.shared_receives();
+  const uint32_t pair = stream_->hello().address.queue_pair;
+  const std::array<ByteSpan, 1> pieces = {other_.First(10)};
+  EXPECT_EQ(stream_->Send(pieces, {}).bytes, 10U);
+  Say({.bytes = 5}, 5);
+  EXPECT_EQ(fake_.shared_receives(), all - 1);
+  stream_.reset();
+  EXPECT_EQ(fake_.shared_receives(), all);
+  EncodeVerbsPrelude({.bytes = 5}, other_.memory);
+  ASSERT_TRUE(other_.pair->Send(1, other_.First(kVerbsPreludeBytes + 5), *other_.region).ok());
+  ASSERT_EQ(other_.Next().status, IBV_WC_SUCCESS);
+  EXPECT_EQ(fake_.shared_receives(), all - 1);
+  EXPECT_TRUE(RunLoop(loop_.get(), [&] { return fake_.shared_receives() == all; }));
+  EXPECT_EQ(fake_.Held(pair), 1U) << "it lingers";
+}
+
 TEST_F(VerbsLiar, WhatIsCopiedOutOfAMessageIsCounted) {
   const uint64_t before = CopiedBytes();
   Say({.returned = 0, .bytes = 5}, 5);

@@ -121,7 +121,8 @@ class Transfer {
 
   void Open(Lane* lane) {
     const VerbsStream::Options options{.slots = static_cast<uint32_t>(4 + random_.Below(5)),
-                                       .slot_bytes = 512};
+                                       .slot_bytes = 512,
+                                       .shared_slots_max = shared_slots_max_};
     auto from = *VerbsStream::Make(loop_, device_, options);
     auto to = *VerbsStream::Make(loop_, device_, options);
     lane->pairs = {from->hello().address.queue_pair, to->hello().address.queue_pair};
@@ -223,6 +224,7 @@ class Transfer {
 
   EpollLoop* const loop_;
   Random random_;
+  const uint32_t shared_slots_max_ = uint32_t{8} << random_.Below(8);
   FakeVerbs fake_;
   std::vector<std::byte> sources_ = std::vector<std::byte>(kSendsMax * kShardBytes);
   std::vector<std::byte> places_ = std::vector<std::byte>(kShards * kShardBytes);

@@ -79,6 +79,8 @@ absl::StatusOr<VerbsCalls> LoadVerbsFrom(const char* library) {
   Load(handle, "ibv_ack_cq_events", &calls.ack_cq_events, &missing);
   Load(handle, "ibv_create_cq", &calls.create_cq, &missing);
   Load(handle, "ibv_destroy_cq", &calls.destroy_cq, &missing);
+  Load(handle, "ibv_create_srq", &calls.create_srq, &missing);
+  Load(handle, "ibv_destroy_srq", &calls.destroy_srq, &missing);
   Load(handle, "ibv_create_qp", &calls.create_qp, &missing);
   Load(handle, "ibv_modify_qp", &calls.modify_qp, &missing);
   Load(handle, "ibv_destroy_qp", &calls.destroy_qp, &missing);

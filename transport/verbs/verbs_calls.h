@@ -2,8 +2,8 @@
 //
 // VerbsCalls: the functions of libibverbs as a table, filled at run time (DESIGN section 7), so
 // that a program starts without rdma-core, and a test can put its own functions in their place.
-// What the header of libibverbs inlines (ibv_post_send, ibv_poll_cq, ibv_alloc_mw …) goes through
-// the tables of a context and needs no row here.
+// What the header of libibverbs inlines (ibv_post_send, ibv_post_srq_recv, ibv_alloc_mw …) goes
+// through the tables of a context and needs no row here.
 //
 // Thread safety: constant once loaded; libibverbs itself is thread safe.
 #pragma once
@@ -38,6 +38,8 @@ struct VerbsCalls {
   ibv_cq* (*create_cq)(ibv_context* context, int entries, void* user, ibv_comp_channel* channel,
                        int vector) = nullptr;
   int (*destroy_cq)(ibv_cq* cq) = nullptr;
+  ibv_srq* (*create_srq)(ibv_pd* pd, ibv_srq_init_attr* wanted) = nullptr;
+  int (*destroy_srq)(ibv_srq* srq) = nullptr;
   ibv_qp* (*create_qp)(ibv_pd* pd, ibv_qp_init_attr* wanted) = nullptr;
   int (*modify_qp)(ibv_qp* qp, ibv_qp_attr* wanted, int mask) = nullptr;
   int (*destroy_qp)(ibv_qp* qp) = nullptr;

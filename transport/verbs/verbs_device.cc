@@ -134,6 +134,7 @@ absl::Status VerbsDevice::FindPort(const Wanted& wanted) {
   if ((facts.device_cap_flags & IBV_DEVICE_MEM_WINDOW_TYPE_2B) == 0) {
     return error::Unimplemented("{} has no memory windows of type 2B, which are the fence", name());
   }
+  receives_max_ = facts.max_srq > 0 ? static_cast<uint32_t>(facts.max_srq_wr) : 0;
   absl::Status last = error::Unavailable(
       "no port of {} is active: is its cable in, its network device up?", name());
   for (uint8_t port = 1; port <= facts.phys_port_cnt; ++port) {

@@ -23,6 +23,8 @@
 
 namespace gemel {
 
+class VerbsReceives;
+
 // After a call that frees something of a device. A device that is gone (EIO) has freed it; any
 // other error is a user's that is still there, and a broken invariant.
 void CheckFreed(int error, const char* call);
@@ -97,6 +99,18 @@ class VerbsDevice {
   // That holds all of `bytes`, of what was added; else null.
   const VerbsRegion* RegionOf(ByteSpan bytes) const;
 
+  // What its streams share of receives: VerbsReceives::Of() alone reads and writes them. Weak: they
+  // go with the last stream.
+  std::weak_ptr<VerbsReceives>& receives() { return receives_; }
+
+  // So many at most, of one shared receive queue; 0: the device has none.
+  uint32_t receives_max() const { return receives_max_; }
+
+  // False: each stream has receives of its own, since sharing them has failed once.
+  bool shares_receives() const { return shares_receives_; }
+
+  void StopSharing() { shares_receives_ = false; }
+
   const VerbsCalls& calls() const { return *calls_; }
 
   ibv_context* context() const { return context_; }
@@ -132,6 +146,9 @@ class VerbsDevice {
   uint16_t lid_ = 0;  // InfiniBand only
   ibv_gid_entry gid_{};
   std::map<uintptr_t, std::unique_ptr<VerbsRegion>> memory_;  // by its first byte
+  uint32_t receives_max_ = 0;
+  bool shares_receives_ = true;
+  std::weak_ptr<VerbsReceives> receives_;
 };
 
 }  // namespace gemel

@@ -15,7 +15,6 @@
 namespace gemel {
 namespace {
 
-constexpr uint64_t kReceive = uint64_t{1} << 63;  // in a wr_id: an error has no opcode to tell by
 constexpr uint64_t kDrain = uint64_t{1} << 62;
 constexpr uint32_t kPacketMask = 0xFFFFFF;
 constexpr uint8_t kHopLimit = 64;
@@ -88,9 +87,10 @@ absl::Status VerbsQueuePair::MakeQueues() {
   }
   ibv_qp_init_attr wanted{};
   wanted.send_cq = wanted.recv_cq = completions_;
+  wanted.srq = options_.receives;
   wanted.qp_type = IBV_QPT_RC;
   wanted.cap = {.max_send_wr = options_.depth + 1,  // and the one that drains
-                .max_recv_wr = options_.depth,
+                .max_recv_wr = options_.receives == nullptr ? options_.depth : 0,
                 .max_send_sge = 1,
                 .max_recv_sge = 1,
                 .max_inline_data = options_.inline_bytes};
@@ -278,7 +278,7 @@ absl::Status VerbsQueuePair::Invalidate(uint64_t id, const VerbsWindow& window) 
 
 absl::Status VerbsQueuePair::PostReceive(uint64_t id, MutableByteSpan into,
                                          const VerbsRegion& region) {
-  GEMEL_CHECK(id < kReceive);
+  GEMEL_CHECK(id < kVerbsReceive && options_.receives == nullptr);
   if (broken_) {
     return error::Unavailable("this queue pair of {} is broken", device_->name());
   }
@@ -287,7 +287,7 @@ absl::Status VerbsQueuePair::PostReceive(uint64_t id, MutableByteSpan into,
   }
   ibv_sge piece = PieceOf(into, region);
   ibv_recv_wr request{};
-  request.wr_id = kReceive | id;
+  request.wr_id = kVerbsReceive | id;
   request.sg_list = &piece;
   request.num_sge = into.empty() ? 0 : 1;
   ibv_recv_wr* refused = nullptr;
@@ -342,6 +342,7 @@ void VerbsQueuePair::Break() {
     drains = ibv_post_send(queue_pair_, &drain, &refused) == 0;
   }
   if (!drains) {
+    Drain();
     DestroyQueuePair();  // then the device touches no memory of a request any more
   }
 }
@@ -349,7 +350,26 @@ void VerbsQueuePair::Break() {
 void VerbsQueuePair::Fence() {
   broken_ = true;
   chain_.clear();
+  Drain();
   DestroyQueuePair();
+}
+
+// Invariant (5).
+void VerbsQueuePair::Drain() {
+  if (queue_pair_ == nullptr || options_.receives == nullptr) {
+    return;
+  }
+  ibv_qp_attr wanted{};
+  wanted.qp_state = IBV_QPS_ERR;
+  // Refused by a device that is gone, or where nothing can arrive any more.
+  (void)device_->calls().modify_qp(queue_pair_, &wanted, IBV_QP_STATE);
+  std::array<ibv_wc, kPollBatch> batch{};
+  for (int found = kPollBatch; found == kPollBatch;) {
+    found = ibv_poll_cq(completions_, kPollBatch, batch.data());
+    for (int i = 0; i < found; ++i) {
+      OnCompletion(batch.at(static_cast<size_t>(i)), &drained_);
+    }
+  }
 }
 
 void VerbsQueuePair::DestroyQueuePair() {
@@ -361,7 +381,7 @@ void VerbsQueuePair::DestroyQueuePair() {
 void VerbsQueuePair::Tell(const Slot& slot, ibv_wc_status status, std::vector<WorkDone>* done) {
   if (slot.window != nullptr) {
     slot.window->binding_ = false;
-    if (status == IBV_WC_SUCCESS) {
+    if (status == IBV_WC_SUCCESS && slot.window->window_ != nullptr) {
       slot.window->window_->rkey = slot.window->key_;
     }
   }
@@ -385,9 +405,9 @@ void VerbsQueuePair::OnCompletion(const ibv_wc& completion, std::vector<WorkDone
   if (completion.status != IBV_WC_SUCCESS) {
     broken_ = true;
   }
-  if ((completion.wr_id & kReceive) != 0) {
+  if ((completion.wr_id & kVerbsReceive) != 0) {
     const WorkKind kind = KindOfArrival(completion);
-    done->push_back({.id = completion.wr_id & ~kReceive,
+    done->push_back({.id = completion.wr_id & ~kVerbsReceive,
                      .kind = kind,
                      .status = completion.status,
                      .bytes = kind == WorkKind::kReceived ? completion.byte_len : 0,
@@ -436,6 +456,8 @@ void VerbsQueuePair::Poll(std::vector<WorkDone>* done) {
       OnCompletion(batch.at(static_cast<size_t>(i)), done);
     }
   }
+  done->insert(done->end(), drained_.begin(), drained_.end());
+  drained_.clear();
   GEMEL_CHECK(oldest_ <= posted_ && posted_ <= next_);
   if (broken_ && (queue_pair_ == nullptr || oldest_ == posted_)) {
     GiveUp(done);  // never handed to the device, or it will tell no more

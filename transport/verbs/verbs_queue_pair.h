@@ -17,7 +17,10 @@
 //   (2) a write that is told OK is PLACED; one that is told with an error may have landed;
 //   (3) after the first error every request is told with an error, and no other is taken: the
 //       connection is broken for good, and a new one takes its place;
-//   (4) at most `depth` requests are under way.
+//   (4) at most `depth` requests are under way;
+//   (5) of a shared receive queue: every receive that the device told of is told by Poll(), the
+//       last ones by the Poll() after Fence(). The device may have taken one more (a message that
+//       was arriving), which is told by nobody: see verbs_receives.h.
 // Errors of a request that is not taken: ResourceExhausted (depth reached: Poll() first),
 // Unavailable (broken, or not connected), InvalidArgument (outside of its region).
 #pragma once
@@ -35,6 +38,9 @@
 #include "transport/verbs/verbs_device.h"
 
 namespace gemel {
+
+// In the wr_id of every receive: an error has no opcode to tell it by.
+inline constexpr uint64_t kVerbsReceive = uint64_t{1} << 63;
 
 // What the other side must know to connect.
 struct VerbsAddress {
@@ -71,6 +77,8 @@ struct VerbsCounts {
   uint64_t inlined = 0;
 };
 
+inline constexpr uint8_t kVerbsRetryForEver = 7;  // as ibv_modify_qp(3) says
+
 class VerbsQueuePair {
  public:
   struct Options {
@@ -80,6 +88,7 @@ class VerbsQueuePair {
     uint32_t inline_bytes = 256;
     // 4.096 us x 2^14 = 67 ms without an answer, then once more, so often. A receiver without a
     // buffer is tried again 0.64 ms later. Both are bounded: what cannot be sent ends as an error.
+    // kVerbsRetryForEver: a receiver that is there is waited for.
     uint8_t timeout_exponent = 14;
     uint8_t retries = 7;
     uint8_t receiver_retries = 6;
@@ -88,6 +97,9 @@ class VerbsQueuePair {
     // A random one is best: packets that the network kept of an earlier connection are then
     // foreign.
     uint32_t first_packet = 0;
+    // Whose receives it takes, with the slot and kVerbsReceive as their wr_id; null: it has some of
+    // its own, by PostReceive(). Outlives it.
+    ibv_srq* receives = nullptr;
   };
 
   static absl::StatusOr<std::unique_ptr<VerbsQueuePair>> Make(VerbsDevice* device,
@@ -115,6 +127,7 @@ class VerbsQueuePair {
   // The fence: when it is told OK, the key of the window is good for nothing.
   absl::Status Invalidate(uint64_t id, const VerbsWindow& window);
   // A buffer for one Send(), or for the word of one Write() with a number (then it may be empty).
+  // REQUIRES: no shared receives.
   absl::Status PostReceive(uint64_t id, MutableByteSpan into, const VerbsRegion& region);
 
   // Hands the device what was gathered.
@@ -159,6 +172,7 @@ class VerbsQueuePair {
   void TellThrough(uint64_t sequence, ibv_wc_status last, std::vector<WorkDone>* done);
   void OnCompletion(const ibv_wc& completion, std::vector<WorkDone>* done);
   void GiveUp(std::vector<WorkDone>* done);
+  void Drain();
   void DestroyQueuePair();
 
   VerbsDevice* const device_;
@@ -177,6 +191,7 @@ class VerbsQueuePair {
   std::vector<Slot> slots_;                // by sequence modulo depth
   std::vector<ibv_send_wr> chain_;
   std::vector<ibv_sge> pieces_;
+  std::vector<WorkDone> drained_;  // for the next Poll()
   VerbsCounts counts_;
 };
 

@@ -18,6 +18,7 @@
 #include "transport/outcome.h"
 #include "transport/stream_socket.h"
 #include "transport/verbs/verbs_outcome.h"
+#include "transport/verbs/verbs_receives.h"
 #include "transport/verbs/verbs_references.h"
 
 namespace gemel {
@@ -38,6 +39,10 @@ int ErrnoOf(ibv_wc_status status) {
   }
 }
 
+bool IsArrival(const WorkDone& done) {
+  return done.kind == WorkKind::kReceived || done.kind == WorkKind::kTold;
+}
+
 struct Free {
   void operator()(std::byte* memory) const { std::free(memory); }
 };
@@ -48,6 +53,15 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
  public:
   Core(EpollLoop* loop, std::shared_ptr<VerbsDevice> device, Options options)
       : loop_(loop), device_(std::move(device)), options_(std::move(options)) {}
+
+  Core(const Core&) = delete;
+  Core& operator=(const Core&) = delete;
+
+  ~Core() {
+    if (pair_ != nullptr) {  // of a loop that ended
+      EndQueuePair();
+    }
+  }
 
   absl::Status Make();
   absl::Status Connect(const VerbsHello& peer);
@@ -62,9 +76,9 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
 
  private:
   struct Arrived {
-    uint64_t slot = 0;
-    size_t next = 0;  // offset in the slot
-    size_t end = 0;
+    std::optional<uint64_t> slot = std::nullopt;  // that holds the bytes; else `copied` does
+    std::vector<std::byte> copied = {};
+    ByteSpan left = {};                                      // of the bytes
     std::optional<VerbsReference> reference = std::nullopt;  // behind them: what is left of it
   };
 
@@ -89,9 +103,13 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
     return {memory_.get() + index * options_.slot_bytes, options_.slot_bytes};
   }
 
-  MutableByteSpan SlotToSend(uint64_t index) const { return Slot(options_.slots + index); }
+  MutableByteSpan SlotToSend(uint64_t index) const { return Slot(own_receives_ + index); }
 
-  MutableByteSpan SlotToLand() const { return Slot(uint64_t{2} * options_.slots); }
+  MutableByteSpan SlotToLand() const { return Slot(uint64_t{own_receives_} + options_.slots); }
+
+  ByteSpan SlotReceived(uint64_t slot) const {
+    return receives_ != nullptr ? receives_->Slot(slot) : Slot(slot);
+  }
 
   // Of the user's.
   bool UsesMemory() const { return landing_.has_value() || references_->oldest().has_value(); }
@@ -99,8 +117,11 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
   bool may_send() const { return room_ > kReserved && free_ > kReserved; }
 
   uint32_t Holding() const;
-  absl::Status PostReceive(uint64_t slot);
-  void GiveBack(uint64_t slot);
+  void ShareReceives();
+  absl::Status AddReceives();
+  void PutBack(uint64_t slot);
+  void GiveBack(std::optional<uint64_t> slot);
+  void DropArrived();
   size_t CopySome(Pieces* pieces, MutableByteSpan into, bool first_too);
   void SendMessage(VerbsPrelude prelude);
   size_t ReceiveCopied(Arrived* first, MutableByteSpan into);
@@ -109,18 +130,26 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
   void ReturnReceives();
   void Break(int error, std::string_view why);
   void OnDone(const WorkDone& done);
-  void OnMessage(uint64_t slot, size_t bytes);
+  void OnArrival(const WorkDone& done);
+  bool OnPrelude(const absl::StatusOr<VerbsPrelude>& prelude);
+  void OnMessage(uint64_t slot, ByteSpan message);
+  void Keep(uint64_t slot, ByteSpan bytes, const VerbsPrelude& prelude);
   void Gather();
   void OnSocket();
   void Dispatch();
   void DispatchSoon();
   void Linger();
   void Release();
+  void EndQueuePair();
 
   EpollLoop* const loop_;
   const std::shared_ptr<VerbsDevice> device_;
   const Options options_;
-  std::unique_ptr<std::byte, Free> memory_;  // slots to receive, then slots to send
+  std::shared_ptr<VerbsReceives> receives_;  // null: this stream has receives of its own
+  uint32_t own_receives_ = 0;                // so many
+  bool attached_ = false;                    // to receives_
+  bool connected_ = false;
+  std::unique_ptr<std::byte, Free> memory_;  // own slots to receive, slots to send, one to land
   std::unique_ptr<VerbsRegion> region_;
   std::unique_ptr<VerbsQueuePair> pair_;  // null once it is released
   std::unique_ptr<VerbsReferences> references_;
@@ -134,7 +163,8 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
   uint32_t room_ = 0;  // receives of the peer that are ours to use
   uint32_t free_ = 0;  // slots to send that the device does not read
   uint32_t next_ = 0;  // of them
-  uint32_t owed_ = 0;  // receives that were posted again, and the peer does not know
+  uint32_t used_ = 0;  // receives that messages took, and the peer was not told of since
+  uint32_t owed_ = 0;  // of them: posted again
   std::deque<Arrived> arrived_;
   int error_ = 0;
   bool ended_ = false;  // by the peer
@@ -148,7 +178,9 @@ class VerbsStream::Core : public std::enable_shared_from_this<Core> {
 absl::Status VerbsStream::Core::Make() {
   GEMEL_CHECK(options_.slots >= kVerbsSlotsMin && options_.slots <= kVerbsSlotsMax);
   GEMEL_CHECK(options_.slot_bytes % kPageBytes == 0 || options_.slot_bytes < kPageBytes);
-  const size_t slots = size_t{2} * options_.slots + 1;
+  ShareReceives();
+  own_receives_ = receives_ == nullptr ? options_.slots : 0;
+  const size_t slots = size_t{own_receives_} + options_.slots + 1;
   const size_t bytes = DivideUp(slots * options_.slot_bytes, kPageBytes) * kPageBytes;
   memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, bytes)));
   GEMEL_CHECK(memory_ != nullptr) << bytes;
@@ -159,11 +191,43 @@ absl::Status VerbsStream::Core::Make() {
   pair.depth = options_.slots + 2 * kVerbsReferencesMax + 1;
   pair.first_packet = options_.first_packet;
   pair.with_events = true;
+  // The peer may share its receives: there may be none for a while.
+  pair.receiver_retries = kVerbsRetryForEver;
+  pair.receives = receives_ == nullptr ? nullptr : receives_->queue();
   GEMEL_ASSIGN_OR_RETURN(pair_, VerbsQueuePair::Make(device_.get(), pair));
   references_ = std::make_unique<VerbsReferences>(device_.get(), pair_.get());
   free_ = options_.slots;
-  for (uint64_t slot = 0; slot < options_.slots; ++slot) {
-    GEMEL_RETURN_IF_ERROR(PostReceive(slot));
+  return AddReceives();
+}
+
+void VerbsStream::Core::ShareReceives() {
+  if (!device_->shares_receives()) {
+    return;
+  }
+  const VerbsReceives::Options wanted = {.slot_bytes = options_.slot_bytes,
+                                         .slots_max = options_.shared_slots_max};
+  absl::StatusOr<std::shared_ptr<VerbsReceives>> shared = VerbsReceives::Of(device_.get(), wanted);
+  if (shared.ok()) {
+    receives_ = *std::move(shared);
+    return;
+  }
+  device_->StopSharing();
+  if (options_.events != nullptr) {
+    options_.events->Emit(
+        Severity::kWarning, "verbs_own_receives",
+        fmt::format("{}; every connection pins {} bytes to receive", ToText(shared.status()),
+                    size_t{options_.slots} * options_.slot_bytes));
+  }
+}
+
+// As many as the hello says.
+absl::Status VerbsStream::Core::AddReceives() {
+  if (receives_ != nullptr) {
+    GEMEL_RETURN_IF_ERROR(receives_->Attach(options_.slots));
+    attached_ = true;
+  }
+  for (uint64_t slot = 0; slot < own_receives_; ++slot) {
+    GEMEL_RETURN_IF_ERROR(pair_->PostReceive(slot, Slot(slot), *region_));
   }
   return absl::OkStatus();
 }
@@ -173,6 +237,7 @@ VerbsHello VerbsStream::Core::hello() const {
 }
 
 absl::Status VerbsStream::Core::Connect(const VerbsHello& peer) {
+  connected_ = true;
   peer_slots_ = room_ = peer.slots;
   message_bytes_ =
       std::min(peer.slot_bytes, options_.slot_bytes) - kVerbsPreludeBytes - kVerbsReferenceBytes;
@@ -188,20 +253,44 @@ void VerbsStream::Core::Open(Descriptor socket) {
                [self = shared_from_this()](uint32_t /*events*/) { self->OnSocket(); });
 }
 
-absl::Status VerbsStream::Core::PostReceive(uint64_t slot) {
-  return pair_->PostReceive(slot, Slot(slot), *region_);
+// Posted again, and not told to the peer.
+void VerbsStream::Core::PutBack(uint64_t slot) {
+  absl::Status posted;
+  if (receives_ != nullptr) {
+    posted = receives_->Return(slot);
+  } else if (error_ == 0 && !pair_->broken()) {
+    posted = pair_->PostReceive(slot, Slot(slot), *region_);
+  }
+  if (!posted.ok()) {
+    Break(ECONNRESET, ToText(posted));
+  }
 }
 
-void VerbsStream::Core::GiveBack(uint64_t slot) {
-  if (error_ == 0 && PostReceive(slot).ok()) {
-    owed_ += 1;
+// Of a message that was received in whole: without a slot when that went back before.
+void VerbsStream::Core::GiveBack(std::optional<uint64_t> slot) {
+  if (slot.has_value()) {
+    PutBack(*slot);
   }
+  owed_ += 1;
+  GEMEL_CHECK_LE(owed_, used_);
+}
+
+// Nobody receives it any more. Nothing is given back: the peer is to send no more.
+void VerbsStream::Core::DropArrived() {
+  for (const Arrived& arrived : arrived_) {
+    if (arrived.slot.has_value()) {
+      PutBack(*arrived.slot);
+    }
+  }
+  arrived_.clear();
 }
 
 // One message out of the next slot to send; bytes of the stream are in it.
 void VerbsStream::Core::SendMessage(VerbsPrelude prelude) {
   GEMEL_CHECK(room_ > 0 && free_ > 0);
   const uint32_t index = std::exchange(next_, (next_ + 1) % options_.slots);
+  GEMEL_CHECK_LE(owed_, used_);
+  used_ -= owed_;
   prelude.returned = static_cast<uint16_t>(std::exchange(owed_, 0));
   prelude.read = std::exchange(read_, uint16_t{0});
   const size_t bytes = EncodeVerbsPrelude(prelude, SlotToSend(index));
@@ -294,7 +383,7 @@ IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
   IoResult got;
   while (got.bytes < into.size() && !arrived_.empty()) {
     Arrived& first = arrived_.front();
-    if (first.next < first.end) {
+    if (!first.left.empty()) {
       got.bytes += ReceiveCopied(&first, into.subspan(got.bytes));
     } else if (got.bytes > 0) {
       break;
@@ -304,7 +393,7 @@ IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
         return got;
       }
     }
-    if (first.next == first.end && !first.reference.has_value()) {
+    if (first.left.empty() && !first.reference.has_value()) {
       arrived_.pop_front();
     }
   }
@@ -318,11 +407,11 @@ IoResult VerbsStream::Core::Receive(MutableByteSpan into) {
 }
 
 size_t VerbsStream::Core::ReceiveCopied(Arrived* first, MutableByteSpan into) {
-  const size_t bytes = std::min(into.size(), first->end - first->next);
-  CopyState(into.data(), Slot(first->slot).data() + first->next, bytes);
-  first->next += bytes;
-  if (first->next == first->end) {
-    GiveBack(first->slot);
+  const size_t bytes = std::min(into.size(), first->left.size());
+  CopyState(into.data(), first->left.data(), bytes);
+  first->left = first->left.subspan(bytes);
+  if (first->left.empty()) {
+    GiveBack(std::exchange(first->slot, std::nullopt));
   }
   return bytes;
 }
@@ -398,48 +487,86 @@ void VerbsStream::Core::Break(int error, std::string_view why) {
   }
 }
 
-void VerbsStream::Core::OnMessage(uint64_t slot, size_t bytes) {
-  GEMEL_CHECK(slot < options_.slots && room_ <= peer_slots_) << slot;
-  const ByteSpan message = Slot(slot).first(std::min<size_t>(bytes, options_.slot_bytes));
-  const absl::StatusOr<VerbsPrelude> prelude = DecodeVerbsPrelude(message);
+// False: it broke the stream.
+bool VerbsStream::Core::OnPrelude(const absl::StatusOr<VerbsPrelude>& prelude) {
+  GEMEL_CHECK_LE(room_, peer_slots_);
   if (!prelude.ok() || prelude->returned > peer_slots_ - room_) {
     Break(EPROTO,
           prelude.ok() ? "more receives come back than there are" : ToText(prelude.status()));
-    return;
+    return false;
   }
   room_ += prelude->returned;
-  if (prelude->read > 0) {
-    released_ = true;
-    if (!references_->OnRead(prelude->read)) {
-      Break(EPROTO, "more was read than it was let read");
-      return;
-    }
+  released_ = released_ || prelude->read > 0;
+  if (prelude->read > 0 && !references_->OnRead(prelude->read)) {
+    Break(EPROTO, "more was read than it was let read");
+    return false;
   }
-  if (prelude->bytes == 0) {
+  return true;
+}
+
+void VerbsStream::Core::OnMessage(uint64_t slot, ByteSpan message) {
+  used_ += 1;
+  const absl::StatusOr<VerbsPrelude> prelude = DecodeVerbsPrelude(message);
+  if (used_ > options_.slots) {
+    Break(EPROTO, "it sends more messages than there are receives for it");
+    pair_->Break();  // it takes those of others no more
+  }
+  if (error_ != 0 || !OnPrelude(prelude)) {
+    PutBack(slot);
+  } else if (prelude->bytes > 0) {
+    Keep(slot, message.subspan(kVerbsPreludeBytes, prelude->bytes), *prelude);
+  } else {
     GiveBack(slot);
-  }
-  if (prelude->bytes > 0 || prelude->reference.has_value()) {
-    arrived_.push_back({.slot = slot,
-                        .next = kVerbsPreludeBytes,
-                        .end = kVerbsPreludeBytes + prelude->bytes,
-                        .reference = prelude->reference});
+    if (prelude->reference.has_value()) {
+      arrived_.push_back({.reference = prelude->reference});
+    }
   }
 }
 
-void VerbsStream::Core::OnDone(const WorkDone& done) {
+// Until it is received: in its slot, or when too many are kept so in memory of its own.
+void VerbsStream::Core::Keep(uint64_t slot, ByteSpan bytes, const VerbsPrelude& prelude) {
+  Arrived& arrived = arrived_.emplace_back();
+  arrived.reference = prelude.reference;
+  if (receives_ == nullptr || receives_->MayKeep()) {
+    arrived.slot = slot;
+    arrived.left = bytes;
+    return;
+  }
+  arrived.copied.resize(bytes.size());
+  CopyState(arrived.copied.data(), bytes.data(), bytes.size());
+  arrived.left = arrived.copied;
+  PutBack(slot);
+}
+
+void VerbsStream::Core::OnArrival(const WorkDone& done) {
+  if (receives_ != nullptr) {
+    receives_->Take(done.id);
+  }
+  GEMEL_CHECK(receives_ != nullptr || done.id < own_receives_) << done.id;
   if (done.status != IBV_WC_SUCCESS) {
+    Break(ErrnoOf(done.status), CompletionName(done.status));
+  } else if (done.kind == WorkKind::kTold) {
+    Break(EPROTO, "a write was told, and none was asked for");
+  }
+  if (error_ != 0) {
+    PutBack(done.id);
+    return;
+  }
+  OnMessage(done.id, SlotReceived(done.id).first(std::min(done.bytes, options_.slot_bytes)));
+}
+
+void VerbsStream::Core::OnDone(const WorkDone& done) {
+  if (IsArrival(done)) {
+    OnArrival(done);
+  } else if (done.status != IBV_WC_SUCCESS) {
     Break(ErrnoOf(done.status), CompletionName(done.status));
   } else if (done.kind == WorkKind::kSend) {
     free_ += 1;
     GEMEL_CHECK_LE(free_, options_.slots);
-  } else if (done.kind == WorkKind::kReceived && error_ == 0) {
-    OnMessage(done.id, done.bytes);
   } else if (done.kind == WorkKind::kRead && landing_.has_value()) {
     landing_->ended = true;
   } else if (done.kind == WorkKind::kInvalidate) {
     references_->OnInvalidated(done.id);
-  } else if (done.kind == WorkKind::kTold) {
-    Break(EPROTO, "a write was told, and none was asked for");
   }
 }
 
@@ -525,6 +652,7 @@ void VerbsStream::Core::Close() {
 
 void VerbsStream::Core::Linger() {
   Gather();
+  DropArrived();
   if (error_ != 0 || ended_ || pair_->under_way() == 0) {
     Release();
   }
@@ -551,10 +679,31 @@ void VerbsStream::Core::Release() {
   }
   // First the queue pair: no byte of this process is read by the device when the peer hears of the
   // end.
-  references_->Free();
-  pair_.reset();
-  region_.reset();
+  EndQueuePair();
   socket_.Reset();
+}
+
+// Slots of what arrived before it ended, and of what is not received, go back.
+void VerbsStream::Core::EndQueuePair() {
+  error_ = error_ != 0 ? error_ : ECONNRESET;
+  if (references_ != nullptr) {
+    references_->Free();
+  }
+  pair_->Fence();
+  std::vector<WorkDone> last;
+  pair_->Poll(&last);
+  for (const WorkDone& done : last) {
+    if (IsArrival(done)) {
+      OnArrival(done);
+    }
+  }
+  DropArrived();
+  pair_.reset();
+  if (std::exchange(attached_, false)) {
+    receives_->Detach(options_.slots, connected_);
+  }
+  receives_.reset();
+  region_.reset();
 }
 
 VerbsStream::VerbsStream(std::shared_ptr<Core> core) : core_(std::move(core)) {}

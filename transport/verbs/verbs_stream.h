@@ -11,7 +11,10 @@
 // The TCP connection over which the two found each other stays: its end is the peer's, at once also
 // when the peer's process is killed; a queue pair says so only by silence.
 //
-// All other bytes are copied once on each side, into registered slots and out of them.
+// All other bytes are copied once on each side, into registered slots and out of them. The slots to
+// receive are shared by the streams of a device (verbs_receives.h), where it can share them; when
+// many are full a message is copied once more, so that it keeps none. Otherwise the event
+// verbs_own_receives says so, once for each device, and each stream has slots of its own.
 //
 // Thread safety: the loop's thread.
 // Ownership: shares the device. A stream that is destroyed with messages under way lingers until
@@ -22,7 +25,9 @@
 //       those of references;
 //   (3) the device writes into memory of a Receive() only from when it landed until its bytes are
 //       returned, or StopLanding(), which ends the queue pair when it must;
-//   (4) the peer may read memory of a Send() only while it is held.
+//   (4) the peer may read memory of a Send() only while it is held;
+//   (5) messages that arrived and were not given back are never more than the receives that the
+//       peer was told of: a peer that sends more breaks the connection (EPROTO).
 // Errors of IoResult: ETIMEDOUT (the peer's device is silent), EPROTO (it says nonsense),
 // ECONNABORTED (StopLanding()), ECONNRESET.
 #pragma once
@@ -50,8 +55,9 @@ class VerbsStream final : public ByteStream {
     uint32_t slots = 16;  // of each direction
     uint32_t slot_bytes = 16 * kKiB;
     uint32_t first_packet = 0;
-    EventSink* events = nullptr;  // may be null: then what broke a queue pair is not told
-    std::string peer;             // for events
+    uint32_t shared_slots_max = 4096;  // to receive, of all streams of the device together
+    EventSink* events = nullptr;       // may be null: then what broke a queue pair is not told
+    std::string peer;                  // for events
   };
 
   // With its receives posted, not connected. ResourceExhausted when the slots cannot be pinned.
