@@ -181,7 +181,7 @@ def report_of(result, args):
 
 def main(args):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    made = measured.cluster.Cluster(servers=2, memory=f"{2 * args.mib + 512}MiB", slab_bytes="64MiB")
+    made = measured.cluster.Cluster(servers=2, memory=f"{3 * args.mib + 512}MiB", slab_bytes="64MiB")
     folder = measured.memory_folder()
     try:
         made.up()

@@ -52,6 +52,7 @@ Task<absl::StatusOr<std::shared_ptr<ShardFill>>> ShardFill::Start(std::shared_pt
 }
 
 Task<void> ShardFill::ReportWhileFilling(std::shared_ptr<ShardFill> self) {
+  co_await self->link_->loop()->Sleep(kReportAfter);
   while (self->filling_ && self->report_status_.ok()) {
     const bool late = Buggify(BuggifySite::kReportLate);
     co_await self->link_->loop()->Sleep(late ? 30 * kReportEvery : kReportEvery);

@@ -4,7 +4,9 @@
 // (ShardStage).
 //
 // While it is filled, a task on the loop looks every kReportEvery at what is new and tells the
-// server, so the network starts with the first chunk and the caller's thread makes no system call.
+// server, so the network starts before the last chunk and the caller's thread makes no system call.
+// The first kReportAfter nothing is told: a server that sends takes processors from a caller that
+// copies, and the training waits for the copy, not for the network. A long fill overlaps with it.
 //
 // Thread safety: the client's loop; filler() as ChunkFiller says.
 // Ownership: shared, because the reporting task and the caller end in any order.
@@ -24,6 +26,7 @@ namespace gemel {
 class ShardFill : public std::enable_shared_from_this<ShardFill> {
  public:
   static constexpr Duration kReportEvery = 1ms;
+  static constexpr Duration kReportAfter = 100ms;
 
   // What the server gave for a shard of `bytes`.
   struct Given {
