@@ -7,8 +7,9 @@
 Two gloo ranks train, tensor-parallel or with FSDP2, and AdamW. Three questions, each way in turn:
   save    dcp.save with Gemel (committed: copies=2, verified) and with FileSystemWriter to tmpfs and to disk; and
           safetensors' save_file of each rank's pieces. The yardstick is memcpy of the same bytes on both ranks at once.
-  async   dcp.async_save in a thread and in a process, with torch's stagers and with ours: blocked, and lost in all =
-          blocked + the slow-down of every step until all ranks are done, beside the steps just before and after.
+  async   dcp.async_save in a thread, with torch's stagers and with ours, in turn: blocked, and lost in all =
+          blocked + the slow-down of every step until all ranks are done, beside the steps just before and after. The
+          same in a process, one mode after the other, torch's without our servers: there is no memory for all.
           For the profile: one copy of ours, as torch has, and the bytes of a second one over bare TCP.
   load    dcp.load of the same from Gemel, tmpfs and disk (warm), into the live state.
 Takes some minutes: the process modes of torch are slow.
@@ -16,7 +17,6 @@ Takes some minutes: the process modes of torch are slow.
 
 import argparse
 import functools
-import itertools
 import json
 import os
 import shutil
@@ -168,14 +168,13 @@ class BareTcpWay:
         self.exchange.close()
 
 
-def async_ways(args, ways, ours):
-    """The modes that are asked for, each made when it is its turn."""
-    for name, make in all_async_ways(ways, not args.skip_process, ours):
-        if args.only is None or any(text in name for text in args.only):
-            yield make()
+def async_ways(args, ways, process):
+    """What makes each mode that is asked for."""
+    return [make for name, make in all_async_ways(ways, process)
+            if args.only is None or any(text in name for text in args.only)]
 
 
-def all_async_ways(ways, with_process, ours):
+def all_async_ways(ways, process):
     from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
     def torchs(shared, ahead):
@@ -185,19 +184,19 @@ def all_async_ways(ways, with_process, ours):
     def mode(name, where, stager):
         return name, functools.partial(AsyncWay, ways, name, where, stager, process)
 
-    if not ours:
+    kind = "process" if process else "thread"
+    with_cluster = bool(os.environ["GEMEL_ADDRESS"])
+    if not process:
         yield BARE_TCP, functools.partial(BareTcpWay, ways)
-    for process in (False, True) if with_process else (False,):
-        kind = "process" if process else "thread"
-        if ours:
-            yield mode(f"gemel, {kind}", "gemel", ways.gt.Stager)
-            yield mode(f"gemel, {kind}, asynchronous staging", "gemel",
-                       functools.partial(ways.gt.Stager, use_async_staging=True))
-            yield mode(f"{UNREPLICATED}, {kind}", UNREPLICATED, ways.gt.Stager)
-        else:
-            yield mode(f"torch, {kind}, default stager", "tmpfs", None)
-            yield mode(f"torch, {kind}, reused shared memory", "tmpfs", torchs(True, False))
-            yield mode(f"torch, {kind}, asynchronous staging", "tmpfs", torchs(True, True))
+    if with_cluster:
+        yield mode(f"gemel, {kind}", "gemel", ways.gt.Stager)
+        yield mode(f"gemel, {kind}, asynchronous staging", "gemel",
+                   functools.partial(ways.gt.Stager, use_async_staging=True))
+        yield mode(f"{UNREPLICATED}, {kind}", UNREPLICATED, ways.gt.Stager)
+    if not process or not with_cluster:
+        yield mode(f"torch, {kind}, default stager", "tmpfs", None)
+        yield mode(f"torch, {kind}, reused shared memory", "tmpfs", torchs(True, False))
+        yield mode(f"torch, {kind}, asynchronous staging", "tmpfs", torchs(True, True))
 
 
 def timed(loop, work):
@@ -224,26 +223,37 @@ def told(loop, way, text):
 
 
 def measure(args, loop, ways):
-    """With a cluster: saves, loads and our asynchronous modes. Without: torch's, which need the memory."""
+    """With a cluster: saves, loads, all modes in a thread and ours in a process. Without: torch's in a process."""
     result = {"state_bytes": loop.state_bytes, "memcpy": [],
-              "save": {}, "load": {}, "async": {}, "none": {}, "copied": {}}
-    with_cluster = bool(os.environ["GEMEL_ADDRESS"])
-    if with_cluster:
+              "save": {}, "load": {}, "async": {}, "around": {}, "none": [], "copied": {}}
+    if os.environ["GEMEL_ADDRESS"]:
         measure_saves(args, loop, ways, result)
-    for way in async_ways(args, ways, with_cluster):
-        loop.turn(way.save)  # starts its threads and processes, fills its buffers
-        turns, quiet = [], [quiet_turn(loop)]
-        for _ in range(args.turns):
-            turn, share = copied(loop, lambda: loop.turn(way.save))
-            turns.append(turn)
-            result["copied"].setdefault(way.name, []).append(share)
-            quiet.append(quiet_turn(loop))
-            told(loop, way.name, f"blocked {turns[-1][0]:.2f} s, done in {len(turns[-1][1])} steps")
-        way.close()
-        result["async"][way.name] = turns
-        result["none"][way.name] = quiet
+        measure_async(args, loop, async_ways(args, ways, process=False), result)
+    if not args.skip_process:
+        for make in async_ways(args, ways, process=True):
+            measure_async(args, loop, [make], result)
     result["kept"] = ways.kept
     return result
+
+
+def measure_async(args, loop, makes, result):
+    """These modes in turn, each between steps without a save."""
+    modes = [make() for make in makes]
+    for way in modes:
+        loop.turn(way.save)  # starts its threads and processes, fills its buffers
+    before = quiet_turn(loop)
+    for _ in range(args.turns):
+        for way in modes:
+            turn, share = copied(loop, lambda way=way: loop.turn(way.save))
+            after = quiet_turn(loop)
+            result["async"].setdefault(way.name, []).append(turn)
+            result["around"].setdefault(way.name, []).append((before, after))
+            result["copied"].setdefault(way.name, []).append(share)
+            result["none"].append(after)
+            before = after
+            told(loop, way.name, f"blocked {turn[0]:.2f} s, done in {len(turn[1])} steps")
+    for way in modes:
+        way.close()
 
 
 def measure_saves(args, loop, ways, result):
@@ -292,21 +302,21 @@ def report_of(training, result, torchs, server_bytes):
             report.row(f"dcp.{what}: gemel, {title}" if way == "gemel" and what == "save" else f"{what}: {way}",
                        [s * 1e3 for s in taken], "ms")
     lost = {}
-    for whose, part in (("gemel", result), ("torch", torchs)):
-        quiet = [turn for turns in part["none"].values() for turn in turns]
-        report.row(f"{whose}: step without a save", [s * 1e3 for _, steps in quiet for s in steps], "ms")
-        noise = []
+    for where, part in (("beside servers", result), ("without servers", torchs)):
+        quiet = part["none"]
+        if not quiet:
+            continue
+        report.row(f"{where}: step without a save", [s * 1e3 for _, steps in quiet for s in steps], "ms")
         for name, turns in part["async"].items():
             # A step's time drifts within a run: each save stands beside the steps before and after it.
-            around = part["none"][name]
-            step_s = [median(before[1] + after[1]) for before, after in itertools.pairwise(around)]
-            noise += lost_ms(around[1:-1], [median(a[1] + b[1]) for a, b in zip(around, around[2:])])
+            step_s = [median(before[1] + after[1]) for before, after in part["around"][name]]
             report.row(f"{name}: blocked", [1e3 * blocked for blocked, _ in turns], "ms")
             report.row(f"{name}: done", [1e3 * (blocked + sum(steps)) for blocked, steps in turns], "ms, by steps")
             report.row(f"{name}: lost in all", lost_ms(turns, step_s), "ms")
             lost[name] = median(lost_ms(turns, step_s))
-        if noise:  # two saves each at least
-            report.row(f"{whose}: noise, lost in {QUIET_STEPS} steps without a save", noise, "ms")
+        noise = lost_ms(quiet[1:-1], [median(a[1] + b[1]) for a, b in zip(quiet, quiet[2:])])
+        if noise:
+            report.row(f"{where}: noise, lost in {QUIET_STEPS} steps without a save", noise, "ms")
     report.pairs("save and commit / dcp.save to tmpfs",
                  [a / b for a, b in zip(result["save"]["gemel"], result["save"]["tmpfs"], strict=True)], SAVE_TARGET)
     for way, shares in result["copied"].items():
@@ -351,7 +361,8 @@ def main(args):
             saved = run_ranks(__file__, flags, made.sockets[:RANKS], folder, limit_s)
         for path in Path(folder).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return report_of(args.training, saved, run_ranks(__file__, flags, [], folder, limit_s), all_copied.servers)
+        torchs = {"none": []} if args.skip_process else run_ranks(__file__, flags, [], folder, limit_s)
+        return report_of(args.training, saved, torchs, all_copied.servers)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(disk, ignore_errors=True)

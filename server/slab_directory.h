@@ -36,6 +36,7 @@ inline constexpr size_t kSlabDirectoryHeaderBytes = 128;
 inline constexpr size_t kSlabEntryBytes = 512;
 
 enum class SlabState : uint8_t { kFree = 0, kIdle = 1, kInUse = 2 };
+inline constexpr size_t kSlabStates = 3;
 enum class SlabClass : uint8_t { kNone = 0, kSnapshot = 1, kRestore = 2 };
 
 inline bool IsValid(SlabState value) { return value <= SlabState::kInUse; }

@@ -57,10 +57,16 @@ SlabPool::SlabPool(const ServerSeams& seams, const Options& options,
       options_(options),
       slabs_max_(static_cast<uint32_t>(options.memory_bytes / options.slab_bytes)),
       directory_(std::move(directory)),
+      used_gauge_(
+          seams.metrics->Gauge("gemel_memory_used_bytes", "Memory of slabs that hold objects.")),
+      idle_gauge_(seams.metrics->Gauge("gemel_memory_idle_bytes",
+                                       "Memory that clients keep mapped for a save.")),
       watermark_bytes_(std::min(kWarmBytesFirst, options.memory_bytes)),
       taken_(seams.loop) {
   GEMEL_CHECK_GT(slabs_max_, 0U);
   GEMEL_CHECK(options_.life > 0 && options_.life <= UINT32_MAX) << options_.life;
+  seams_.metrics->Gauge("gemel_memory_capacity_bytes", "Memory that this server may keep.")
+      .Set(static_cast<int64_t>(capacity_bytes()));
   SetGauges();
 }
 
@@ -120,6 +126,7 @@ absl::Status SlabPool::InheritSlab(uint32_t slab, const FormerSlab& former) {
   const bool claimed = !former.torn && entry.state == SlabState::kInUse && entry.sealed;
   const SlabState unclaimed = taken.holder == kServerHolder ? SlabState::kFree : SlabState::kIdle;
   taken.state = claimed ? SlabState::kInUse : unclaimed;
+  counts_[static_cast<size_t>(taken.state)] += 1;
   slabs_.push_back(std::move(taken));
   Describe(slab, claimed ? entry : SlabEntry());
   ShowToNet(slab);  // a former life has touched it
@@ -198,6 +205,7 @@ absl::Status SlabPool::AddSlab() {
   GEMEL_ASSIGN_OR_RETURN(slab.memory, seams_.host->CreateMemory("gemel-slab", options_.slab_bytes));
   GEMEL_ASSIGN_OR_RETURN(
       slab.mapping, seams_.host->Map(slab.memory, options_.slab_bytes, Access::kReadWrite, false));
+  counts_[static_cast<size_t>(slab.state)] += 1;
   slabs_.push_back(std::move(slab));
   if (added_) {
     added_(static_cast<uint32_t>(slabs_.size() - 1));
@@ -215,6 +223,8 @@ void SlabPool::SetState(uint32_t slab, SlabState state, HolderKey holder) {
   if (changed.state == SlabState::kFree && state != SlabState::kFree) {
     changed.generation = std::max(changed.generation + 1, options_.life << 32);
   }
+  counts_[static_cast<size_t>(changed.state)] -= 1;
+  counts_[static_cast<size_t>(state)] += 1;
   changed.state = state;
   changed.holder = holder;
   Describe(slab, SlabEntry());
@@ -241,11 +251,6 @@ void SlabPool::Describe(uint32_t slab, SlabEntry extent) {
       MaybeForget(before);
     }
   }
-}
-
-uint64_t SlabPool::CountIn(SlabState state) const {
-  return static_cast<uint64_t>(std::count_if(
-      slabs_.begin(), slabs_.end(), [state](const Slab& slab) { return slab.state == state; }));
 }
 
 uint64_t SlabPool::used_bytes() const { return CountIn(SlabState::kInUse) * options_.slab_bytes; }
@@ -418,12 +423,8 @@ Task<void> SlabPool::KeepWarm(Gate* gate) {
 }
 
 void SlabPool::SetGauges() {
-  seams_.metrics->Gauge("gemel_memory_capacity_bytes", "Memory that this server may keep.")
-      .Set(static_cast<int64_t>(capacity_bytes()));
-  seams_.metrics->Gauge("gemel_memory_used_bytes", "Memory of slabs that hold objects.")
-      .Set(static_cast<int64_t>(used_bytes()));
-  seams_.metrics->Gauge("gemel_memory_idle_bytes", "Memory that clients keep mapped for a save.")
-      .Set(static_cast<int64_t>(idle_bytes()));
+  used_gauge_.Set(static_cast<int64_t>(used_bytes()));
+  idle_gauge_.Set(static_cast<int64_t>(idle_bytes()));
 }
 
 }  // namespace gemel

@@ -26,6 +26,7 @@
 // Errors: ResourceExhausted names what is asked for, held and the flag to raise.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -36,6 +37,7 @@
 #include "absl/status/statusor.h"
 
 #include "common/bytes.h"
+#include "common/metrics.h"
 #include "common/sync.h"
 #include "server/seams.h"
 #include "server/slab_directory.h"
@@ -165,7 +167,9 @@ class SlabPool : public std::enable_shared_from_this<SlabPool> {
   const Slab& At(uint32_t slab) const;
   void SetState(uint32_t slab, SlabState state, HolderKey holder);
   std::vector<uint32_t> Pick(HolderKey holder, uint64_t count);
-  uint64_t CountIn(SlabState state) const;
+
+  uint64_t CountIn(SlabState state) const { return counts_[static_cast<size_t>(state)]; }
+
   uint64_t WarmFreeBytes() const;
   uint32_t ColdFreeSlab() const;
   bool TouchStep(uint32_t slab);
@@ -177,10 +181,13 @@ class SlabPool : public std::enable_shared_from_this<SlabPool> {
   const Options options_;
   const uint32_t slabs_max_;
   const std::unique_ptr<SlabDirectory> directory_;
+  Metric& used_gauge_;
+  Metric& idle_gauge_;
   std::vector<Slab> slabs_;
-  std::map<HolderKey, uint64_t> living_;  // client processes and their pids
-  std::map<HolderKey, uint32_t> named_;   // how many entries name a holder
-  bool unproven_ = false;                 // a former holder's process is not known
+  std::array<uint64_t, kSlabStates> counts_{};  // of slabs_, by state
+  std::map<HolderKey, uint64_t> living_;        // client processes and their pids
+  std::map<HolderKey, uint32_t> named_;         // how many entries name a holder
+  bool unproven_ = false;                       // a former holder's process is not known
   HolderKey next_holder_ = 1;
   std::function<void(uint32_t)> added_;
   std::function<void(HolderKey)> forgotten_;
