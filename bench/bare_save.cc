@@ -13,7 +13,6 @@
 // while it receives, compares, and acknowledges the whole with one byte. Blocking sockets, one
 // thread a direction, no server, no placement, no commit.
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -24,6 +23,7 @@
 #include <thread>
 
 #include "CLI/CLI.hpp"
+#include "bench/bare_sockets.h"
 #include "common/bytes.h"
 #include "common/check.h"
 #include "common/xxh3.h"
@@ -32,37 +32,6 @@ namespace gemel {
 namespace {
 
 constexpr size_t kStepBytes = 128 * kKiB;  // hashed while it is in the second-level cache
-
-void SendAll(int fd, const void* data, size_t size) {
-  const auto* at = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t sent = send(fd, at, size, MSG_NOSIGNAL);
-    GEMEL_CHECK_GT(sent, 0) << "send: " << errno;
-    at += sent;
-    size -= static_cast<size_t>(sent);
-  }
-}
-
-// False when the other side has closed.
-bool ReceiveAll(int fd, void* data, size_t size) {
-  auto* at = static_cast<char*>(data);
-  while (size > 0) {
-    const ssize_t got = recv(fd, at, size, MSG_WAITALL);
-    if (got <= 0) {
-      return false;
-    }
-    at += got;
-    size -= static_cast<size_t>(got);
-  }
-  return true;
-}
-
-void Tune(int fd) {
-  const int on = 1;
-  GEMEL_CHECK_EQ(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
-  static constexpr char kCubic[] = "cubic";  // as the fabric asks for
-  static_cast<void>(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kCubic, sizeof kCubic - 1));
-}
 
 sockaddr_in Loopback(uint16_t port) {
   sockaddr_in address{};
@@ -75,7 +44,7 @@ sockaddr_in Loopback(uint16_t port) {
 int Socket() {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   GEMEL_CHECK_GE(fd, 0) << errno;
-  Tune(fd);
+  TuneBare(fd);
   return fd;
 }
 
@@ -94,7 +63,7 @@ class Incoming {
   int Take() const {
     const int fd = accept(listener_, nullptr, nullptr);
     GEMEL_CHECK_GE(fd, 0) << errno;
-    Tune(fd);
+    TuneBare(fd);
     close(listener_);
     return fd;
   }
@@ -128,27 +97,27 @@ void Send(int fd, ByteSpan memory) {
     for (size_t at = 0; at < chunk.size(); at += kStepBytes) {
       const ByteSpan step = chunk.subspan(at, std::min(kStepBytes, chunk.size() - at));
       hash.Update(step);
-      SendAll(fd, step.data(), step.size());
+      WriteAll(fd, step.data(), step.size());
     }
     const Digest128 digest = hash.Finish();
-    SendAll(fd, &digest, sizeof digest);
+    WriteAll(fd, &digest, sizeof digest);
     memory = memory.subspan(chunk.size());
   }
   char acknowledged = 0;
-  GEMEL_CHECK(ReceiveAll(fd, &acknowledged, 1)) << "the other side has ended";
+  GEMEL_CHECK(ReadAllOrEnd(fd, &acknowledged, 1)) << "the other side has ended";
 }
 
 bool ReceiveChunk(int fd, MutableByteSpan chunk) {
   Xxh3Stream hash;
   for (size_t at = 0; at < chunk.size(); at += kStepBytes) {
     const MutableByteSpan step = chunk.subspan(at, std::min(kStepBytes, chunk.size() - at));
-    if (!ReceiveAll(fd, step.data(), step.size())) {
+    if (!ReadAllOrEnd(fd, step.data(), step.size())) {
       return false;
     }
     hash.Update(step);
   }
   Digest128 digest;
-  const bool told = ReceiveAll(fd, &digest, sizeof digest);
+  const bool told = ReadAllOrEnd(fd, &digest, sizeof digest);
   GEMEL_CHECK(!told || digest == hash.Finish()) << "damaged";
   return told;
 }
@@ -161,7 +130,7 @@ void ReceiveForEver(int fd, MutableByteSpan memory) {
         return;
       }
     }
-    SendAll(fd, "a", 1);
+    WriteAll(fd, "a", 1);
   }
 }
 

@@ -3,7 +3,6 @@
 // The yardstick: an echo over bare nonblocking sockets and one epoll. What has arrived is read with
 // one call, and all that follows from it leaves with one.
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "bench/bare_sockets.h"
 #include "bench/rpc.h"
 #include "common/check.h"
 #include "common/crc32c.h"
@@ -24,13 +24,6 @@ constexpr size_t kBufferBytes = 64 * kKiB;
 static_assert(kBufferBytes >= kDepthMax * kMessageBytes, "all that is under way fits");
 
 enum class Contents { kAny, kFrames };
-
-void Tune(int fd) {
-  const int on = 1;
-  GEMEL_CHECK_EQ(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
-  static constexpr char kCubic[] = "cubic";  // as the fabric asks for
-  static_cast<void>(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kCubic, sizeof kCubic - 1));
-}
 
 class Readable {
  public:
@@ -226,14 +219,14 @@ int Connect(int port) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   address.sin_port = htons(static_cast<uint16_t>(port));
   GEMEL_CHECK_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  Tune(fd);
+  TuneBare(fd);
   return fd;
 }
 
 int Accept(int listening) {
   const int fd = accept(listening, nullptr, nullptr);
   GEMEL_CHECK_GE(fd, 0);
-  Tune(fd);
+  TuneBare(fd);
   return fd;
 }
 

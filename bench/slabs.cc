@@ -11,9 +11,7 @@
 #include "server/slabs.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
-#include <random>
 #include <vector>
 
 #include "CLI/CLI.hpp"
@@ -22,6 +20,7 @@
 #include "common/daemon.h"
 #include "common/epoll_loop.h"
 #include "common/metrics.h"
+#include "common/random.h"
 #include "transport/local/real_host.h"
 
 namespace gemel {
@@ -30,27 +29,19 @@ namespace {
 constexpr double kTargetNs = 1000;
 constexpr uint64_t kSlabBytes = kMiB;
 
-using Clock = std::chrono::steady_clock;
-
-double NanosecondsSince(Clock::time_point began) {
-  return std::chrono::duration<double, std::nano>(Clock::now() - began).count();
-}
-
 // Takes and releases in one random order; the times of the takes.
 template <typename Block, typename Take, typename Release>
 std::vector<double> TimesOf(size_t held, size_t takes, Take&& take, Release&& release) {
-  std::mt19937 random(1);
+  Random random(1);
   std::vector<Block> blocks;
   std::vector<double> times;
   for (size_t i = 0; i < held; ++i) {
     blocks.push_back(take());
   }
   for (size_t i = 0; i < takes; ++i) {
-    Block& oldest = blocks[random() % held];
+    Block& oldest = blocks[random.Below(held)];
     release(oldest);
-    const Clock::time_point began = Clock::now();
-    oldest = take();
-    times.push_back(NanosecondsSince(began));
+    times.push_back(1e9 * SecondsOf([&] { oldest = take(); }));
   }
   for (const Block& block : blocks) {
     release(block);

@@ -14,7 +14,6 @@
 // missed.
 #include <fmt/format.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -29,6 +28,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "bench/bare_sockets.h"
 #include "bench/pairs.h"
 #include "common/check.h"
 #include "common/epoll_loop.h"
@@ -104,33 +104,6 @@ std::vector<Digest128> DigestsOf(ByteSpan bytes) {
         Xxh3_128(bytes.subspan(at, std::min<uint64_t>(kChunkBytes, bytes.size() - at))));
   }
   return digests;
-}
-
-void WriteAll(int fd, const void* data, size_t size) {
-  const auto* at = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t sent = send(fd, at, size, MSG_NOSIGNAL);
-    GEMEL_CHECK_GT(sent, 0) << "send: " << errno;
-    at += sent;
-    size -= static_cast<size_t>(sent);
-  }
-}
-
-void ReadAll(int fd, void* data, size_t size) {
-  auto* at = static_cast<char*>(data);
-  while (size > 0) {
-    const ssize_t got = recv(fd, at, size, 0);
-    GEMEL_CHECK_GT(got, 0) << "recv: " << errno;
-    at += got;
-    size -= static_cast<size_t>(got);
-  }
-}
-
-void Tune(int fd) {
-  const int on = 1;
-  GEMEL_CHECK_EQ(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
-  static constexpr char kCubic[] = "cubic";  // as the fabric asks for
-  static_cast<void>(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kCubic, sizeof kCubic - 1));
 }
 
 // What one side asks the other to do on the bare socket.
@@ -490,12 +463,12 @@ int Main(int argc, char** argv) {
   GEMEL_CHECK_GE(child, 0);
   if (child == 0) {
     const int bare = accept(listening, nullptr, nullptr);
-    Tune(bare);
+    TuneBare(bare);
     RunPassive(bare, ready[1], std::max(bytes, 2 * kMiB), spin);
   }
   const int bare = socket(AF_INET, SOCK_STREAM, 0);
   GEMEL_CHECK_EQ(connect(bare, reinterpret_cast<sockaddr*>(&address), size), 0);
-  Tune(bare);
+  TuneBare(bare);
   std::string peer;
   for (char c = 0; read(ready[0], &c, 1) == 1 && c != '\n';) {
     peer += c;

@@ -97,8 +97,8 @@ void Server::MakeParts() {
   Holder::Parts holder{control_.get(),  identity_.get(), objects_.get(),  peers_.get(),
                        receipts_.get(), tier_.get(),     admission_.get()};
   holder_ = std::make_unique<Holder>(seams_, holder);
-  Fetches::Parts fetches{control_.get(), objects_.get(), peers_.get(), receipts_.get(),
-                         tier_.get(),    admission_.get()};
+  Fetches::Parts fetches{control_.get(),  objects_.get(), peers_.get(),
+                         receipts_.get(), tier_.get(),    admission_.get()};
   fetches_ = std::make_unique<Fetches>(seams_, fetches, options_.repair_bytes_per_second);
   fetches_->SetGate(&gate_);
   restores_ = std::make_unique<Restores>(seams_, control_.get(), fetches_.get());

@@ -89,7 +89,9 @@ Task<absl::Status> ShardFill::ReportNew(std::shared_ptr<ShardFill> self) {
 Task<absl::StatusOr<bool>> ShardFill::Pin(std::shared_ptr<ShardFill> fill, Device* device) {
   // While it is filled its memory stays mapped; after a Stop() nothing is to be registered.
   const std::shared_ptr<void> use = fill->use_;
-  co_return use != nullptr&& co_await Link::Pin(fill->link_, fill->given_.pieces, device);
+  const bool all = use != nullptr && co_await Link::Pin(fill->link_, fill->given_.pieces, device);
+  fill->pinned_ = all;
+  co_return all;
 }
 
 absl::Status ShardFill::Finish() {

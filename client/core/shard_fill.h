@@ -15,7 +15,9 @@
 //   (2) after Stop() nothing more is reported.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "client/core/chunk_filler.h"
@@ -41,8 +43,11 @@ class ShardFill : public std::enable_shared_from_this<ShardFill> {
 
   ChunkFiller* filler() { return &filler_; }
 
-  // Before an AppendFrom() of `device`: Link::Pin() of this shard's memory.
+  // Before the first AppendFrom() of a device: Link::Pin() of this shard's memory.
   static Task<absl::StatusOr<bool>> Pin(std::shared_ptr<ShardFill> fill, Device* device);
+
+  // What Pin() said, once it has. Any thread.
+  std::optional<bool> pinned() const { return pinned_.load(); }
 
   // Ends writing: drops the writable mappings. FailedPrecondition when bytes are missing.
   absl::Status Finish();
@@ -75,6 +80,7 @@ class ShardFill : public std::enable_shared_from_this<ShardFill> {
   bool filling_ = true;
   std::shared_ptr<void> use_;  // of the link's memory, while it may be written
   absl::Status report_status_;
+  std::atomic<std::optional<bool>> pinned_;
 };
 
 }  // namespace gemel

@@ -15,33 +15,34 @@ CUdeviceptr AddressOf(const void* data) { return reinterpret_cast<CUdeviceptr>(d
 
 class CudaStream final : public DeviceStream {
  public:
-  CudaStream(CudaDevice* device, CudaDevice::Lane lane) : device_(device), lane_(std::move(lane)) {}
+  CudaStream(CudaDevice* device, CudaDevice::Queue queue)
+      : device_(device), queue_(std::move(queue)) {}
 
   ~CudaStream() override {
     GEMEL_CHECK_EQ(started_, ended_);
     if (failed_) {
-      device_->Destroy(lane_);
+      device_->Destroy(queue_);
     } else {
-      device_->GiveBack(std::move(lane_));
+      device_->GiveBack(std::move(queue_));
     }
   }
 
   absl::Status Start(MutableByteSpan into, const std::byte* from) override {
-    GEMEL_CHECK_LT(started_ - ended_, lane_.events.size());
-    const CUevent copied = lane_.events[started_ % lane_.events.size()];
+    GEMEL_CHECK_LT(started_ - ended_, queue_.events.size());
+    const CUevent copied = queue_.events[started_ % queue_.events.size()];
     // Counted before it is known to be under way: a failed event leaves a copy that Drain() must
     // wait for.
     started_ += 1;
     return Note(device_->Run("copying from", [&](const CudaCalls& calls) {
       const CUresult result =
-          calls.memcpy_dtoh_async(into.data(), AddressOf(from), into.size(), lane_.stream);
-      return result == CUDA_SUCCESS ? calls.event_record(copied, lane_.stream) : result;
+          calls.memcpy_dtoh_async(into.data(), AddressOf(from), into.size(), queue_.stream);
+      return result == CUDA_SUCCESS ? calls.event_record(copied, queue_.stream) : result;
     }));
   }
 
   absl::Status AwaitOldest() override {
     GEMEL_CHECK_LT(ended_, started_);
-    const CUevent copied = lane_.events[ended_ % lane_.events.size()];
+    const CUevent copied = queue_.events[ended_ % queue_.events.size()];
     absl::Status status = Note(device_->Run(
         "copying from", [&](const CudaCalls& calls) { return calls.event_synchronize(copied); }));
     ended_ += status.ok() ? 1 : 0;
@@ -51,7 +52,7 @@ class CudaStream final : public DeviceStream {
   void Drain() override {
     // When this fails the context is lost, and with it everything that was under way.
     Note(device_->Run("waiting for", [&](const CudaCalls& calls) {
-      return calls.stream_synchronize(lane_.stream);
+      return calls.stream_synchronize(queue_.stream);
     })).IgnoreError();
     ended_ = started_;
   }
@@ -63,21 +64,21 @@ class CudaStream final : public DeviceStream {
   }
 
   CudaDevice* const device_;
-  CudaDevice::Lane lane_;
+  CudaDevice::Queue queue_;
   size_t started_ = 0;
   size_t ended_ = 0;
   bool failed_ = false;
 };
 
-// Makes a lane's stream and events one by one, so that a failure leaves what is to be given back.
-CUresult Make(const CudaCalls& calls, CudaDevice::Lane* lane) {
-  CUresult result = calls.stream_create(&lane->stream, CU_STREAM_NON_BLOCKING);
-  while (result == CUDA_SUCCESS && lane->events.size() < DeviceStream::kUnderWayMax) {
+// Makes its stream and events one by one, so that a failure leaves what is to be given back.
+CUresult Make(const CudaCalls& calls, CudaDevice::Queue* queue) {
+  CUresult result = calls.stream_create(&queue->stream, CU_STREAM_NON_BLOCKING);
+  while (result == CUDA_SUCCESS && queue->events.size() < DeviceStream::kUnderWayMax) {
     CUevent made = nullptr;
     // Who waits sleeps: the processors are the training's.
     result = calls.event_create(&made, CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING);
     if (result == CUDA_SUCCESS) {
-      lane->events.push_back(made);
+      queue->events.push_back(made);
     }
   }
   return result;
@@ -94,6 +95,10 @@ absl::StatusOr<CudaDriver*> Driver() {
 
 }  // namespace
 
+absl::Status CudaDevice::Explain(CUresult result, std::string_view what) const {
+  return CudaStatus(calls_, result, fmt::format("{} CUDA device {}", what, ordinal_));
+}
+
 absl::StatusOr<std::shared_ptr<void>> CudaDevice::Pin(MutableByteSpan memory) {
   GEMEL_RETURN_IF_ERROR(Run("registering memory with", [&](const CudaCalls& calls) {
     // For all devices of the process.
@@ -108,51 +113,51 @@ absl::StatusOr<std::shared_ptr<void>> CudaDevice::Pin(MutableByteSpan memory) {
   return std::shared_ptr<void>(std::shared_ptr<std::byte>(memory.data(), unpin));
 }
 
-absl::StatusOr<CudaDevice::Lane> CudaDevice::TakeLane() {
+absl::StatusOr<CudaDevice::Queue> CudaDevice::TakeQueue() {
   {
     MutexLock lock(&mutex_);
     if (!idle_.empty()) {
-      Lane lane = std::move(idle_.back());
+      Queue queue = std::move(idle_.back());
       idle_.pop_back();
-      return lane;
+      return queue;
     }
   }
-  Lane lane;
+  Queue queue;
   absl::Status made =
-      Run("making a stream on", [&](const CudaCalls& calls) { return Make(calls, &lane); });
+      Run("making a stream on", [&](const CudaCalls& calls) { return Make(calls, &queue); });
   if (!made.ok()) {
-    Destroy(lane);
+    Destroy(queue);
     return made;
   }
-  return lane;
+  return queue;
 }
 
-void CudaDevice::Destroy(const Lane& lane) const {
+void CudaDevice::Destroy(const Queue& queue) const {
   Run("freeing a stream of", [&](const CudaCalls& calls) {
-    for (CUevent made : lane.events) {
+    for (CUevent made : queue.events) {
       calls.event_destroy(made);
     }
-    return lane.stream != nullptr ? calls.stream_destroy(lane.stream) : CUDA_SUCCESS;
+    return queue.stream != nullptr ? calls.stream_destroy(queue.stream) : CUDA_SUCCESS;
   }).IgnoreError();
 }
 
-void CudaDevice::GiveBack(Lane lane) {
+void CudaDevice::GiveBack(Queue queue) {
   MutexLock lock(&mutex_);
-  idle_.push_back(std::move(lane));
+  idle_.push_back(std::move(queue));
 }
 
 absl::StatusOr<std::unique_ptr<DeviceStream>> CudaDevice::StreamAfter(void* stream) {
-  GEMEL_ASSIGN_OR_RETURN(Lane lane, TakeLane());
+  GEMEL_ASSIGN_OR_RETURN(Queue queue, TakeQueue());
   absl::Status ordered = Run("waiting for a stream of", [&](const CudaCalls& calls) {
-    const CUevent reached = lane.events.front();
+    const CUevent reached = queue.events.front();
     const CUresult result = calls.event_record(reached, static_cast<CUstream>(stream));
-    return result == CUDA_SUCCESS ? calls.stream_wait_event(lane.stream, reached, 0) : result;
+    return result == CUDA_SUCCESS ? calls.stream_wait_event(queue.stream, reached, 0) : result;
   });
   if (!ordered.ok()) {
-    Destroy(lane);
+    Destroy(queue);
     return ordered;
   }
-  return std::unique_ptr<DeviceStream>(new CudaStream(this, std::move(lane)));
+  return std::unique_ptr<DeviceStream>(new CudaStream(this, std::move(queue)));
 }
 
 absl::StatusOr<Device*> CudaDriver::DeviceOf(const void* data) {
@@ -167,8 +172,9 @@ absl::StatusOr<Device*> CudaDriver::DeviceOf(const void* data) {
     result = calls_.pointer_get_attribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
                                           AddressOf(data));
   }
-  GEMEL_RETURN_IF_ERROR(
-      CudaStatus(calls_, result, fmt::format("{} is not memory of a CUDA device", data)));
+  if (result != CUDA_SUCCESS) {
+    return CudaStatus(calls_, result, fmt::format("{} is not memory of a CUDA device", data));
+  }
   return At(ordinal);
 }
 

@@ -16,7 +16,6 @@
 
 #include "client/core/device.h"
 #include "client/cuda/cuda_calls.h"
-#include "common/errors.h"
 #include "common/mutex.h"
 
 namespace gemel {
@@ -24,7 +23,7 @@ namespace gemel {
 class CudaDevice final : public Device {
  public:
   // A stream of the device with an event for each copy that may be under way.
-  struct Lane {
+  struct Queue {
     CUstream stream = nullptr;
     std::vector<CUevent> events;
   };
@@ -44,22 +43,23 @@ class CudaDevice final : public Device {
       CUcontext popped = nullptr;
       calls_.ctx_pop_current(&popped);
     }
-    return CudaStatus(calls_, result, fmt::format("{} CUDA device {}", what, ordinal_));
+    return result == CUDA_SUCCESS ? absl::OkStatus() : Explain(result, what);
   }
 
-  // Takes a lane back, on which nothing is under way.
-  void GiveBack(Lane lane);
+  // Takes one back, on which nothing is under way.
+  void GiveBack(Queue queue);
   // The same of one that failed: it is not used again.
-  void Destroy(const Lane& lane) const;
+  void Destroy(const Queue& queue) const;
 
  private:
-  absl::StatusOr<Lane> TakeLane();
+  absl::Status Explain(CUresult result, std::string_view what) const;
+  absl::StatusOr<Queue> TakeQueue();
 
   const CudaCalls& calls_;
   const int ordinal_;
   const CUcontext context_;
   Mutex mutex_;
-  std::vector<Lane> idle_ GEMEL_GUARDED_BY(mutex_);
+  std::vector<Queue> idle_ GEMEL_GUARDED_BY(mutex_);
 };
 
 class CudaDriver {

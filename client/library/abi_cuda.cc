@@ -19,11 +19,14 @@ absl::Status AppendCuda(Runtime* runtime, const std::shared_ptr<ShardFill>& fill
     return fill->filler()->AppendAt(offset, {});
   }
   GEMEL_ASSIGN_OR_RETURN(Device * device, CudaDeviceOf(source.bytes.data()));
-  auto pin = [fill, device]() { return ShardFill::Pin(fill, device); };
-  GEMEL_ASSIGN_OR_RETURN(const bool pinned, runtime->Call<bool>(pin, runtime->timeout(), nullptr));
+  std::optional<bool> pinned = fill->pinned();
+  if (!pinned.has_value()) {
+    auto pin = [fill, device]() { return ShardFill::Pin(fill, device); };
+    GEMEL_ASSIGN_OR_RETURN(pinned, runtime->Call<bool>(pin, runtime->timeout(), nullptr));
+  }
   GEMEL_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceStream> stream,
                          device->StreamAfter(source.stream));
-  if (!pinned) {
+  if (!*pinned) {
     unpinned_bytes += source.bytes.size();
   }
   return fill->filler()->AppendFrom(stream.get(), offset, source.bytes);
