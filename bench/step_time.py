@@ -93,7 +93,13 @@ class BareMode:
             self.target[at:at + piece.numel()].view_as(piece).copy_(piece)
             at += piece.numel()
         self._say("save\n")
-        return lambda: self.beside.stdout.read(64) is not None
+        return self._is_acknowledged
+
+    def _is_acknowledged(self):
+        told = self.beside.stdout.read(64)
+        if told == b"":
+            raise RuntimeError(f"{BARE.name} has ended: nothing is acknowledged any more")
+        return told is not None
 
     def close(self):
         self.beside.stdin.close()

@@ -5,7 +5,9 @@
 // From an accelerator's memory the device copies, and each piece is hashed as soon as it is here.
 //
 // Thread safety: the Append functions from one thread at a time; filled() and digest(i < filled())
-// from any. Ownership: places are mapped slabs kept alive by the writer. Invariants:
+// from any.
+// Ownership: places are mapped slabs kept alive by the writer.
+// Invariants:
 //   (1) filled() only grows; digests below it never change;
 //   (2) bytes are appended in order, each once; after complete() nothing is accepted.
 #pragma once

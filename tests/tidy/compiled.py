@@ -70,7 +70,7 @@ def closure_of(tree, name, seen=None):
 
 def needs_build(tree, name):
     outside = {include for member in closure_of(tree, name) for _, include in tree.includes(member)}
-    return any(include.endswith(".pb.h") or include.startswith(("nanobind/", "Python.h")) for include in outside)
+    return any(include.endswith(".pb.h") or include.startswith(("nanobind/", "Python.h", "cuda.h")) for include in outside)
 
 
 def proved_by_build(tree):

@@ -268,6 +268,8 @@ absl::StatusOr<Reply> FakeServer::Begun(Session* session, Object object, Message
   Reply reply;
   GEMEL_ASSIGN_OR_RETURN(message->pieces, GiveSlabs(session, &object, &reply));
   uploads_[message->upload] = std::move(object);
+  opened_at_ = loop_->Now();
+  first_report_ms = -1;
   reply.body = EncodeMessage(*message);
   return reply;
 }
@@ -290,6 +292,9 @@ absl::StatusOr<Reply> FakeServer::Filled(const ChunksFilled& message) {
   Object& object = uploads_[message.upload];
   if (message.first_chunk != object.digests.size()) {
     return error::Internal("chunks from {} after {}", message.first_chunk, object.digests.size());
+  }
+  if (object.digests.empty()) {
+    first_report_ms = static_cast<int64_t>(Milliseconds(loop_->Now() - opened_at_));
   }
   object.digests.insert(object.digests.end(), message.digests.begin(), message.digests.end());
   return Say(Acknowledged());

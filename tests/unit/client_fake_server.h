@@ -51,6 +51,7 @@ class FakeServer final : public SessionHandler {
   std::atomic<int> unreadable_shards{0};   // named by the last report
   std::atomic<uint32_t> persist_every{0};  // of the last open
   std::atomic<uint32_t> persist_keep{0};
+  std::atomic<int64_t> first_report_ms{-1};  // from the last open to the first chunks it told of
 
   // SessionHandler.
   Task<Reply> Handle(std::shared_ptr<Session> session, IncomingRequest request) override;
@@ -105,6 +106,7 @@ class FakeServer final : public SessionHandler {
   std::map<Session*, std::set<uint32_t>> given_;
   std::vector<std::shared_ptr<SharedHandle>> slabs_;
   std::map<uint64_t, Object> uploads_;  // by number, in order of their opens
+  TimePoint opened_at_{};               // the last of them
   std::atomic<bool> listening_{false};
   std::thread thread_;
 };

@@ -5,8 +5,10 @@
 
 #include <array>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "client/core/shard_fill.h"
 #include "tests/unit/client_fixture.h"
 
 namespace gemel {
@@ -65,6 +67,21 @@ TEST_F(ClientLibrary, CopiesEachByteOnceIntoASaveAndOnceOutOfARestore) {
   ASSERT_TRUE(restore.Report(true).ok());
   ASSERT_TRUE(restore.Wait(5000));
   EXPECT_EQ(CopiedBytes() - before, 2 * kShardBytes);
+}
+
+TEST_F(ClientLibrary, TellsOfChunksWhileAShardIsFilledButNotAtOnce) {
+  const std::vector<std::byte> content = Content(kShardBytes, 1);
+  auto opened = Open(content.size());
+  ASSERT_TRUE(opened && opened->has_value()) << opened.status().message();
+  SnapshotWriter writer = std::move(**opened);
+  ASSERT_TRUE(writer.Write(0, std::span(content).first(kChunkBytes)).ok());
+  for (int turn = 0; turn < 10'000'000 && server_.first_report_ms < 0; ++turn) {
+    std::this_thread::yield();  // as long as it may take a busy machine
+  }
+  EXPECT_GE(server_.first_report_ms, ShardFill::kReportAfter / 1ms);
+  ASSERT_TRUE(writer.Write(kChunkBytes, std::span(content).subspan(kChunkBytes)).ok());
+  ASSERT_TRUE(writer.Seal().ok());
+  EXPECT_TRUE(writer.Wait(5000));
 }
 
 TEST_F(ClientLibrary, KeepsAnEmptyShard) {
