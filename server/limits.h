@@ -42,6 +42,7 @@ inline constexpr Duration kCreditHold = 500ms;  // of an AskCredit before it is 
 inline constexpr Duration kCreditLook = 50ms;   // between two looks who has fallen silent
 inline constexpr Duration kCreditDeadline = 2s;
 inline constexpr Duration kPeerSealDeadline = 10s;
+inline constexpr Duration kVouchPatience = 10ms;  // of a seal with holders that answer nothing
 inline constexpr Duration kReadDeadline = 2s;
 inline constexpr Duration kBackoffMin = 10ms;
 inline constexpr Duration kBackoffMax = 1s;

@@ -123,8 +123,9 @@ bool Replication::Judge(const absl::Status& outcome, uint32_t chunk, Stream* str
 }
 
 Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Stream> stream,
-                                   std::shared_ptr<Lane> lane, uint32_t chunk,
+                                   std::shared_ptr<Lane> lane, Sent sent,
                                    Task<absl::StatusOr<Reply>> call) {
+  const uint32_t chunk = sent.chunk;
   const absl::StatusOr<Reply> reply = co_await std::move(call);
   const absl::Status outcome = reply.ok() ? reply->status : reply.status();
   const bool arrived = Judge(outcome, chunk, stream.get());
@@ -133,6 +134,9 @@ Task<void> Replication::WriteChunk(ServerSeams seams, std::shared_ptr<Stream> st
   }
   if (outcome.code() == absl::StatusCode::kDataLoss) {
     lane->pace.Blame(seams.loop->Now());
+  }
+  if (outcome.ok()) {
+    stream->upload->Vouch(chunk, sent.fenced);
   }
   stream->spray.End(chunk, *lane, arrived);
   if (arrived) {
@@ -222,8 +226,8 @@ void Replication::SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane
   const TimePoint deadline = std::max(DeadlineOf(kWriteDeadline), expected);
   Task<absl::StatusOr<Reply>> call =
       CallOn(lane, WriteRequest(grant, pick), MutableByteSpan(), deadline);
-  seams_.loop->Spawn(
-      WriteChunk(seams_, std::move(stream), std::move(lane), pick.slice, std::move(call)));
+  const Sent sent{.chunk = pick.slice, .fenced = upload_->fenced};
+  seams_.loop->Spawn(WriteChunk(seams_, std::move(stream), std::move(lane), sent, std::move(call)));
 }
 
 // Returns when every chunk is there, or the try is over: what is still under way ends by itself,

@@ -64,8 +64,15 @@ class Replication {
   Task<absl::Status> StreamChunks(OfferReply grant);
   void SendChunk(std::shared_ptr<Stream> stream, std::shared_ptr<Lane> lane,
                  const OfferReply& grant, const Spray::Pick& pick);
+
+  // One slice, as it was sent.
+  struct Sent {
+    uint32_t chunk = 0;
+    bool fenced = false;  // after the client's last write
+  };
+
   static Task<void> WriteChunk(ServerSeams seams, std::shared_ptr<Stream> stream,
-                               std::shared_ptr<Lane> lane, uint32_t chunk,
+                               std::shared_ptr<Lane> lane, Sent sent,
                                Task<absl::StatusOr<Reply>> call);
   static bool Judge(const absl::Status& outcome, uint32_t chunk, Stream* stream);
   void AskForCredit(const std::shared_ptr<Stream>& stream, const OfferReply& grant, uint32_t ready);

@@ -23,6 +23,17 @@ bool IsFinal(const absl::Status& refused) {
 
 }  // namespace
 
+void Upload::Vouch(uint32_t chunk, bool sent_fenced) {
+  Vouched& before = vouched[chunk];
+  if (sent_fenced && before != Vouched::kYes) {
+    before = Vouched::kYes;
+    vouched_chunks += 1;
+    GEMEL_CHECK_LE(vouched_chunks, object->chunks());
+  } else if (before == Vouched::kNo) {
+    before = Vouched::kBeforeFence;
+  }
+}
+
 Uploads::Uploads(const ServerSeams& seams, Control* control, ObjectTable* objects, Peers* peers,
                  Receipts* receipts)
     : seams_(seams), control_(control), objects_(objects), peers_(peers), receipts_(receipts) {
@@ -39,6 +50,7 @@ std::shared_ptr<Upload> Uploads::Start(std::shared_ptr<Object> object, uint64_t 
       upload->filled.push_back(chunk);  // it was staged
     }
   }
+  upload->fenced = upload->object->complete();
   const bool inserted = uploads_.emplace(upload->shard(), upload).second;
   GEMEL_CHECK(inserted) << upload->shard().ToString();
   SetHolders(upload->shard(), holders);
@@ -83,7 +95,8 @@ Task<absl::Status> Uploads::Seal(std::shared_ptr<Upload> upload, Digest128 root)
                                         upload->shard().ToString());
   }
   upload->sealing = true;
-  absl::Status checked = co_await CheckAllChunks(seams_.loop, upload->object);
+  upload->fenced = true;
+  absl::Status checked = co_await CheckFenced(upload);
   if (upload->ended) {
     co_return error::FailedPrecondition("{} ended meanwhile: {}", upload->shard().ToString(),
                                         ToText(upload->why));
@@ -104,6 +117,50 @@ Task<absl::Status> Uploads::Seal(std::shared_ptr<Upload> upload, Digest128 root)
   Reach(CrashPoint::kUploadSealed);
   upload->changed.NotifyAll();
   receipts_->Add(*upload->object);
+  co_return absl::OkStatus();
+}
+
+absl::Status Uploads::HashChunk(Upload* upload, uint32_t chunk) {
+  seams_.metrics
+      ->Counter("gemel_seal_hashed_bytes_total",
+                "Bytes that seals hashed: no holder had found them right after the writing.")
+      .Add(static_cast<int64_t>(upload->object->Chunk(chunk).size()));
+  return upload->object->CheckChunk(chunk);
+}
+
+// First what was sent too early to be vouched for. Then, as long as holders vouch for one chunk
+// after the other, those that are sent last: nothing is hashed here that is hashed there anyway.
+Task<absl::Status> Uploads::CheckFenced(std::shared_ptr<Upload> upload) {
+  const uint32_t chunks = upload->object->chunks();
+  std::vector<bool> hashed(chunks, false);
+  for (uint32_t chunk = 0; chunk < chunks && !upload->ended; ++chunk) {
+    if (upload->vouched[chunk] == Vouched::kBeforeFence) {
+      GEMEL_CO_RETURN_IF_ERROR(HashChunk(upload.get(), chunk));
+      hashed[chunk] = true;
+      co_await seams_.loop->Yield();
+    }
+  }
+  uint32_t seen = upload->vouched_chunks;
+  TimePoint patient_until = Add(seams_.loop->Now(), kVouchPatience);
+  for (uint32_t left = chunks; left > 0 && !upload->ended;) {
+    const uint32_t chunk = left - 1;
+    if (hashed[chunk] || upload->vouched[chunk] == Vouched::kYes) {
+      --left;
+      continue;
+    }
+    const TimePoint now = seams_.loop->Now();
+    if (std::exchange(seen, upload->vouched_chunks) != upload->vouched_chunks) {
+      patient_until = Add(now, kVouchPatience);
+    }
+    const bool awaited = upload->vouched[chunk] == Vouched::kNo && !upload->copies.empty();
+    if (awaited && now < patient_until) {
+      co_await upload->changed.WaitUntil(patient_until);
+      continue;
+    }
+    GEMEL_CO_RETURN_IF_ERROR(HashChunk(upload.get(), chunk));
+    --left;
+    co_await seams_.loop->Yield();
+  }
   co_return absl::OkStatus();
 }
 

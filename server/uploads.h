@@ -10,7 +10,9 @@
 // lets go of it when it ends.
 // Invariants:
 //   (1) an upload ends once, with a reason; whoever waits on `changed` then sees `ended`;
-//   (2) sealed only after the local copy was re-hashed and gave the client's root;
+//   (2) sealed only when each chunk here was found right after the fence, the end of the writing,
+//       and all together gave the client's root: by hashing it, or by a holder that hashed what was
+//       sent from here after the fence (docs/decisions/0019);
 //   (3) one Copy for each holder's incarnation that is wanted and is not this server.
 #pragma once
 
@@ -38,14 +40,27 @@ struct UploadCopy {
   bool verified = false;
 };
 
+// What holders' answers say of one chunk here.
+enum class Vouched : uint8_t {
+  kNo,
+  kBeforeFence,  // it was right when it was sent, and the client could still write it
+  kYes,          // it was right when it was sent after the fence
+};
+
 struct Upload {
-  Upload(Loop* loop, std::shared_ptr<Object> object, uint64_t client)
-      : object(std::move(object)), client(client), changed(loop) {}
+  Upload(Loop* loop, std::shared_ptr<Object> object_written, uint64_t client)
+      : object(std::move(object_written)),
+        client(client),
+        vouched(object->chunks(), Vouched::kNo),
+        changed(loop) {}
 
   const std::shared_ptr<Object> object;
   const uint64_t client;         // session that opened it
   StageId stage;                 // not zero: what it was staged as
   std::vector<uint32_t> filled;  // chunks in the order in which they were filled
+  bool fenced = false;           // nobody writes the object any more
+  std::vector<Vouched> vouched;  // by chunk
+  uint32_t vouched_chunks = 0;   // kYes
   bool sealing = false;
   bool sealed = false;
   Digest128 root;  // when sealed
@@ -55,6 +70,9 @@ struct Upload {
   WaitQueue changed;
 
   const ShardId& shard() const { return object->shard(); }
+
+  // A holder found the chunk right that was sent to it, after the fence or before.
+  void Vouch(uint32_t chunk, bool sent_fenced);
 };
 
 class Uploads {
@@ -74,8 +92,8 @@ class Uploads {
   // InvalidArgument for chunks outside; FailedPrecondition after the seal or the end;
   // AlreadyExists when a chunk was reported with another digest.
   absl::Status Filled(Upload* upload, const ChunksFilled& report);
-  // Re-hashes, compares, seals, sends the receipt. DataLoss when memory is not what the client
-  // hashed: the upload has ended then. The same seal again is OK.
+  // Looks at each byte (2), compares, seals, sends the receipt. DataLoss when memory is not what
+  // the client hashed: the upload has ended then. The same seal again is OK.
   Task<absl::Status> Seal(std::shared_ptr<Upload> upload, Digest128 root);
 
   // Told of a sealed object whose memory is not what it was.
@@ -108,6 +126,8 @@ class Uploads {
                                 const pb::AwaitCommitReply& reply);
   Task<void> RunCopy(std::shared_ptr<Upload> upload, std::shared_ptr<UploadCopy> copy);
   Task<bool> IsSourceSound(std::shared_ptr<Upload> upload);
+  Task<absl::Status> CheckFenced(std::shared_ptr<Upload> upload);
+  absl::Status HashChunk(Upload* upload, uint32_t chunk);
 
   const ServerSeams seams_;
   Control* const control_;

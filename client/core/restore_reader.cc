@@ -178,24 +178,41 @@ absl::Status RestoreReader::CopyOut(uint32_t shard, uint64_t offset, MutableByte
   GEMEL_RETURN_IF_ERROR(CheckRange(shard, offset, destination.size()));
   while (!destination.empty()) {
     const auto index = static_cast<uint32_t>(offset / kChunkBytes);
-    Chunk& chunk = chunks_[shard][index];
+    const Chunk& chunk = chunks_[shard][index];
     GEMEL_CHECK(chunk.here) << "chunk " << index << " of shard " << shard << " was not ensured";
-    if (!chunk.verified) {
-      const Digest128 found = Xxh3_128(chunk.bytes);
-      if (found != chunk.digest) {
-        return error::DataLoss(
-            "chunk {} of shard {} of {} hashes to {}, not {}: this host's memory changed it", index,
-            shard, begun_.snapshot.ToString(), ToHex(found), ToHex(chunk.digest));
-      }
-      chunk.verified = true;
-    }
     const size_t at = offset % kChunkBytes;
     GEMEL_CHECK_LT(at, chunk.bytes.size()) << "chunk " << index << " of shard " << shard;
     const size_t size = std::min(destination.size(), chunk.bytes.size() - at);
-    CopyState(destination.data(), chunk.bytes.data() + at, size);
+    GEMEL_RETURN_IF_ERROR(CopyFromChunk(shard, index, at, destination.first(size)));
     destination = destination.subspan(size);
     offset += size;
   }
+  return absl::OkStatus();
+}
+
+absl::Status RestoreReader::CopyFromChunk(uint32_t shard, uint32_t index, size_t at,
+                                          MutableByteSpan destination) {
+  Chunk& chunk = chunks_[shard][index];
+  const bool whole = destination.size() == chunk.bytes.size();
+  if (!chunk.verified) {
+    const Digest128 found =
+        whole ? CopyAndDigest(destination.data(), chunk.bytes.data(), destination.size())
+              : Xxh3_128(chunk.bytes);
+    if (found != chunk.digest) {
+      if (whole) {
+        std::ranges::fill(destination, std::byte{0});
+      }
+      return error::DataLoss(
+          "chunk {} of shard {} of {} hashes to {}, not {}: this host's memory changed it", index,
+          shard, begun_.snapshot.ToString(), ToHex(found), ToHex(chunk.digest));
+    }
+    chunk.verified = true;
+    if (whole) {
+      CountCopied(destination.size());
+      return absl::OkStatus();
+    }
+  }
+  CopyState(destination.data(), chunk.bytes.data() + at, destination.size());
   return absl::OkStatus();
 }
 

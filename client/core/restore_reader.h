@@ -8,8 +8,8 @@
 //   BeginRead → Ensure → CopyOut → Release
 //
 // The server verifies what it fetched before it hands it out; CopyOut() verifies each chunk once
-// more in the memory of this host, before the first byte of it is copied, so no unverified byte is
-// ever seen.
+// more in the memory of this host, so no unverified byte is handed over: a whole chunk while it is
+// copied, and one that does not match is wiped; a part of a chunk before its first byte is copied.
 //
 // Thread safety: the client's loop; CopyOut() on one other thread, never at the same time as an
 // Ensure() of the same chunks. Ownership: shared, because a reply in flight and the caller end in
@@ -119,6 +119,8 @@ class RestoreReader : public std::enable_shared_from_this<RestoreReader> {
   absl::Status Install(const FetchChunks& asked, const FetchChunksReply& reply,
                        const Handles& handles);
   absl::Status CheckRange(uint32_t shard, uint64_t offset, uint64_t bytes) const;
+  absl::Status CopyFromChunk(uint32_t shard, uint32_t index, size_t at,
+                             MutableByteSpan destination);
 
   const std::shared_ptr<Link> link_;
   const std::shared_ptr<void> use_;  // of the link's memory

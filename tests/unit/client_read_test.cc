@@ -86,6 +86,19 @@ TEST_F(ClientLibrary, HandsOutNoByteOfAReadThatFailsItsDigest) {
   EXPECT_EQ(back, std::vector<std::byte>(10, std::byte{9}));
 }
 
+// A whole chunk is hashed while it is copied: what does not match is wiped.
+TEST_F(ClientLibrary, LeavesNoByteOfAWholeChunkThatFailsItsDigest) {
+  ASSERT_TRUE(Saved(Content(kShardBytes, 1)).Wait(5000));
+  server_.faults.wrong_digests = true;
+  auto read = client_.BeginRead({.job = "gpt", .name = "7"});
+  ASSERT_TRUE(read);
+  std::vector<std::byte> back(kShardBytes, std::byte{9});
+  EXPECT_EQ(read->Read(0, 0, back).code(), GEMEL_DATA_LOSS);
+  std::vector<std::byte> expected(kShardBytes, std::byte{9});
+  std::fill_n(expected.begin(), std::min<uint64_t>(kShardBytes, kChunkBytes), std::byte{0});
+  EXPECT_EQ(back, expected);
+}
+
 TEST_F(ClientLibrary, SaysThatANameIsNotThere) {
   auto read = client_.BeginRead({.job = "gpt", .name = "9"});
   EXPECT_EQ(read.status().code(), GEMEL_NOT_FOUND);

@@ -161,15 +161,25 @@ TEST(SenderCredit, ManyCopiesIntoOneServerAllGetThere) {
     ASSERT_TRUE(clients[i]->Hello(server).ok());
   }
   std::vector<SnapshotId> snapshots(3);
+  std::vector<std::function<absl::Status()>> seals;  // each ends with its copy: all are sent first
   const auto save = [&](uint32_t i, uint32_t rank, uint32_t ranks, uint64_t bytes) {
-    const auto opened = clients[i]->Save(std::to_string(i), rank, ranks, bytes, 2);
+    const auto opened =
+        clients[i]->Open(TestClient::OpenFor(std::to_string(i), rank, ranks, bytes));
     ASSERT_TRUE(opened.ok()) << opened.status();
+    const std::vector<Digest128> digests = clients[i]->Fill(*opened, rank);
+    ASSERT_TRUE(clients[i]->Filled(opened->upload, digests).ok());
     snapshots[i] = opened->snapshot;
+    seals.emplace_back([client = clients[i].get(), opened = *opened, rank, digests, bytes] {
+      return client->Seal(opened, rank, digests, bytes);
+    });
   };
   save(0, 0, 1, 40 * kMiB);
   for (uint32_t rank = 0; rank < kShort; ++rank) {
     save(1, rank, kShort, 6 * kMiB);
     save(2, rank, kShort, 6 * kMiB);
+  }
+  for (const auto& seal : seals) {
+    EXPECT_TRUE(seal().ok());
   }
   for (uint32_t i = 0; i < 3; ++i) {
     const auto done = clients[i]->Await(snapshots[i], 0);

@@ -16,6 +16,26 @@ struct Saving : ServerWorld {
     GEMEL_CHECK(client.Hello("server-0").ok());
   }
 
+  // An open shard of kBytes that was filled and told.
+  std::pair<OpenShardReply, std::vector<Digest128>> Filled(uint32_t copies) {
+    OpenShard open = TestClient::OpenFor("7", 0, 1, kBytes);
+    open.copies = copies;
+    const auto opened = client.Open(open);
+    GEMEL_CHECK(opened.ok()) << opened.status().ToString();
+    std::vector<Digest128> digests = client.Fill(*opened, 0);
+    GEMEL_CHECK(client.Filled(opened->upload, digests).ok());
+    return {*opened, std::move(digests)};
+  }
+
+  bool RunUntilPlaced(int64_t bytes) {
+    const auto placed = [&](uint32_t i) {
+      return nodes[i]->metrics.Counter("gemel_placed_bytes_total", "").Get();
+    };
+    return world.RunUntil([&] { return placed(1) + placed(2) == bytes; }, 2s);
+  }
+
+  int64_t hashed() { return nodes[0]->metrics.Counter("gemel_seal_hashed_bytes_total", "").Get(); }
+
   TestClient client;
 };
 
@@ -42,10 +62,7 @@ TEST(Save, StreamsChunksBeforeTheLastOneIsFilled) {
   std::vector<Digest128> digests = s.client.Fill(*opened, 0);
   digests.resize(3);
   ASSERT_TRUE(s.client.Filled(opened->upload, digests).ok());
-  const auto placed = [&](uint32_t i) {
-    return s.nodes[i]->metrics.Counter("gemel_placed_bytes_total", "").Get();
-  };
-  EXPECT_TRUE(s.world.RunUntil([&] { return placed(1) + placed(2) == 3 * int64_t{kMiB}; }, 2s));
+  EXPECT_TRUE(s.RunUntilPlaced(3 * int64_t{kMiB}));
 }
 
 TEST(Save, ReusesTheSlabsOfTheSameProcess) {
@@ -129,6 +146,44 @@ TEST(Save, RefusesASealWhoseBytesAreNotWhatTheClientHashed) {
   s.world.RunFor(100ms);
   EXPECT_FALSE(s.fake().saves.at(1).aborted.empty());
   EXPECT_EQ(s.server(0).objects().Find(ShardId{opened->snapshot, 0}), nullptr);
+}
+
+TEST(Save, RefusesASealAfterAStrayWriteIntoWhatAHolderHas) {
+  Saving s;
+  const auto [opened, digests] = s.Filled(2);
+  ASSERT_TRUE(s.RunUntilPlaced(kBytes));
+  s.world.RunFor(10ms);  // it has answered
+  s.client.At(opened.pieces[1])[5] ^= std::byte{1};
+  const absl::Status sealed = s.client.Seal(opened, 0, digests, kBytes);
+  EXPECT_EQ(sealed.code(), absl::StatusCode::kDataLoss) << sealed;
+  EXPECT_EQ(s.server(0).objects().Find(ShardId{opened.snapshot, 0}), nullptr);
+}
+
+TEST(Save, HashesWhatWasSentBeforeTheSeal) {
+  Saving s;
+  const auto [opened, digests] = s.Filled(2);
+  ASSERT_TRUE(s.RunUntilPlaced(kBytes));
+  s.world.RunFor(10ms);
+  EXPECT_EQ(s.hashed(), 0);
+  EXPECT_TRUE(s.client.Seal(opened, 0, digests, kBytes).ok());
+  EXPECT_EQ(s.hashed(), kBytes);
+}
+
+TEST(Save, HashesAllOfAShardWithoutOtherCopies) {
+  Saving s;
+  const auto [opened, digests] = s.Filled(1);
+  EXPECT_TRUE(s.client.Seal(opened, 0, digests, kBytes).ok());
+  EXPECT_EQ(s.hashed(), kBytes);
+}
+
+TEST(Save, SealsSoonWhenNoHolderAnswers) {
+  Saving s;
+  s.world.world.Partition({"server-0"}, {"server-1", "server-2"});
+  const auto [opened, digests] = s.Filled(2);
+  const TimePoint began = s.client.life.loop.Now();
+  EXPECT_TRUE(s.client.Seal(opened, 0, digests, kBytes).ok());
+  EXPECT_LT(s.client.life.loop.Now() - began, 2 * kVouchPatience);
+  EXPECT_EQ(s.hashed(), kBytes);
 }
 
 TEST(Save, RefusesARootOfAnotherIdentity) {

@@ -124,6 +124,24 @@ TEST(Stage, BecomesTheShardOfASnapshotWithoutAnotherCopy) {
   EXPECT_TRUE(s.client.Holds(*fetched, 0, 0));
 }
 
+// What was staged is not written any more: whoever verifies it as it is sent vouches for it here.
+TEST(Stage, IsNotHashedWhereAHolderVerifiesIt) {
+  Staging s;
+  Staging::Sealed(&s.client, 1);
+  s.CommitOf(&s.client, 1, "7");
+  EXPECT_EQ(s.nodes[0]->metrics.Counter("gemel_seal_hashed_bytes_total", "").Get(), 0);
+}
+
+TEST(Stage, IsRefusedWhenItsMemoryIsNotWhatWasStaged) {
+  Staging s;
+  const StageShardReply staged = Staging::Sealed(&s.client, 1);
+  s.client.At(staged.pieces[1])[5] ^= std::byte{1};
+  const auto opened = s.client.Open(Staging::OpenOf(1, "7"));
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const absl::Status sealed = s.client.Seal(*opened, 0, opened->digests, kBytes);
+  EXPECT_EQ(sealed.code(), absl::StatusCode::kDataLoss) << sealed;
+}
+
 TEST(Stage, IsOpenedByAnotherProcessOfTheHost) {
   Staging s;
   Staging::Sealed(&s.client, 1);

@@ -344,8 +344,9 @@ typedef struct gemel_range {
 } gemel_range;
 
 /* Brings all ranges here, from this host's memory and from all peers that hold them at once, and
- * copies them out. Every chunk is verified before its first byte is copied. On an error the
- * destinations hold anything; GEMEL_DATA_LOSS and GEMEL_UNAVAILABLE are to be reported. */
+ * copies them out. Every chunk is verified: a whole one while it is copied, and what does not match
+ * is wiped; a part of one before its first byte is copied. On an error the destinations hold
+ * anything else; GEMEL_DATA_LOSS and GEMEL_UNAVAILABLE are to be reported. */
 GEMEL_API gemel_status gemel_restore_read(gemel_restore* restore, const gemel_range* ranges,
                                           size_t count);
 
