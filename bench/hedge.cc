@@ -33,6 +33,7 @@
 #include "common/check.h"
 #include "common/epoll_loop.h"
 #include "common/random.h"
+#include "common/status_macros.h"
 #include "common/sync.h"
 #include "common/xxh3.h"
 #include "transport/real_net.h"
@@ -193,14 +194,16 @@ class Reading {
     self->sessions_.push_back(Session::Start(self->loop_, *std::move(made), nullptr, {}));
   }
 
-  static Task<absl::Status> ReadFrom(Reading* self, size_t server, HedgedRead::Into into) {
+  static Task<absl::StatusOr<Digest128>> ReadFrom(Reading* self, size_t server,
+                                                  HedgedRead::Into into) {
     Request request;
     request.type = FrameType::kRead;
     request.stop = into.stop;
     const TimePoint deadline = self->loop_->Now() + kReadDeadline;
     const absl::StatusOr<Reply> reply =
         co_await self->sessions_[server]->Call(std::move(request), into.place, deadline);
-    co_return reply.status();
+    GEMEL_CO_RETURN_IF_ERROR(reply.status());
+    co_return DigestOf(reply->payload, reply->landed);
   }
 
   static Task<void> ReadMany(Reading* self, bool hedged, size_t* left, std::vector<double>* taken) {

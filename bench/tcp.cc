@@ -142,7 +142,8 @@ class Passive final : public SessionHandler {
       case FrameType::kWrite: {
         const absl::StatusOr<Write> write = DecodeMessage<Write>(request.body);
         GEMEL_CHECK(write.ok()) << write.status();
-        reply.status = regions_.FinishPlacing(request.header, write->digest, session.get());
+        reply.status =
+            regions_.FinishPlacing(request.header, write->digest, session.get(), request.landed);
         break;
       }
       case FrameType::kPeerSeal: {
@@ -355,8 +356,8 @@ class Active {
         request.offset = at;
         request.generation = size;  // here: how many bytes
         const MutableByteSpan into = MutableByteSpan(self->target_).subspan(at, size);
-        co_await self->Ask(std::move(request), into);
-        kept = Xxh3_128(into);
+        const Reply reply = co_await self->Ask(std::move(request), into);
+        kept = DigestOf(reply.payload, reply.landed);
       }
       taken->push_back(Seconds(Clock::now() - began));
     }

@@ -521,29 +521,31 @@ HedgedRead::Source ShardFetch::SecondFor(const Reading& first, ServerId* second)
   return SourceOf({best->member, first.object, first.chunk, now});
 }
 
-Task<absl::Status> ShardFetch::ReadFrom(Reading from, HedgedRead::Into into) {
+Task<absl::StatusOr<Digest128>> ShardFetch::ReadFrom(Reading from, HedgedRead::Into into) {
   Loop* const loop = fetches_->seams_.loop;
   const TimePoint deadline = Add(loop->Now(), kReadDeadline);
   const ServerId server = from.member.server;
   const std::shared_ptr<CallStop> stop = into.stop;
   SourcePace::Ticket ticket;
-  absl::Status read;
+  absl::StatusOr<Digest128> read;
   if (IsThisServer(from.member)) {
     ticket = fetches_->PaceOf(server)->Begin(loop->Now());
-    read = co_await fetches_->parts_.tier->ReadChunk(wanted_.shard, wanted_.root, from.chunk,
-                                                     into.place, into.keep);
+    const MutableByteSpan place = into.place;
+    const absl::Status done = co_await fetches_->parts_.tier->ReadChunk(
+        wanted_.shard, wanted_.root, from.chunk, place, into.keep);
+    read = done.ok() ? absl::StatusOr<Digest128>(Xxh3_128(place)) : done;
   } else {
     GEMEL_CO_ASSIGN_OR_RETURN(std::shared_ptr<Lane> lane,
                               co_await fetches_->parts_.peers->LaneTo(from.member, deadline));
     ticket = fetches_->PaceOf(server)->Begin(loop->Now());
     read = co_await ReadOn(std::move(lane), from.chunk, std::move(into), deadline);
   }
-  EndPace(server, ticket, read, stop->stopped());
+  EndPace(server, ticket, read.status(), stop->stopped());
   co_return read;
 }
 
-Task<absl::Status> ShardFetch::ReadOn(std::shared_ptr<Lane> lane, uint32_t chunk,
-                                      HedgedRead::Into into, TimePoint deadline) {
+Task<absl::StatusOr<Digest128>> ShardFetch::ReadOn(std::shared_ptr<Lane> lane, uint32_t chunk,
+                                                   HedgedRead::Into into, TimePoint deadline) {
   Read read;
   read.shard = wanted_.shard;
   read.root = wanted_.root;
@@ -559,7 +561,7 @@ Task<absl::Status> ShardFetch::ReadOn(std::shared_ptr<Lane> lane, uint32_t chunk
     co_return error::DataLoss("{} bytes came where {} belong", reply->payload.size(),
                               into.place.size());
   }
-  co_return absl::OkStatus();
+  co_return DigestOf(reply->payload, reply->landed);
 }
 
 void ShardFetch::EndPace(const ServerId& server, const SourcePace::Ticket& ticket,

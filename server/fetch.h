@@ -137,9 +137,9 @@ class ShardFetch : public std::enable_shared_from_this<ShardFetch> {
   std::shared_ptr<HedgedRead> NewRead(const Reading& first, std::shared_ptr<ServerId> second);
   HedgedRead::Source SourceOf(const Reading& reading);
   HedgedRead::Source SecondFor(const Reading& first, ServerId* second);
-  Task<absl::Status> ReadFrom(Reading from, HedgedRead::Into into);
-  Task<absl::Status> ReadOn(std::shared_ptr<Lane> lane, uint32_t chunk, HedgedRead::Into into,
-                            TimePoint deadline);
+  Task<absl::StatusOr<Digest128>> ReadFrom(Reading from, HedgedRead::Into into);
+  Task<absl::StatusOr<Digest128>> ReadOn(std::shared_ptr<Lane> lane, uint32_t chunk,
+                                         HedgedRead::Into into, TimePoint deadline);
   void EndPace(const ServerId& server, const SourcePace::Ticket& ticket, const absl::Status& read,
                bool stopped);
   Duration FastestBut(const ServerId& server) const;

@@ -52,7 +52,8 @@ absl::StatusOr<Reply> Holder::OnWrite(Session* session, const IncomingRequest& r
                                      request.header.region, request.header.offset);
   }
   GEMEL_ASSIGN_OR_RETURN(const Write write, DecodeMessage<Write>(request.body));
-  const absl::Status placed = regions_.FinishPlacing(request.header, write.digest, session);
+  const absl::Status placed =
+      regions_.FinishPlacing(request.header, write.digest, session, request.landed);
   if (placed.code() == absl::StatusCode::kDataLoss) {
     Sometimes(Situation::kWriteCorrupt);
     seams_.metrics->Counter("gemel_chunks_corrupt_total", "Chunks that failed their digest.")

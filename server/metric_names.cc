@@ -25,6 +25,8 @@ constexpr std::array kGauges = {
 
 constexpr std::array kCounters = {
     Name{"gemel_objects_sealed_total", "Objects sealed on this server."},
+    Name{"gemel_seal_hashed_bytes_total",
+         "Bytes that seals hashed: no holder had found them right after the writing."},
     Name{"gemel_replication_retries_total", "Copies that had to start again."},
     Name{"gemel_replicated_bytes_total", "Bytes placed at other servers."},
     Name{"gemel_slices_again_total", "Slices sent again over another lane."},

@@ -50,7 +50,7 @@ std::shared_ptr<Upload> Uploads::Start(std::shared_ptr<Object> object, uint64_t 
       upload->filled.push_back(chunk);  // it was staged
     }
   }
-  upload->fenced = upload->object->complete();
+  upload->fenced = upload->object->complete();  // its stage was sealed
   const bool inserted = uploads_.emplace(upload->shard(), upload).second;
   GEMEL_CHECK(inserted) << upload->shard().ToString();
   SetHolders(upload->shard(), holders);

@@ -51,6 +51,9 @@ absl::StatusOr<FrameProgress> FrameReader::Advance(size_t bytes) {
       return filled_ == frame_.body.size() ? OnBody() : FrameProgress::kMore;
     case State::kPayload:
       GEMEL_CHECK_LE(filled_, frame_.header.payload_bytes);
+      if (hashes_landing()) {
+        landed_.Update(placement_.place.subspan(filled_ - bytes, bytes));
+      }
       return filled_ == frame_.header.payload_bytes ? OnPayload() : FrameProgress::kMore;
     default:
       GEMEL_CHECK(false) << "bytes without a Target()";
@@ -102,6 +105,9 @@ void FrameReader::Place(Placement placement) {
   placement_ = std::move(placement);
   state_ = State::kPayload;
   filled_ = 0;
+  if (hashes_landing()) {
+    landed_.Reset();
+  }
 }
 
 void FrameReader::SetFence(std::function<void()> fence) {
@@ -124,6 +130,9 @@ FrameProgress FrameReader::OnPayload() {
   DropWhenRevoked();
   if (!frame_.payload_dropped) {
     frame_.payload = placement_.place.first(frame_.header.payload_bytes);
+  }
+  if (hashes_landing()) {
+    frame_.landed = landed_.Finish();
   }
   placement_ = Placement();
   state_ = State::kFrame;

@@ -29,6 +29,8 @@
 namespace gemel {
 
 constexpr size_t kScratchBytes = 64 * kKiB;
+// A longer payload is hashed as its pieces land: in whole it would be out of the cache by then.
+constexpr size_t kHashLandingBytes = 128 * kKiB;
 
 enum class FrameProgress {
   kMore,   // nothing to do but read on
@@ -72,12 +74,18 @@ class FrameReader {
   FrameProgress OnPayload();
   void DropWhenRevoked();
 
+  // The payload goes to its place and is long.
+  bool hashes_landing() const {
+    return !frame_.payload_dropped && frame_.header.payload_bytes > kHashLandingBytes;
+  }
+
   State state_ = State::kHeader;
   size_t filled_ = 0;  // of the part that `state_` names
   std::array<std::byte, kFrameHeaderBytes> header_bytes_{};
   IncomingFrame frame_;
   Placement placement_;
   bool fenced_ = false;
+  Xxh3Stream landed_;                     // of the payload that lands
   std::unique_ptr<std::byte[]> scratch_;  // made when the first payload is dropped
 };
 

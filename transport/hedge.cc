@@ -93,14 +93,15 @@ void HedgedRead::Begin(Read* read) {
 
 Task<void> HedgedRead::RunFirst(std::shared_ptr<HedgedRead> self) {
   Into into{self->wanted_.place, self->wanted_.keep, self->first_.stop};
-  absl::Status read = co_await self->wanted_.first(std::move(into));
+  const absl::StatusOr<Digest128> found = co_await self->wanted_.first(std::move(into));
+  absl::Status read = found.status();
   const bool timed = read.ok() || self->first_.stop->stopped() ||
                      read.code() == absl::StatusCode::kDeadlineExceeded;
   if (self->policy_ != nullptr && timed) {
     self->policy_->Record(self->loop_->Now() - self->began_);
   }
   if (read.ok() && !self->settled_) {
-    read = self->Check(self->wanted_.place);
+    read = self->Check(*found);
     if (read.ok()) {
       self->SettleBy(&self->first_);
     }
@@ -113,13 +114,14 @@ Task<void> HedgedRead::RunSecond(std::shared_ptr<HedgedRead> self, Source source
   const std::shared_ptr<std::byte[]> scratch(new std::byte[bytes]);
   const MutableByteSpan there(scratch.get(), bytes);
   Into into{there, scratch, self->second_.stop};
-  absl::Status read = co_await source(std::move(into));
+  const absl::StatusOr<Digest128> found = co_await source(std::move(into));
+  absl::Status read = found.status();
   if (read.ok() && !self->settled_) {
-    read = self->Check(there);
+    read = self->Check(*found);
     if (read.ok()) {
       self->StopLoser(&self->first_);  // a fence: invariant (2)
       CopyState(self->wanted_.place.data(), there.data(), bytes);
-      read = self->Check(self->wanted_.place);
+      read = self->Check(Xxh3_128(self->wanted_.place));
     }
     if (read.ok()) {
       Sometimes(Situation::kHedgeWon);
@@ -130,8 +132,7 @@ Task<void> HedgedRead::RunSecond(std::shared_ptr<HedgedRead> self, Source source
   self->End(&self->second_, std::move(read));
 }
 
-absl::Status HedgedRead::Check(ByteSpan bytes) const {
-  const Digest128 found = Xxh3_128(bytes);
+absl::Status HedgedRead::Check(const Digest128& found) const {
   if (found != wanted_.digest) {
     return error::DataLoss("bytes with digest {} came where {} belongs", ToHex(found),
                            ToHex(wanted_.digest));

@@ -85,8 +85,8 @@ class HedgedRead : public std::enable_shared_from_this<HedgedRead> {
     std::shared_ptr<CallStop> stop;
   };
 
-  // OK: `place` was filled; whether it is right is not its matter.
-  using Source = std::function<Task<absl::Status>(Into)>;
+  // The digest of what `place` was filled with; whether it is right is not its matter.
+  using Source = std::function<Task<absl::StatusOr<Digest128>>(Into)>;
 
   struct Wanted {
     MutableByteSpan place;
@@ -134,7 +134,7 @@ class HedgedRead : public std::enable_shared_from_this<HedgedRead> {
   static Task<void> RunFirst(std::shared_ptr<HedgedRead> self);
   static Task<void> RunSecond(std::shared_ptr<HedgedRead> self, Source source);
   void End(Read* read, absl::Status status);
-  absl::Status Check(ByteSpan bytes) const;
+  absl::Status Check(const Digest128& found) const;
   void SettleBy(Read* winner);
   void StopLoser(Read* loser);
 

@@ -11,14 +11,17 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 
+#include "common/digest.h"
 #include "common/task.h"
 #include "common/time.h"
+#include "common/xxh3.h"
 #include "transport/frame.h"
 #include "transport/host.h"
 
@@ -68,10 +71,17 @@ struct OutgoingFrame {
   bool IsUnwanted() const { return unwanted != nullptr && *unwanted; }
 };
 
+// Of a payload that has landed: `landed` when it was hashed piece by piece meanwhile, each while it
+// was in the cache; else its memory is hashed now.
+inline Digest128 DigestOf(ByteSpan payload, const std::optional<Digest128>& landed) {
+  return landed.has_value() ? *landed : Xxh3_128(payload);
+}
+
 struct IncomingFrame {
   FrameHeader header;
   std::string body;
-  MutableByteSpan payload;  // at its place; empty when dropped
+  MutableByteSpan payload;          // at its place; empty when dropped
+  std::optional<Digest128> landed;  // see DigestOf()
   bool payload_dropped = false;
   Handles handles;
 };

@@ -131,7 +131,7 @@ absl::StatusOr<Placement> RegionTable::BeginPlacing(const FrameHeader& header,
 }
 
 absl::Status RegionTable::FinishPlacing(const FrameHeader& header, const Digest128& expected,
-                                        const void* lane) {
+                                        const void* lane, const std::optional<Digest128>& landed) {
   GEMEL_ASSIGN_OR_RETURN(Region * region, Find(header.region, header.generation));
   GEMEL_RETURN_IF_ERROR(CheckSlice(header, *region));
   Slice& slice = SliceOf(header, region);
@@ -140,7 +140,8 @@ absl::Status RegionTable::FinishPlacing(const FrameHeader& header, const Digest1
         "the slice at {} of region {} is not being placed by this session", header.offset,
         header.region);
   }
-  const Digest128 found = Xxh3_128(SpanOf(*region, header.offset, header.payload_bytes));
+  const ByteSpan placed = SpanOf(*region, header.offset, header.payload_bytes);
+  const Digest128 found = DigestOf(placed, landed);
   slice.lane = nullptr;
   slice.revocation = nullptr;
   if (found != expected) {

@@ -66,10 +66,10 @@ class RegionTable {
   // slices than there is credit for). On success the slice is placing.
   absl::StatusOr<Placement> BeginPlacing(const FrameHeader& header, const Arrival& arrival);
 
-  // The payload is all there. Hashes the slice, compares with `expected`: placed, or DataLoss
-  // naming region, offset and both digests (slice empty again).
-  absl::Status FinishPlacing(const FrameHeader& header, const Digest128& expected,
-                             const void* lane);
+  // The payload is all there. Compares its digest, as DigestOf() has it, with `expected`: placed,
+  // or DataLoss naming region, offset and both digests (slice empty again).
+  absl::Status FinishPlacing(const FrameHeader& header, const Digest128& expected, const void* lane,
+                             const std::optional<Digest128>& landed = std::nullopt);
 
   // A lane died: its slices that are placing become empty again.
   void AbandonLane(const void* lane);

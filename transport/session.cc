@@ -412,6 +412,7 @@ void Session::OnReply(IncomingFrame&& frame) {
     Reply& reply = call->result.emplace(Reply()).value();
     reply.body = std::move(frame.body);
     reply.payload = frame.payload;
+    reply.landed = frame.landed;
     reply.handles = std::move(frame.handles);
   }
   call->changed.NotifyAll();
@@ -428,6 +429,7 @@ void Session::OnRequest(IncomingFrame&& frame) {
   request.header = frame.header;
   request.body = std::move(frame.body);
   request.payload = frame.payload;
+  request.landed = frame.landed;
   request.payload_dropped = frame.payload_dropped;
   request.handles = std::move(frame.handles);
   if (frame.header.type == FrameType::kRead) {

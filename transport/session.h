@@ -81,7 +81,8 @@ struct Request {
 struct Reply {
   absl::Status status;
   std::string body;
-  ByteSpan payload;  // outgoing: what to send; incoming: where it was placed
+  ByteSpan payload;                 // outgoing: what to send; incoming: where it was placed
+  std::optional<Digest128> landed;  // incoming: see DigestOf()
   std::shared_ptr<const void> keep = nullptr;  // outgoing: keeps `payload` alive until LOCAL
   Handles handles;
 };
@@ -90,6 +91,7 @@ struct IncomingRequest {
   FrameHeader header;
   std::string body;
   MutableByteSpan payload;
+  std::optional<Digest128> landed;  // see DigestOf()
   bool payload_dropped = false;
   Handles handles;
   std::shared_ptr<const bool> cancelled = nullptr;  // of a read: true once nobody waits for it

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -16,6 +17,8 @@
 namespace gemel {
 namespace {
 
+// What is received at a time: what the receiver does with it next finds it in the cache.
+constexpr size_t kReceiveBytesMax = 128 * kKiB;
 constexpr size_t kControlBytes = CMSG_SPACE(kFrameHandlesMax * sizeof(int));
 
 struct alignas(cmsghdr) ControlBuffer {
@@ -139,7 +142,7 @@ SocketStream::SocketStream(EpollLoop* loop, Descriptor socket)
 SocketStream::~SocketStream() { loop_->Unwatch(socket_.get()); }
 
 IoResult SocketStream::Receive(MutableByteSpan into, Handles* handles) {
-  return ReceiveSome(socket_.get(), into, handles);
+  return ReceiveSome(socket_.get(), into.first(std::min(into.size(), kReceiveBytesMax)), handles);
 }
 
 IoResult SocketStream::Send(std::span<const ByteSpan> pieces, const Handles& handles) {

@@ -99,7 +99,9 @@ bool Receive(Holding* holding, std::string_view stream) {
       const IncomingFrame frame = reader.Take();
       const absl::StatusOr<Write> write = DecodeMessage<Write>(frame.body);
       if (granted && write.ok()) {
-        placed = holding->table.FinishPlacing(frame.header, write->digest, holding).ok() || placed;
+        placed =
+            holding->table.FinishPlacing(frame.header, write->digest, holding, frame.landed).ok() ||
+            placed;
       }
       granted = false;
     }

@@ -4,6 +4,8 @@
 // peers that say whatever a test wants. Thread safety: one thread.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -109,9 +111,14 @@ struct ServerNode {
                       channel.get(), &events, &metrics,   tier.get(), keeper.get()};
     server =
         std::make_unique<Server>(seams, options, [this](const absl::Status& why) { fatal = why; });
+    metrics_at_start = metrics.all().size();
   }
 
-  ~ServerNode() { life.Kill(); }
+  // The metrics endpoint reads the registry on another thread: nothing may be added to it later.
+  ~ServerNode() {
+    EXPECT_EQ(metrics.all().size(), metrics_at_start) << "add them to server/metric_names.cc";
+    life.Kill();
+  }
 
   PeerMember AsMember() const {
     return {server->id(), server->incarnation(), name, server->data_address(), false};
@@ -123,6 +130,7 @@ struct ServerNode {
   std::unique_ptr<SimPersist> tier;  // null: no persistent tier
   CountedEvents events;
   MetricRegistry metrics;
+  size_t metrics_at_start = 0;
   std::unique_ptr<KeeperLink> keeper;  // null: none
   std::unique_ptr<RpcChannel> channel;
   absl::Status fatal;

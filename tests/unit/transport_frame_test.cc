@@ -148,6 +148,24 @@ TEST(FrameReader, PiecesOfAnySizeGiveTheSameFrame) {
   }
 }
 
+TEST(FrameReader, LongPayloadsAreHashedAsTheyLand) {
+  FrameReader reader;
+  for (const size_t size : {kHashLandingBytes, kHashLandingBytes + 1, 3 * kHashLandingBytes}) {
+    const std::vector<std::byte> payload = Pattern(size);
+    const std::string wire = WireOf(FrameWith(FrameType::kWrite, 5, "the body", payload));
+    for (size_t step : {4001UL, 65536UL, 4 * kHashLandingBytes}) {
+      std::vector<std::byte> place(size);
+      const auto frame = Feed(&reader, wire, step, Placement{place});
+      ASSERT_TRUE(frame.ok()) << frame.status();
+      EXPECT_EQ(frame->landed.has_value(), size > kHashLandingBytes);
+      EXPECT_EQ(DigestOf(frame->payload, frame->landed), Xxh3_128(payload)) << size << " " << step;
+      const auto dropped = Feed(&reader, wire, step, Placement());
+      ASSERT_TRUE(dropped.ok()) << dropped.status();
+      EXPECT_FALSE(dropped->landed.has_value());
+    }
+  }
+}
+
 TEST(FrameReader, EveryCutIsInsideTheFrame) {
   const std::vector<std::byte> payload = Pattern(100);
   const std::string wire = WireOf(FrameWith(FrameType::kWrite, 5, "the body", payload));

@@ -143,7 +143,8 @@ class HedgeTest : public ::testing::Test {
 
   ~HedgeTest() override { loop_.Kill(); }
 
-  static Task<absl::Status> Answer(HedgeTest* self, Script* script, HedgedRead::Into into) {
+  static Task<absl::StatusOr<Digest128>> Answer(HedgeTest* self, Script* script,
+                                                HedgedRead::Into into) {
     script->begun += 1;
     co_await self->loop_.Sleep(script->takes);
     if (into.stop->stopped()) {
@@ -156,11 +157,11 @@ class HedgeTest : public ::testing::Test {
       co_return script->error;
     }
     if (into.stop->stopped()) {
-      co_return absl::OkStatus();  // what came went into scratch
+      co_return Digest128();  // what came went into scratch
     }
     std::copy(self->content_.begin(), self->content_.end(), into.place.begin());
     into.place[17] ^= script->corrupt ? std::byte{1} : std::byte{0};
-    co_return absl::OkStatus();
+    co_return Xxh3_128(into.place);
   }
 
   HedgedRead::Source SourceOf(Script* script) {
