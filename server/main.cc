@@ -161,6 +161,7 @@ absl::Status Serve(const ServerConfig& config, EpollLoop* loop, bool* stop) {
   RealHost host(loop);
   RealNet::Options net_options;
   net_options.tcp.congestion_control = config.congestion;
+  net_options.tcp.by_reference = SendByReference::kWhenContended;
   RealNet net(loop, &events, net_options);
   GEMEL_ASSIGN_OR_RETURN(std::unique_ptr<RealDisk> disk,
                          OpenWhenFree(loop, [&] { return RealDisk::Open(loop, config.dir); }));

@@ -24,10 +24,11 @@ namespace gemel {
 
 // Of one Send(): some frames, each in three.
 constexpr size_t kStreamPiecesMax = 24;
+constexpr size_t kReferencedBytesMin = 128 * kKiB;  // a shorter piece is sooner copied
 
 struct IoResult {
   size_t bytes = 0;
-  int error = 0;             // errno; 0: `bytes` were moved
+  int error = 0;             // errno, of what came after `bytes`; 0: none
   bool handles_cut = false;  // more handles than a frame may have, or than this process may open
   bool lands = false;        // blocked(), and the stream writes into the memory of this Receive()
 
@@ -53,6 +54,11 @@ class ByteStream {
   // Sends what fits of `pieces` in order; `handles` travel with the first byte.
   // REQUIRES: at least one byte; at most kStreamPiecesMax pieces and kFrameHandlesMax handles.
   virtual IoResult Send(std::span<const ByteSpan> pieces, const Handles& handles) = 0;
+
+  // As Send() without handles, of bytes that stay as they are until the peer has answered: the
+  // stream may read pieces of kReferencedBytesMin and more where they lie as long as that, also
+  // when they are no longer Held(). What changes all the same arrives changed.
+  virtual IoResult SendStaying(std::span<const ByteSpan> pieces) { return Send(pieces, Handles()); }
 
   // Of the bytes that Send() took, so many at the end may still be read where they lie. When they
   // become fewer the callback of Watch() is called, without a bit if none holds.

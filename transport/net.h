@@ -62,7 +62,9 @@ struct Placement {
 struct OutgoingFrame {
   FrameHeader header;  // sizes, checksums and handle_count are filled in by the fabric
   std::string body;
-  ByteSpan payload;                            // not copied: valid until Send() returns
+  // Not copied: valid until Send() returns. Of a kWrite: unchanged until the peer has answered, as
+  // it may be sent by reference (tcp/referenced_send.h); what changes arrives changed.
+  ByteSpan payload;
   std::shared_ptr<const void> keep = nullptr;  // keeps `payload` alive if the caller goes away
   Handles handles;                             // local fabric only
   // True before the first byte left: it is not sent, Send() says Cancelled, the connection lives.

@@ -65,6 +65,13 @@ struct StreamConnection::Sending {
 
   bool begins_with_handles() const { return written == 0 && !frame.handles.empty(); }
 
+  // Its long pieces are there, unchanged, until the peer has answered: a chunk that is written
+  // belongs to an upload, which outlives the call, and a digest goes with it.
+  bool stays() const {
+    const bool is_write = frame.header.type == FrameType::kWrite && !frame.header.is_reply();
+    return total() < kReferencedBytesMin || (is_write && frame.body.size() < kReferencedBytesMin);
+  }
+
   // What is left of it.
   std::array<ByteSpan, kFramePieces> Unwritten() const {
     std::array<ByteSpan, kFramePieces> pieces = {std::as_bytes(std::span(header)),
@@ -388,6 +395,7 @@ IoResult StreamConnection::WriteOnce() {
   const Handles* handles = &kNone;
   std::array<ByteSpan, kStreamPiecesMax> pieces;
   size_t used = 0;
+  bool staying = true;
   if (!outbox_.empty()) {
     pieces[used++] = Unwritten();
   }
@@ -398,11 +406,13 @@ IoResult StreamConnection::WriteOnce() {
     if (used == 0 && sending->begins_with_handles()) {
       handles = &sending->frame.handles;
     }
+    staying = staying && sending->stays();
     for (const ByteSpan piece : sending->Unwritten()) {
       pieces[used++] = piece;
     }
   }
-  return stream_->Send(std::span(pieces).first(used), *handles);
+  const auto all = std::span(pieces).first(used);
+  return staying && handles->empty() ? stream_->SendStaying(all) : stream_->Send(all, *handles);
 }
 
 void StreamConnection::OnWritten(size_t bytes) {

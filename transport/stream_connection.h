@@ -47,6 +47,7 @@ constexpr size_t kReadAheadBytes = 8 * kKiB;
 // Copied frames of one turn; beyond that they leave within it.
 constexpr size_t kOutboxBytes = 64 * kKiB;
 static_assert(kSmallFrameBytes <= kOutboxBytes);
+static_assert(kOutboxBytes < kReferencedBytesMin, "what is copied together does not stay");
 
 class StreamConnection final : public Connection {
  public:

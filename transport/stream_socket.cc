@@ -13,6 +13,7 @@
 #include "common/check.h"
 #include "common/sync.h"
 #include "transport/outcome.h"
+#include "transport/tcp/referenced_send.h"
 
 namespace gemel {
 namespace {
@@ -112,7 +113,7 @@ IoResult ReceiveSome(int fd, MutableByteSpan into, Handles* handles) {
   return result;
 }
 
-IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles) {
+IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles, bool more) {
   GEMEL_CHECK_LE(pieces.size(), kStreamPiecesMax);
   std::array<iovec, kStreamPiecesMax> vector;  // filled as far as `used`
   size_t used = 0;
@@ -131,11 +132,12 @@ IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handl
   if (!handles.empty()) {
     PutHandles(handles, &message, &control);
   }
-  return ResultOf(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
+  return ResultOf(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0)));
 }
 
-SocketStream::SocketStream(EpollLoop* loop, Descriptor socket)
-    : loop_(loop), socket_(std::move(socket)) {
+SocketStream::SocketStream(EpollLoop* loop, Descriptor socket,
+                           std::shared_ptr<ReferencedSend> by_reference)
+    : loop_(loop), socket_(std::move(socket)), by_reference_(std::move(by_reference)) {
   GEMEL_CHECK(loop_ != nullptr && socket_.valid());
 }
 
@@ -147,6 +149,17 @@ IoResult SocketStream::Receive(MutableByteSpan into, Handles* handles) {
 
 IoResult SocketStream::Send(std::span<const ByteSpan> pieces, const Handles& handles) {
   return SendSome(socket_.get(), pieces, handles);
+}
+
+IoResult SocketStream::SendStaying(std::span<const ByteSpan> pieces) {
+  const bool is_long = std::ranges::any_of(
+      pieces, [](ByteSpan piece) { return piece.size() >= kReferencedBytesMin; });
+  if (is_long && by_reference_ != nullptr && by_reference_->Pays(loop_->Now())) {
+    if (const auto sent = by_reference_->Send(socket_.get(), pieces); sent.has_value()) {
+      return *sent;
+    }
+  }
+  return Send(pieces, Handles());
 }
 
 void SocketStream::Watch(uint32_t events, ReadyCallback ready) {

@@ -10,6 +10,7 @@
 // set.
 #pragma once
 
+#include <memory>
 #include <span>
 
 #include "common/bytes.h"
@@ -23,21 +24,29 @@ namespace gemel {
 // As ByteStream. `handles` null: this kind of socket carries none.
 IoResult ReceiveSome(int fd, MutableByteSpan into, Handles* handles);
 
-IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles);
+// `more`: bytes follow at once, so that a segment that is not full may wait for them.
+IoResult SendSome(int fd, std::span<const ByteSpan> pieces, const Handles& handles,
+                  bool more = false);
+
+class ReferencedSend;
 
 class SocketStream final : public ByteStream {
  public:
+  // `by_reference` is shared by the streams of a fabric; null: all is copied.
   // REQUIRES: `socket` is connected and nonblocking.
-  SocketStream(EpollLoop* loop, Descriptor socket);
+  SocketStream(EpollLoop* loop, Descriptor socket,
+               std::shared_ptr<ReferencedSend> by_reference = nullptr);
   ~SocketStream() override;
 
   IoResult Receive(MutableByteSpan into, Handles* handles) override;
   IoResult Send(std::span<const ByteSpan> pieces, const Handles& handles) override;
+  IoResult SendStaying(std::span<const ByteSpan> pieces) override;
   void Watch(uint32_t events, ReadyCallback ready) override;
 
  private:
   EpollLoop* const loop_;
   const Descriptor socket_;
+  const std::shared_ptr<ReferencedSend> by_reference_;
 };
 
 // Until one of EPOLL* `events` holds of `fd`, which nobody else watches; false at `deadline`.

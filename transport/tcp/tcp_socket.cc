@@ -65,7 +65,12 @@ absl::StatusOr<Descriptor> TcpSocket(const TcpAddress& address) {
 }
 
 TcpFabric::TcpFabric(EpollLoop* loop, EventSink* events, TcpOptions options)
-    : loop_(loop), events_(events), options_(std::move(options)) {
+    : loop_(loop),
+      events_(events),
+      options_(std::move(options)),
+      by_reference_(options_.by_reference == SendByReference::kNever
+                        ? nullptr
+                        : std::make_shared<ReferencedSend>(options_.by_reference)) {
   GEMEL_CHECK(loop_ != nullptr);
 }
 
@@ -128,9 +133,13 @@ Task<absl::StatusOr<std::unique_ptr<Connection>>> TcpFabric::Connect(std::string
   Tune(socket.get());
   GEMEL_CO_ASSIGN_OR_RETURN(Descriptor connected,
                             co_await ConnectTcp(loop_, std::move(socket), address, deadline));
-  co_return std::make_unique<StreamConnection>(
-      loop_, std::make_unique<SocketStream>(loop_, std::move(connected)), address.ToString(),
-      StreamConnection::Carries::kBytes);
+  co_return ConnectionOf(std::move(connected), address.ToString());
+}
+
+std::unique_ptr<Connection> TcpFabric::ConnectionOf(Descriptor socket, std::string peer) {
+  return std::make_unique<StreamConnection>(
+      loop_, std::make_unique<SocketStream>(loop_, std::move(socket), by_reference_),
+      std::move(peer), StreamConnection::Carries::kBytes);
 }
 
 absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(const std::string& host_and_port,
@@ -144,9 +153,7 @@ absl::StatusOr<std::unique_ptr<Listener>> TcpFabric::Listen(const std::string& h
   options.taken = [this, accept = std::move(accept)](Descriptor socket) {
     Tune(socket.get());
     std::string peer = PeerAddressOf(socket.get()).ToString();
-    accept(std::make_unique<StreamConnection>(
-        loop_, std::make_unique<SocketStream>(loop_, std::move(socket)), std::move(peer),
-        StreamConnection::Carries::kBytes));
+    accept(ConnectionOf(std::move(socket), std::move(peer)));
     return absl::OkStatus();
   };
   return std::make_unique<SocketListener>(loop_, events_, std::move(listening), std::move(options));

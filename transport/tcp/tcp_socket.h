@@ -16,6 +16,7 @@
 #include "common/events.h"
 #include "transport/descriptor.h"
 #include "transport/net.h"
+#include "transport/tcp/referenced_send.h"
 #include "transport/tcp/tcp_address.h"
 
 namespace gemel {
@@ -25,6 +26,8 @@ struct TcpOptions {
   // kernel lacks it the system's default is used and the event "tcp_congestion_fallback" is told
   // once. Empty: leave the system's default.
   std::string congestion_control = "cubic";
+  // Of chunks that are written to a peer. Other than kNever: the process ignores SIGPIPE.
+  SendByReference by_reference = SendByReference::kNever;
 };
 
 // Nonblocking, of the family of `address`.
@@ -48,10 +51,12 @@ class TcpFabric {
 
  private:
   void Tune(int fd);
+  std::unique_ptr<Connection> ConnectionOf(Descriptor socket, std::string peer);
 
   EpollLoop* const loop_;
   EventSink* const events_;
   const TcpOptions options_;
+  const std::shared_ptr<ReferencedSend> by_reference_;  // shared by connections; null: never
   bool fallback_told_ = false;
 };
 
