@@ -19,7 +19,7 @@ namespace gemel {
 namespace {
 
 // What is received at a time: what the receiver does with it next finds it in the cache.
-constexpr size_t kReceiveBytesMax = 128 * kKiB;
+constexpr size_t kReceiveBytesMax = 256 * kKiB;
 constexpr size_t kControlBytes = CMSG_SPACE(kFrameHandlesMax * sizeof(int));
 
 struct alignas(cmsghdr) ControlBuffer {
