@@ -21,6 +21,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -437,16 +438,27 @@ std::unique_ptr<Connection> Connected(EpollLoop* loop, RealNet* net, std::string
   return connection;
 }
 
+RealNet::Options OptionsOf(bool by_reference) {
+  RealNet::Options options;
+  if (by_reference) {
+    std::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
+    options.tcp.by_reference = SendByReference::kAlways;
+  }
+  return options;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("The tcp fabric against bare sockets");
   uint64_t mib = 256;
   size_t pairs = 15;
   size_t reads = 20000;
   int64_t spin_us = 100;  // as a server's
+  bool by_reference = false;
   app.add_option("--mib", mib, "bytes of one put")->check(CLI::Range(1, 4096));
   app.add_option("--pairs", pairs, "measurements, each beside its yardstick");
   app.add_option("--reads", reads, "of 64 KiB and less; fewer of larger ones");
   app.add_option("--spin-us", spin_us, "both loops poll so long before they park; 0: never");
+  app.add_flag("--by-reference", by_reference, "payloads of a put always (docs/decisions/0020)");
   CLI11_PARSE(app, argc, argv);
   const Duration spin = std::chrono::microseconds(spin_us);
   const uint64_t bytes = mib * kMiB;
@@ -477,7 +489,7 @@ int Main(int argc, char** argv) {
   auto loop = EpollLoop::Create();
   GEMEL_CHECK(loop.ok()) << loop.status();
   (*loop)->SpinFor(spin);
-  RealNet net(loop->get(), nullptr, {});
+  RealNet net(loop->get(), nullptr, OptionsOf(by_reference));
   PairsReport report("tcp");
   report.Fact("MiB of a put", static_cast<double>(mib));
   report.Fact("spin, us", static_cast<double>(spin_us));
